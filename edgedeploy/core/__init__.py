@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, registries, artifacts, targets, recipes, parity. No torch, onnx or SDK here."""

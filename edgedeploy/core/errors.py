@@ -1,0 +1,96 @@
+"""The errors that users meet: each says what is wrong and what to type next.
+
+`cli/app.py` is the only place that catches them; any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class EdgeDeployError(Exception):
+    """Base of the family; `hint` is one line on how to go on, `exit_code` is what the CLI ends with."""
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(EdgeDeployError):
+    """The command or its input is at fault: a missing file, a wrong size, an option that does not fit."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe, an `a.b=value` edit or an option has an unknown field or a value out of range."""
+
+
+class UnknownNameError(UsageError):
+    """A name that no registry entry has; the hint names the closest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
+        super().__init__(f"unknown {kind} '{name}'", hint)
+
+
+class ArtifactError(UsageError):
+    """A file is not the artifact that it should be: truncated, of another kind, or damaged."""
+
+
+class CalibrationError(UsageError):
+    """Calibration data is missing, unusable, or the statistics that it gave are."""
+
+
+class OutputError(EdgeDeployError):
+    """A result cannot be written."""
+
+
+class MissingDependencyError(EdgeDeployError):
+    """An optional package is absent; the hint is the command that installs it."""
+
+
+class DeviceError(EdgeDeployError):
+    """A camera, a GPU or another device is not here or does not answer."""
+
+
+class ExportError(EdgeDeployError):
+    """A PyTorch network could not be captured as ONNX."""
+
+
+class PassError(EdgeDeployError):
+    """A graph pass is itself at fault: it raised, or left a graph that the ONNX checker refuses."""
+
+
+class BuildError(EdgeDeployError):
+    """A backend refused to build; the message carries the SDK's own words."""
+
+
+class UnsupportedOpError(BuildError):
+    """A backend does not have an operator."""
+
+    def __init__(self, op: str, node: str, backend: str, hint: str = "") -> None:
+        super().__init__(f"{backend} does not support operator {op} (node '{node}')", hint)
+        self.op, self.node = op, node
+
+
+class EngineMismatchError(EdgeDeployError):
+    """An engine was built for another device, runtime version or flag set; the hint rebuilds it."""
+
+
+class BudgetError(EdgeDeployError):
+    """A measured figure missed the budget that the user set."""
+
+    exit_code = 4
+
+
+class ParityError(EdgeDeployError):
+    """Two forms of a model that should agree do not."""
+
+    exit_code = 5

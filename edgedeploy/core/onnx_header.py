@@ -1,0 +1,171 @@
+"""Read what an ONNX file says of itself without the onnx package.
+
+Devices that only run models have no onnx installed, yet every file should be able to tell its inputs, outputs and
+metadata. The protobuf wire format is simple enough: fields are (number << 3 | type) varints, and whatever is not wanted
+is skipped by its length, so even a 2 GB model is read in a moment. Field numbers: onnx/onnx.proto.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedeploy.core.errors import ArtifactError
+
+MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA = 1, 7, 8, 14
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
+DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "str", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
+}  # fmt: skip
+
+Buffer = memoryview
+Field = tuple[int, int | memoryview]
+
+
+@dataclass(frozen=True)
+class HeaderTensor:
+    """A graph input or output; unknown dimensions are named "?"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class OnnxHeader:
+    """What stands outside the nodes and weights of an ONNX file."""
+
+    inputs: tuple[HeaderTensor, ...]
+    outputs: tuple[HeaderTensor, ...]
+    metadata: dict[str, str]
+    opset: int
+    nodes: int
+
+
+def read_onnx_header(path: Path) -> OnnxHeader:
+    """Parse the header of an ONNX file; raises ArtifactError if it is empty, truncated or not an ONNX model."""
+    if path.stat().st_size == 0:
+        raise ArtifactError(f"{path} is empty", "export the model again")
+    with path.open("rb") as stream:
+        # Closed when the last view of it is gone; closing it here would fail while views are alive.
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        return _model(memoryview(mapped))
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} is not a whole ONNX file: {error}", "export or copy the model again"
+        ) from None
+
+
+def _model(buffer: Buffer) -> OnnxHeader:
+    ir_version, opset = 0, 0
+    metadata: dict[str, str] = {}
+    graph: OnnxHeader | None = None
+    for number, value in _fields(buffer):
+        if number == MODEL_IR_VERSION and isinstance(value, int):
+            ir_version = value
+        elif isinstance(value, int):
+            continue
+        elif number == MODEL_GRAPH:
+            graph = _graph(value)
+        elif number == MODEL_OPSET:
+            entry = dict(_fields(value))
+            if not _text(entry.get(1)):
+                opset = int(entry.get(2, 0))  # type: ignore[arg-type]
+        elif number == MODEL_METADATA:
+            entry = dict(_fields(value))
+            metadata[_text(entry.get(1))] = _text(entry.get(2))
+    if graph is None or not ir_version:
+        raise ValueError("it holds no graph" if ir_version else "it does not begin like an ONNX model")
+    return OnnxHeader(graph.inputs, graph.outputs, metadata, opset, graph.nodes)
+
+
+def _graph(buffer: Buffer) -> OnnxHeader:
+    inputs, outputs, initializers, nodes = [], [], set(), 0
+    for number, value in _fields(buffer):
+        if isinstance(value, int):
+            continue
+        if number == GRAPH_NODE:
+            nodes += 1
+        elif number == GRAPH_INITIALIZER:
+            initializers.add(next((_text(v) for n, v in _fields(value) if n == 8), ""))
+        elif number == GRAPH_INPUT:
+            inputs.append(_tensor(value))
+        elif number == GRAPH_OUTPUT:
+            outputs.append(_tensor(value))
+    # Before IR version 4 every initializer was listed among the inputs too.
+    fed = tuple(tensor for tensor in inputs if tensor.name not in initializers)
+    return OnnxHeader(fed, tuple(outputs), {}, 0, nodes)
+
+
+def _tensor(buffer: Buffer) -> HeaderTensor:
+    """ValueInfoProto: name = 1, type = 2 {tensor_type = 1 {elem_type = 1, shape = 2 {dim = 1 {value = 1, param = 2}}}}."""
+    name, dtype, shape = "", "", ()
+    for number, value in _fields(buffer):
+        if number == 1:
+            name = _text(value)
+        elif number == 2 and not isinstance(value, int):
+            for kind, tensor in _fields(value):
+                if kind != 1 or isinstance(tensor, int):
+                    continue
+                for part, content in _fields(tensor):
+                    if part == 1 and isinstance(content, int):
+                        dtype = DTYPES.get(content, f"type {content}")
+                    elif part == 2 and not isinstance(content, int):
+                        shape = tuple(
+                            _dim(v) for n, v in _fields(content) if n == 1 and not isinstance(v, int)
+                        )
+    return HeaderTensor(name, dtype, shape)
+
+
+def _dim(buffer: Buffer) -> int | str:
+    for number, value in _fields(buffer):
+        if number == 1 and isinstance(value, int):
+            return value if value < 1 << 63 else "?"  # -1, as some exporters write an unknown size
+        if number == 2 and not isinstance(value, int):
+            return _text(value) or "?"
+    return "?"
+
+
+def _text(value: int | Buffer | None) -> str:
+    return "" if value is None or isinstance(value, int) else bytes(value).decode()
+
+
+def _fields(buffer: Buffer) -> Iterator[Field]:
+    """The fields of one message: varints as int, length-delimited ones as memoryview, fixed-width ones as 0."""
+    position, end = 0, len(buffer)
+    while position < end:
+        key, position = _varint(buffer, position)
+        number, wire = key >> 3, key & 7
+        if number == 0:
+            raise ValueError("a field has number 0")
+        if wire == 0:
+            value, position = _varint(buffer, position)
+            yield number, value
+        elif wire == 2:
+            length, position = _varint(buffer, position)
+            if position + length > end:
+                raise ValueError(f"it ends {position + length - end} bytes early")
+            yield number, buffer[position : position + length]
+            position += length
+        elif wire in (1, 5):
+            position += 8 if wire == 1 else 4
+            yield number, 0
+        else:
+            raise ValueError(f"unknown wire type {wire}")
+
+
+def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number is too long")

@@ -1,0 +1,101 @@
+"""A deployment's parameters: validated once, frozen, changed only by `a.b=value` edits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgedeploy.core.errors import RecipeError, UnknownNameError
+from edgedeploy.core.spec import Precision
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CaptureOptions(_Options):
+    """From PyTorch to ONNX. Sizes are in pixels; None takes the model's own default."""
+
+    exporter: Literal["auto", "dynamo", "torchscript"] = "auto"
+    opset: int = Field(default=20, ge=19, le=23)
+    height: int | None = Field(default=None, ge=1, le=16384)
+    width: int | None = Field(default=None, ge=1, le=16384)
+    dynamic: bool = False
+    seeds: int = Field(default=3, ge=1, le=100)
+
+
+class SurgeryOptions(_Options):
+    """Graph passes. `skip` names passes to leave out; the switches add passes that change inputs or outputs."""
+
+    skip: tuple[str, ...] = ()
+    verify: bool = True
+    seeds: int = Field(default=2, ge=1, le=100)
+    preprocess: bool = False
+    uint8_input: bool = False
+    uint8_output: bool = False
+    argmax: bool = False
+
+
+class CalibrationOptions(_Options):
+    """INT8 ranges. `method` names a file of calibration/, `options` are that method's own."""
+
+    method: str = "entropy"
+    options: dict[str, Any] = Field(default_factory=dict)
+    limit: int = Field(default=64, ge=1)
+    memory_mb: int = Field(default=512, ge=16)
+
+
+class Recipe(_Options):
+    """Everything that decides what a deployment yields."""
+
+    precision: Precision | None = None
+    capture: CaptureOptions = CaptureOptions()
+    surgery: SurgeryOptions = SurgeryOptions()
+    calibration: CalibrationOptions = CalibrationOptions()
+
+    def edited(self, edits: Iterable[str]) -> Recipe:
+        """A copy with `a.b=value` edits applied; values are JSON where they parse as JSON, else text.
+
+        Raises RecipeError, naming the field and what it takes, or UnknownNameError with a close match.
+        """
+        document = self.model_dump()
+        for edit in edits:
+            key, equals, text = edit.partition("=")
+            if not equals:
+                raise RecipeError(
+                    f"'{edit}' is not an edit", "write it as a.b=value, e.g. calibration.method=minmax"
+                )
+            *parents, leaf = key.strip().split(".")
+            here = document
+            for parent in parents:
+                here = _descend(here, parent, key)
+            if leaf not in here and "options" not in parents:
+                raise UnknownNameError("recipe field", key, _paths(document))
+            try:
+                here[leaf] = json.loads(text)
+            except json.JSONDecodeError:
+                here[leaf] = text
+        try:
+            return Recipe.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RecipeError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _descend(document: dict[str, Any], name: str, key: str) -> dict[str, Any]:
+    child = document.get(name)
+    if not isinstance(child, dict):
+        raise UnknownNameError("recipe field", key, _paths(document))
+    return child
+
+
+def _paths(document: dict[str, Any], prefix: str = "") -> list[str]:
+    result = []
+    for name, value in document.items():
+        result += (
+            _paths(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"]
+        )
+    return result

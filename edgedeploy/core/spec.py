@@ -1,0 +1,176 @@
+"""The nouns that travel between steps: tensors, tasks, history and artifacts.
+
+An artifact is a file plus everything needed to run it. An ONNX file carries that in its own metadata under one key, an
+engine in a JSON sidecar beside it; either way `Artifact.load` needs neither torch, onnx nor an SDK.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgedeploy.core.errors import ArtifactError
+from edgedeploy.core.files import sha256_file, write_text
+from edgedeploy.core.onnx_header import read_onnx_header
+
+METADATA_KEY = "edgedeploy"
+SCHEMA = 1
+
+Dim = int | str
+Layout = Literal["NCHW", "NHWC", ""]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Kind = Literal["onnx", "engine"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Frozen):
+    """Name, numpy dtype name, shape and layout of a graph input or output; a named dimension is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    layout: Layout = ""
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(dim, int) for dim in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class TaskSpec(_Frozen):
+    """What a model's inputs and outputs mean: the name of a file in tasks/ and that task's options."""
+
+    name: str = "tensor"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Step(_Frozen):
+    """One entry of an artifact's history: what was done, how often it applied, how long it took, what it cost.
+
+    `error` is the largest difference to the model before the step, relative to the output's largest value.
+    """
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    hits: int = 0
+    milliseconds: float = 0.0
+    error: float | None = None
+
+
+class Artifact(_Frozen):
+    """A model file that describes itself.
+
+    Attributes:
+        path: the file.
+        kind: "onnx" or "engine".
+        digest: sha256 of the file.
+        model: name of the model, e.g. "espcn_x3".
+        inputs, outputs: in graph order.
+        task: what the tensors mean.
+        labels: class names in index order, or empty.
+        precision: the lowest precision in which the weighted operators run.
+        backend, target: set once a backend has built it.
+        history: what made it, oldest first.
+        details: facts of the build: runtime version, compute capability, flags, sha256 of the source ONNX.
+    """
+
+    path: Path = Field(exclude=True)
+    digest: str = Field(default="", exclude=True)
+    kind: Kind
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    task: TaskSpec = TaskSpec()
+    labels: tuple[str, ...] = ()
+    precision: Precision = "fp32"
+    backend: str = ""
+    target: str = ""
+    history: tuple[Step, ...] = ()
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @staticmethod
+    def load(path: Path | str) -> Artifact:
+        """Read an artifact from disk; raises ArtifactError with a hint for whatever is wrong with the file."""
+        path = Path(path)
+        if not path.is_file():
+            what = "is a folder, not a model file" if path.is_dir() else "does not exist"
+            raise ArtifactError(f"{path} {what}", "make one with: edgedeploy export MODEL -o model.onnx")
+        if sidecar_path(path).is_file():
+            return _load_engine(path)
+        if path.suffix in {".engine", ".plan", ".trt"}:
+            raise ArtifactError(
+                f"{path} has no sidecar {sidecar_path(path).name}",
+                "copy the .json file beside the engine, or build it again from its .onnx",
+            )
+        return _load_onnx(path)
+
+    def to_json(self) -> str:
+        """Everything but path and digest, as stored in ONNX metadata and engine sidecars."""
+        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, separators=(",", ":"))
+
+    def save_sidecar(self) -> None:
+        """Write the engine's sidecar beside it."""
+        document = {"schema": SCHEMA, "sha256": self.digest, **self.model_dump(mode="json")}
+        write_text(sidecar_path(self.path), json.dumps(document, indent=2) + "\n")
+
+    def with_step(self, step: Step, **changes: Any) -> Artifact:
+        """A copy with one more entry of history and other fields replaced."""
+        return self.model_copy(update={**changes, "history": (*self.history, step)})
+
+
+def sidecar_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _load_engine(path: Path) -> Artifact:
+    try:
+        document = json.loads(sidecar_path(path).read_text())
+        digest = document.pop("sha256")
+        artifact = _parse(document, path, digest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{sidecar_path(path)} is damaged: {error}", "build the engine again") from error
+    if sha256_file(path) != digest:
+        raise ArtifactError(
+            f"{path} is not the engine that its sidecar describes (sha256 differs)",
+            "copy both files together, or build the engine again",
+        )
+    return artifact
+
+
+def _load_onnx(path: Path) -> Artifact:
+    header = read_onnx_header(path)
+    digest = sha256_file(path)
+    own = header.metadata.get(METADATA_KEY)
+    if own is None:  # somebody else's file: its graph says all that is known
+        inputs = tuple(TensorSpec(name=i.name, dtype=i.dtype, shape=i.shape) for i in header.inputs)
+        outputs = tuple(TensorSpec(name=o.name, dtype=o.dtype, shape=o.shape) for o in header.outputs)
+        return Artifact(
+            path=path, digest=digest, kind="onnx", model=path.stem, inputs=inputs, outputs=outputs
+        )
+    try:
+        return _parse(json.loads(own), path, digest)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} has damaged edgedeploy metadata: {error}", "export the model again"
+        ) from error
+
+
+def _parse(document: dict[str, Any], path: Path, digest: str) -> Artifact:
+    schema = document.pop("schema", None)
+    if schema != SCHEMA:
+        raise ArtifactError(
+            f"{path} was written with metadata schema {schema}; this version reads {SCHEMA}",
+            "make it again with this version, or install the version that wrote it",
+        )
+    try:
+        return Artifact(path=path, digest=digest, **document)
+    except ValidationError as error:
+        raise ValueError(f"{error.error_count()} bad fields, first {error.errors()[0]['loc']}") from error
