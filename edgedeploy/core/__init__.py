@@ -1,1 +1,3 @@
-"""What everything else stands on: errors, registries, artifacts, targets, recipes, parity. No torch, onnx or SDK here."""
+"""What everything else stands on: errors, registries, artifacts, targets, recipes, parity. No torch, onnx or
+SDK here.
+"""

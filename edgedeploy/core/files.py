@@ -14,10 +14,11 @@ from edgedeploy.core.errors import OutputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does
+    not.
 
-    The temporary name keeps the suffix, for writers that choose a format by it. Raises OutputError where the folder
-    cannot be written.
+    The temporary name keeps the suffix, for writers that choose a format by it. Raises OutputError where the
+    folder cannot be written.
     """
     path = Path(path)
     temporary: Path | None = None

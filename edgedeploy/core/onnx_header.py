@@ -1,8 +1,9 @@
 """Read what an ONNX file says of itself without the onnx package.
 
-Devices that only run models have no onnx installed, yet every file should be able to tell its inputs, outputs and
-metadata. The protobuf wire format is simple enough: fields are (number << 3 | type) varints, and whatever is not wanted
-is skipped by its length, so even a 2 GB model is read in a moment. Field numbers: onnx/onnx.proto.
+Devices that only run models have no onnx installed, yet every file should be able to tell its inputs, outputs
+and metadata. The protobuf wire format is simple enough: fields are (number << 3 | type) varints, and whatever
+is not wanted is skipped by its length, so even a 2 GB model is read in a moment. Field numbers:
+onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA = 1, 7, 8, 14
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "str", 9: "bool",
-    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128",
+    16: "bfloat16",
 }  # fmt: skip
 
 Buffer = memoryview
@@ -46,7 +48,7 @@ class OnnxHeader:
 
 
 def read_onnx_header(path: Path) -> OnnxHeader:
-    """Parse the header of an ONNX file; raises ArtifactError if it is empty, truncated or not an ONNX model."""
+    """Parse the header of an ONNX file; raises ArtifactError if it is empty, truncated or no ONNX model."""
     if path.stat().st_size == 0:
         raise ArtifactError(f"{path} is empty", "export the model again")
     with path.open("rb") as stream:
@@ -74,7 +76,8 @@ def _model(buffer: Buffer) -> OnnxHeader:
         elif number == MODEL_OPSET:
             entry = dict(_fields(value))
             if not _text(entry.get(1)):
-                opset = int(entry.get(2, 0))  # type: ignore[arg-type]
+                version = entry.get(2, 0)
+                opset = version if isinstance(version, int) else 0
         elif number == MODEL_METADATA:
             entry = dict(_fields(value))
             metadata[_text(entry.get(1))] = _text(entry.get(2))
@@ -102,8 +105,9 @@ def _graph(buffer: Buffer) -> OnnxHeader:
 
 
 def _tensor(buffer: Buffer) -> HeaderTensor:
-    """ValueInfoProto: name = 1, type = 2 {tensor_type = 1 {elem_type = 1, shape = 2 {dim = 1 {value = 1, param = 2}}}}."""
-    name, dtype, shape = "", "", ()
+    """A ValueInfoProto: name = 1, type = 2; in a type tensor_type = 1; in that elem_type = 1, shape = 2."""
+    name, dtype = "", ""
+    shape: tuple[int | str, ...] = ()
     for number, value in _fields(buffer):
         if number == 1:
             name = _text(value)
@@ -135,7 +139,7 @@ def _text(value: int | Buffer | None) -> str:
 
 
 def _fields(buffer: Buffer) -> Iterator[Field]:
-    """The fields of one message: varints as int, length-delimited ones as memoryview, fixed-width ones as 0."""
+    """The fields of a message: varints as int, length-delimited ones as memoryview, fixed-width ones as 0."""
     position, end = 0, len(buffer)
     while position < end:
         key, position = _varint(buffer, position)

@@ -42,7 +42,9 @@ EXACT = Parity(0.0, 0.0, math.inf, 1.0)
 
 
 def compare(reference: NDArray[np.generic], candidate: NDArray[np.generic]) -> Parity:
-    """Parity of two tensors; raises ParityError if shapes differ. Equal NaN and infinite places count as equal."""
+    """Parity of two tensors; raises ParityError if shapes differ. Equal NaN and infinite places count as
+    equal.
+    """
     if reference.shape != candidate.shape:
         raise ParityError(f"shapes differ: {reference.shape} against {candidate.shape}")
     if reference.size == 0:

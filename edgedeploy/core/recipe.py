@@ -28,7 +28,7 @@ class CaptureOptions(_Options):
 
 
 class SurgeryOptions(_Options):
-    """Graph passes. `skip` names passes to leave out; the switches add passes that change inputs or outputs."""
+    """Graph passes: `skip` leaves some out, the switches add those that change inputs or outputs."""
 
     skip: tuple[str, ...] = ()
     verify: bool = True

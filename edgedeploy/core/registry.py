@@ -1,7 +1,8 @@
 """Plug-ins by name: explicit decorators, found by file name, imported on first use.
 
-A registry looks after one package. Where each file holds one plug-in, its name is the file's (`fold_batchnorm.py` is
-`fold-batchnorm`) and only that file is imported; where a file holds several (models), all are.
+A registry looks after one package. Where each file holds one plug-in, its name is the file's
+(`fold_batchnorm.py` is `fold-batchnorm`) and only that file is imported; where a file holds several (models),
+all are.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Registry(Generic[T]):
         self._scanned = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters an object under `name`; a second entry of that name is a bug in the plug-ins."""
+        """Decorator that enters an object under `name`; a second entry of that name is a bug."""
 
         def enter(entry: T) -> T:
             known = self._entries.get(name)

@@ -1,7 +1,8 @@
 """The nouns that travel between steps: tensors, tasks, history and artifacts.
 
-An artifact is a file plus everything needed to run it. An ONNX file carries that in its own metadata under one key, an
-engine in a JSON sidecar beside it; either way `Artifact.load` needs neither torch, onnx nor an SDK.
+An artifact is a file plus everything needed to run it. An ONNX file carries that in its own metadata under
+one key, an engine in a JSON sidecar beside it; either way `Artifact.load` needs neither torch, onnx nor an
+SDK.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class TaskSpec(_Frozen):
 
 
 class Step(_Frozen):
-    """One entry of an artifact's history: what was done, how often it applied, how long it took, what it cost.
+    """One entry of an artifact's history: what was done, how often it applied, how long it took, what it
+    cost.
 
     `error` is the largest difference to the model before the step, relative to the output's largest value.
     """
@@ -98,7 +100,7 @@ class Artifact(_Frozen):
 
     @staticmethod
     def load(path: Path | str) -> Artifact:
-        """Read an artifact from disk; raises ArtifactError with a hint for whatever is wrong with the file."""
+        """Read an artifact from disk; raises ArtifactError with a hint if anything is wrong with it."""
         path = Path(path)
         if not path.is_file():
             what = "is a folder, not a model file" if path.is_dir() else "does not exist"

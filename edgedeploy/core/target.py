@@ -1,4 +1,6 @@
-"""A device as data: which backend runs on it, in which precisions, by which Q/DQ rules, and how fast it could be."""
+"""A device as data: which backend runs on it, in which precisions, by which Q/DQ rules, and how fast it could
+be.
+"""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ Array = NDArray[Any]
 class Task(ABC):
     """One task bound to one artifact.
 
-    `options["mean"]` and `options["std"]` say how pixels (0..255) become the network's input: (pixel - mean) / std.
-    A graph that has preprocessing built in has mean 0 and std 1, and takes uint8 NHWC if its input says so.
+    `options["mean"]` and `options["std"]` say how pixels (0..255) become the network's input: (pixel - mean)
+    / std. A graph that has preprocessing built in has mean 0 and std 1, and takes uint8 NHWC if its input
+    says so.
     """
 
     name: ClassVar[str]
@@ -46,7 +47,7 @@ class Task(ABC):
 
     @abstractmethod
     def preprocess(self, image: Image) -> dict[str, Array]:
-        """Feeds for one image, at the image's own size unless the input is static and differs (then resized)."""
+        """Feeds for one image, at its own size unless the input is static and differs (then resized)."""
 
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Any:
