@@ -1,4 +1,4 @@
-"""Read what an ONNX file says of itself without the onnx package.
+"""Read, and label, what an ONNX file says of itself without the onnx package.
 
 Devices that only run models have no onnx installed, yet every file should be able to tell its inputs, outputs
 and metadata. The protobuf wire format is simple enough: fields are (number << 3 | type) varints, and whatever
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgedeploy.core.errors import ArtifactError
+from edgedeploy.core.files import replacing
 
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA = 1, 7, 8, 14
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
@@ -49,13 +51,50 @@ class OnnxHeader:
 
 def read_onnx_header(path: Path) -> OnnxHeader:
     """Parse the header of an ONNX file; raises ArtifactError if it is empty, truncated or no ONNX model."""
+    with _whole(path) as buffer:
+        return _model(buffer)
+
+
+def with_metadata(path: Path, key: str, value: str, out: Path) -> None:
+    """Copy an ONNX file to `out` with one metadata entry set, atomically; `path` and `out` may be the same.
+
+    Graph and weights are copied as bytes, never parsed. Earlier entries of that key are dropped.
+    Raises ArtifactError as `read_onnx_header` does, OutputError where `out` cannot be written.
+    """
+    name, text = key.encode(), value.encode()
+    entry = b"\x0a" + _encoded(len(name)) + name + b"\x12" + _encoded(len(text)) + text
+    with _whole(path) as buffer, replacing(out) as temporary, temporary.open("wb") as stream:
+        for number, field, raw in _raw_fields(buffer):
+            if number == MODEL_METADATA and not isinstance(field, int) and _key(field) == key:
+                continue
+            stream.write(raw)
+        stream.write(_encoded(MODEL_METADATA << 3 | 2) + _encoded(len(entry)) + entry)
+
+
+def operators(path: Path) -> list[tuple[str, str]]:
+    """(operator type, node name) of every node of the main graph; to name the one that a runtime refuses."""
+    found = []
+    with _whole(path) as buffer:
+        for number, graph in _fields(buffer):
+            if number != MODEL_GRAPH or isinstance(graph, int):
+                continue
+            for part, node in _fields(graph):
+                if part == GRAPH_NODE and not isinstance(node, int):
+                    entry = dict(_fields(node))
+                    found.append((_text(entry.get(4)), _text(entry.get(3))))
+    return found
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Buffer]:
+    """The bytes of a file, mapped; what is not readable as protobuf inside the block is an ArtifactError."""
     if path.stat().st_size == 0:
         raise ArtifactError(f"{path} is empty", "export the model again")
     with path.open("rb") as stream:
         # Closed when the last view of it is gone; closing it here would fail while views are alive.
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        return _model(memoryview(mapped))
+        yield memoryview(mapped)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"{path} is not a whole ONNX file: {error}", "export or copy the model again"
@@ -138,28 +177,47 @@ def _text(value: int | Buffer | None) -> str:
     return "" if value is None or isinstance(value, int) else bytes(value).decode()
 
 
+def _key(entry: Buffer) -> str:
+    return _text(dict(_fields(entry)).get(1))
+
+
 def _fields(buffer: Buffer) -> Iterator[Field]:
     """The fields of a message: varints as int, length-delimited ones as memoryview, fixed-width ones as 0."""
+    return ((number, value) for number, value, _ in _raw_fields(buffer))
+
+
+def _raw_fields(buffer: Buffer) -> Iterator[tuple[int, int | Buffer, Buffer]]:
+    """The fields of a message, each also with the bytes that it stands as."""
     position, end = 0, len(buffer)
     while position < end:
+        start = position
         key, position = _varint(buffer, position)
         number, wire = key >> 3, key & 7
+        value: int | Buffer = 0
         if number == 0:
             raise ValueError("a field has number 0")
         if wire == 0:
             value, position = _varint(buffer, position)
-            yield number, value
         elif wire == 2:
             length, position = _varint(buffer, position)
-            if position + length > end:
-                raise ValueError(f"it ends {position + length - end} bytes early")
-            yield number, buffer[position : position + length]
+            value = buffer[position : position + length]
             position += length
         elif wire in (1, 5):
             position += 8 if wire == 1 else 4
-            yield number, 0
         else:
             raise ValueError(f"unknown wire type {wire}")
+        if position > end:
+            raise ValueError(f"it ends {position - end} bytes early")
+        yield number, value, buffer[start:position]
+
+
+def _encoded(value: int) -> bytes:
+    """A number as varint."""
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*result, value))
 
 
 def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
