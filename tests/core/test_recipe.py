@@ -1,0 +1,53 @@
+"""Recipes are validated once and changed only by edits."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from edgedeploy.core.errors import RecipeError, UnknownNameError
+from edgedeploy.core.recipe import Recipe
+
+
+def test_edits_reach_nested_fields_and_leave_the_original_alone() -> None:
+    recipe = Recipe()
+    edited = recipe.edited(["capture.height=384", "calibration.method=minmax", "surgery.argmax=true"])
+    assert (edited.capture.height, edited.calibration.method, edited.surgery.argmax) == (384, "minmax", True)
+    assert recipe == Recipe()
+
+
+def test_edits_of_method_options_are_free_form() -> None:
+    assert Recipe().edited(["calibration.options.bins=4096"]).calibration.options == {"bins": 4096}
+
+
+def test_recipes_round_trip_as_json() -> None:
+    recipe = Recipe().edited(["precision=int8", 'surgery.skip=["fold-pad"]'])
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_recipes_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Recipe().precision = "int8"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("edit", "kind", "says"),
+    [
+        ("capture.hight=3", UnknownNameError, "capture.hight"),
+        ("captur.height=3", UnknownNameError, "captur.height"),
+        ("capture.height.pixels=3", UnknownNameError, "capture.height.pixels"),
+        ("capture.height", RecipeError, "not an edit"),
+        ("capture.height=-1", RecipeError, "capture.height"),
+        ("capture.opset=11", RecipeError, "capture.opset"),
+        ("precision=int3", RecipeError, "precision"),
+    ],
+)
+def test_wrong_edits_say_what_is_wrong(edit: str, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says.replace(".", r"\.")):
+        Recipe().edited([edit])
+
+
+def test_a_misspelt_field_gets_its_neighbour_as_hint() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        Recipe().edited(["capture.hight=3"])
+    assert "capture.height" in caught.value.hint

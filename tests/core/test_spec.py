@@ -1,0 +1,135 @@
+"""Artifacts describe themselves, and damaged ones are refused in one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import onnx.parser
+import pytest
+
+from edgedeploy.core.errors import ArtifactError
+from edgedeploy.core.files import sha256_file
+from edgedeploy.core.onnx_header import read_onnx_header
+from edgedeploy.core.spec import METADATA_KEY, Artifact, Step, TaskSpec, TensorSpec, sidecar_path
+
+MODEL = """
+<ir_version: 8, opset_import: ["" : 19]>
+net (float[1, 3, H, W] image, float[2] unused) => (float[1, 3, H, W] y, int64[4] size)
+<float[1] two = {2.0}>
+{ y = Mul(image, two)
+  size = Shape(image) }
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.parser.parse_model(MODEL), path)
+    return path
+
+
+def engine(path: Path) -> Artifact:
+    """A complete engine artifact written to disk."""
+    path.write_bytes(b"engine")
+    artifact = Artifact(
+        path=path,
+        digest=sha256_file(path),
+        kind="engine",
+        model="net",
+        inputs=(TensorSpec(name="x", dtype="float16", shape=(1, 3, 8, 8), layout="NCHW"),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=(1, 3, 8, 8)),),
+        task=TaskSpec(name="segmentation", options={"stride": 8}),
+        labels=("road", "sky"),
+        precision="fp16",
+        backend="tensorrt-rtx",
+        history=(Step(name="to-fp16", hits=3, milliseconds=1.5, error=1e-3),),
+        details={"compute_capability": "8.9"},
+    )
+    artifact.save_sidecar()
+    return artifact
+
+
+def test_a_foreign_onnx_is_known_by_its_graph(model: Path) -> None:
+    artifact = Artifact.load(model)
+    assert artifact.kind == "onnx"
+    assert artifact.model == "net"
+    assert [str(spec) for spec in artifact.inputs] == ["image: float32[1, 3, H, W]", "unused: float32[2]"]
+    assert [str(spec) for spec in artifact.outputs] == ["y: float32[1, 3, H, W]", "size: int64[4]"]
+    assert artifact.digest == sha256_file(model)
+
+
+def test_own_metadata_comes_back_whole(model: Path) -> None:
+    artifact = Artifact.load(model).with_step(Step(name="fold-batchnorm", hits=2), labels=("a", "b"))
+    proto = onnx.load(model)
+    onnx.helper.set_model_props(proto, {METADATA_KEY: artifact.to_json(), "author": "somebody"})
+    onnx.save(proto, model)
+    loaded = Artifact.load(model)
+    assert loaded == artifact.model_copy(update={"digest": sha256_file(model)})
+    assert read_onnx_header(model).metadata["author"] == "somebody"
+
+
+def test_header_agrees_with_the_onnx_package(shared: Path) -> None:
+    for path in sorted((shared / "data/models").glob("*.onnx")):
+        header, proto = read_onnx_header(path), onnx.load(path)
+        initializers = {tensor.name for tensor in proto.graph.initializer}
+        assert [i.name for i in header.inputs] == [
+            i.name for i in proto.graph.input if i.name not in initializers
+        ]
+        assert [o.name for o in header.outputs] == [o.name for o in proto.graph.output]
+        assert header.nodes == len(proto.graph.node)
+        assert header.opset == next(o.version for o in proto.opset_import if o.domain == "")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_files_are_refused(model: Path, keep: float) -> None:
+    data = model.read_bytes()
+    model.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ArtifactError) as caught:
+        Artifact.load(model)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x89PNG\r\n\x1a\n" + bytes(64), b"hello world\n" * 9, bytes(100), b"\xff" * 99]
+)
+def test_files_of_another_kind_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"x\.onnx is not a whole ONNX file"):
+        Artifact.load(path)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        Artifact.load(tmp_path / "none.onnx")
+    with pytest.raises(ArtifactError, match="is a folder"):
+        Artifact.load(tmp_path)
+
+
+def test_damaged_metadata_is_refused(model: Path) -> None:
+    proto = onnx.load(model)
+    for text in ("{", "[]", '{"schema": 1}', '{"schema": 99}'):
+        onnx.helper.set_model_props(proto, {METADATA_KEY: text})
+        onnx.save(proto, model)
+        with pytest.raises(ArtifactError):
+            Artifact.load(model)
+
+
+def test_engines_round_trip_through_their_sidecar(tmp_path: Path) -> None:
+    artifact = engine(tmp_path / "net.engine")
+    assert Artifact.load(artifact.path) == artifact
+
+
+def test_an_engine_without_or_with_a_wrong_sidecar_is_refused(tmp_path: Path) -> None:
+    path = engine(tmp_path / "net.engine").path
+    path.write_bytes(b"another engine")
+    with pytest.raises(ArtifactError, match="sha256 differs"):
+        Artifact.load(path)
+    sidecar_path(path).write_text(json.dumps({"schema": 1, "sha256": "0"}))
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.load(path)
+    sidecar_path(path).unlink()
+    with pytest.raises(ArtifactError, match="no sidecar"):
+        Artifact.load(path)
