@@ -1,0 +1,63 @@
+"""The `edgedeploy` command: the list of verbs, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from edgedeploy import __version__
+from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, quantize
+from edgedeploy.cli.console import print_error
+from edgedeploy.core.errors import EdgeDeployError
+
+app = typer.Typer(
+    name="edgedeploy",
+    help="Take efficient vision models from PyTorch to real time on the device, proved at every step.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("export", help="PyTorch or ONNX in, verified and optimised ONNX out.")(export.command)
+app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
+app.command("build", help="Compile for a target: an engine, or the fastest runtime's model.")(build.command)
+app.command("bench", help="Time artifacts side by side in one interleaved run.")(bench.command)
+app.command("eval", help="Score an artifact by its task's metric on your data.")(evaluate.command)
+app.command("demo", help="Run on a camera, a video or images, and show or write the result.")(demo.command)
+app.command("models", help="List the zoo.")(models.command)
+app.command("doctor", help="Tell what works on this machine, and what to install for the rest.")(
+    doctor.command
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgedeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 ok, 2 usage, 3 environment, 4 budget missed, 5 equivalence failed."""
+    try:
+        app()
+    except EdgeDeployError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `edgedeploy models | head`: nobody reads on, so there is nothing to say
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

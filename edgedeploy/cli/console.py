@@ -1,0 +1,106 @@
+"""What the commands print: results on stdout, everything else (progress, notes, errors) on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from edgedeploy.core.errors import EdgeDeployError, UsageError
+
+
+class Reporter:
+    """Progress and notes of a long run, for people; silent parts cost nothing.
+
+    It is handed down as plain callables (`progress(done, total)`, `note(text)`), so that no other layer knows
+    rich.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def note(self, text: str) -> None:
+        """One line that a person should see."""
+        self.console.print(f"  {escape(text)}")
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[_Stage]:
+        """A named step with its duration; give it `progress` calls and it shows a bar with the time left."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        begin = time.perf_counter()
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as bar:
+            stage = _Stage(bar, title)
+            yield stage
+        summary = f" [dim]{escape(stage.summary)}[/dim]" if stage.summary else ""
+        seconds = time.perf_counter() - begin
+        self.console.print(f"[green]✓[/green] {escape(title)}{summary} [dim]{seconds:.1f} s[/dim]")
+
+
+class _Stage:
+    """Handle of a running stage."""
+
+    def __init__(self, bar: Progress, title: str) -> None:
+        self._bar, self._task = bar, bar.add_task(title, total=None)
+        self.summary = ""
+
+    def progress(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
+def print_error(error: EdgeDeployError) -> None:
+    """`error:` and `hint:` lines on stderr, unwrapped so that they can be copied."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/bold red] {escape(str(error))}")
+    if error.hint:
+        console.print(f"[bold cyan]hint:[/bold cyan] {escape(error.hint)}")
+
+
+def print_json(value: Any) -> None:
+    """The one JSON document of a `--json` run, alone on stdout."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> None:
+    """A table on stdout; numeric-looking columns are aligned to the right."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    data = [[str(cell) for cell in row] for row in rows]
+    for index, name in enumerate(columns):
+        cells = [row[index] for row in data]
+        numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "-+<" for cell in cells)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in data:
+        table.add_row(*map(escape, row))
+    Console(highlight=False).print(table)
+
+
+def print_next(*commands: str) -> None:
+    """The commands to type next, on stderr so that pipes stay clean."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for command in commands:
+        console.print(f"[dim]next:[/dim] {escape(command)}")
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`HEIGHTxWIDTH` in pixels; raises UsageError for anything else."""
+    if text is None:
+        return None
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError(f"'{text}' is not a size", "write it as HEIGHTxWIDTH, e.g. --size 360x640")
+    return int(height), int(width)

@@ -1,0 +1,124 @@
+"""Results of steps by content: the same input, options and code give the same file, so it is made once.
+
+An entry is a folder that appears whole or not at all. The key covers the input's digest, the step's options,
+this package's own source and the versions of the libraries that do the work, so nothing stale is ever served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgedeploy.core.errors import EdgeDeployError, OutputError
+from edgedeploy.core.files import sha256_text
+from edgedeploy.core.spec import Artifact
+
+LIBRARIES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnx-graphsurgeon",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+
+
+class Cache:
+    """Artifacts by key below one folder.
+
+    Args:
+        root: the folder; None takes EDGEDEPLOY_CACHE, else XDG_CACHE_HOME/edgedeploy, else
+            ~/.cache/edgedeploy.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+
+    def get_or_make(self, key: str, make: Callable[[Path], Artifact]) -> tuple[Artifact, bool]:
+        """The artifact under `key`, and whether it was there already.
+
+        `make(folder)` writes the artifact into an empty folder; its file name is kept. An entry that does not
+        load (a disk that lied) is removed and made again. Raises OutputError where the cache cannot be
+        written.
+        """
+        entry = self.root / key[:2] / key
+        if entry.is_dir():
+            try:
+                return Artifact.load(entry / (entry / "main").read_text()), True
+            except (EdgeDeployError, OSError):
+                shutil.rmtree(entry, ignore_errors=True)
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".making-"))
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the cache {self.root}: {error.strerror}", "set EDGEDEPLOY_CACHE"
+            ) from error
+        try:
+            name = make(folder).path.name
+            (folder / "main").write_text(name)
+            try:
+                folder.rename(entry)
+            except OSError:  # another process made the same entry first; theirs is as good
+                shutil.rmtree(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return Artifact.load(entry / name), False
+
+
+def default_root() -> Path:
+    if own := os.environ.get("EDGEDEPLOY_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgedeploy"
+
+
+def step_key(step: str, inputs: str, options: Any) -> str:
+    """Key of one step: its name, what it eats (a digest), its options (JSON), our code and the libraries."""
+    return sha256_text(step, inputs, json.dumps(options, sort_keys=True, default=str), code_digest())
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Digest of this package's source files and of the versions of the libraries that it drives."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[1]
+    links = [path for path in sorted(root.iterdir()) if path.is_symlink()]
+    for folder in (root, *links):  # rglob does not enter links by itself
+        for path in sorted(folder.resolve().rglob("*")):
+            if path.suffix in {".py", ".toml"}:
+                digest.update(path.relative_to(folder.resolve()).as_posix().encode())
+                digest.update(path.read_bytes())
+    for name in LIBRARIES:
+        digest.update(f"{name} {_version(name)}".encode())
+    return digest.hexdigest()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def data_digest(path: Path) -> str:
+    """Fingerprint of calibration data by names, sizes and modification times: large sets cost nothing."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    lines = []
+    for file in files:
+        stat = file.stat()
+        lines.append(
+            f"{file.relative_to(path) if path.is_dir() else file.name} {stat.st_size} {stat.st_mtime_ns}"
+        )
+    return sha256_text(*lines)

@@ -1,0 +1,91 @@
+"""The cache serves only whole, current results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx.parser
+import pytest
+
+from edgedeploy.core.cache import Cache, data_digest, default_root, step_key
+from edgedeploy.core.errors import OutputError
+from edgedeploy.core.spec import Artifact
+
+MODEL = '<ir_version: 8, opset_import: ["" : 19]> net (float[1] x) => (float[1] y) { y = Neg(x) }'
+
+
+class Maker:
+    """Writes a model, and counts how often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, folder: Path) -> Artifact:
+        self.calls += 1
+        onnx.save(onnx.parser.parse_model(MODEL), folder / "net.onnx")
+        return Artifact.load(folder / "net.onnx")
+
+
+def test_made_once_then_served(tmp_path: Path) -> None:
+    cache, make = Cache(tmp_path), Maker()
+    first, was_there = cache.get_or_make("abc", make)
+    assert not was_there
+    second, was_there = cache.get_or_make("abc", make)
+    assert was_there
+    assert first == second
+    assert make.calls == 1
+
+
+def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> Artifact:
+        (folder / "half.onnx").write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        Cache(tmp_path).get_or_make("abc", fail)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or path.name != "ab"] == []
+
+
+def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
+    cache, make = Cache(tmp_path), Maker()
+    artifact, _ = cache.get_or_make("abc", make)
+    artifact.path.write_bytes(b"")
+    again, was_there = cache.get_or_make("abc", make)
+    assert not was_there
+    assert again.path.stat().st_size > 0
+
+
+def test_an_unwritable_cache_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError) as caught:
+        Cache(tmp_path / "file").get_or_make("abc", Maker())
+    assert "EDGEDEPLOY_CACHE" in caught.value.hint
+
+
+def test_keys_differ_in_every_part() -> None:
+    keys = {
+        step_key("a", "in", {"x": 1}),
+        step_key("b", "in", {"x": 1}),
+        step_key("a", "other", {"x": 1}),
+        step_key("a", "in", {"x": 2}),
+    }
+    assert len(keys) == 4
+    assert step_key("a", "in", {"x": 1, "y": 2}) == step_key("a", "in", {"y": 2, "x": 1})
+
+
+def test_data_digest_sees_new_and_changed_files(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    first = data_digest(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"1")
+    second = data_digest(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"12")
+    assert len({first, second, data_digest(tmp_path)}) == 3
+
+
+def test_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEDEPLOY_CACHE", str(tmp_path / "own"))
+    assert default_root() == tmp_path / "own"
+    monkeypatch.delenv("EDGEDEPLOY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_root() == tmp_path / "edgedeploy"
