@@ -1,7 +1,7 @@
 """The contract between the toolkit and an inference runtime.
 
-A backend is one file: a class that builds (ONNX -> artifact) and opens (artifact -> session). The public wrappers here
-check once what every runtime needs checked; a plug-in's `_build`, `_open` and `_run` only work.
+A backend is one file: a class that builds (ONNX -> artifact) and opens (artifact -> session). The public
+wrappers here check once what every runtime needs checked; a plug-in's `_build`, `_open` and `_run` only work.
 """
 
 from __future__ import annotations
@@ -51,14 +51,27 @@ class OpenOptions:
     """How to open an artifact.
 
     Attributes:
-        shapes: per input, the concrete shape to specialise a dynamic model for; needed where inputs are dynamic.
+        shapes: per input, the concrete shape to specialise a dynamic model for; needed where it is dynamic.
         threads: CPU threads, 0 for the runtime's own choice.
-        profile: let the session report time per layer where the runtime can.
+        profile: let `Session.layers` report time per layer where the runtime can.
+        provider: "cpu", "cuda" or "tensorrt" in ONNX Runtime; empty takes what the artifact was built for.
+        optimise: whether the runtime may rewrite the graph; off it is a reference to compare others with.
     """
 
     shapes: Shapes = field(default_factory=dict)
     threads: int = 0
     profile: bool = False
+    provider: str = ""
+    optimise: bool = True
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Time of one layer of the last run, as the runtime names and fuses layers."""
+
+    name: str
+    kind: str
+    milliseconds: float
 
 
 class Session(ABC):
@@ -92,6 +105,10 @@ class Session(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def layers(self) -> list[LayerTime]:
+        """Time per layer of the last run, in order; empty unless opened with `profile` where offered."""
+        return []
 
     def close(self) -> None:  # noqa: B027  most runtimes free by garbage collection; those that do not override
         """Free the device's memory."""
@@ -132,7 +149,7 @@ class Backend(ABC):
     def build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:
         """Compile an ONNX artifact for a target and write it to `out`.
 
-        Raises MissingDependencyError, UnsupportedOpError or BuildError; on any of them nothing is left at `out`.
+        Raises MissingDependencyError, UnsupportedOpError or BuildError; then nothing is left at `out`.
         """
         self._require()
         if artifact.kind != "onnx":
@@ -140,7 +157,7 @@ class Backend(ABC):
         return self._build(artifact, target, options, out)
 
     def open(self, artifact: Artifact, options: OpenOptions | None = None) -> Session:
-        """Load an artifact and make it ready to run; raises EngineMismatchError where it was built for elsewhere."""
+        """Make an artifact ready to run; raises EngineMismatchError where it was built for elsewhere."""
         self._require()
         return self._open(artifact, options or OpenOptions())
 
@@ -156,7 +173,7 @@ class Backend(ABC):
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session: ...
 
 
-BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends", skip=frozenset({"base"}))
+BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends", skip=frozenset({"base", "select"}))
 
 
 def check_feed(spec: TensorSpec, feeds: Feeds) -> None:
@@ -174,7 +191,7 @@ def check_feed(spec: TensorSpec, feeds: Feeds) -> None:
 
 
 def concrete_shapes(artifact: Artifact, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The shape of every input: as asked, else the artifact's own; raises UsageError for a dynamic one not given."""
+    """The shape of every input: as asked, else its own; raises UsageError for a dynamic one not given."""
     result: dict[str, tuple[int, ...]] = {}
     for spec in artifact.inputs:
         wanted = shapes.get(spec.name)

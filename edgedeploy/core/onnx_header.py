@@ -85,6 +85,24 @@ def operators(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+def external_files(path: Path) -> list[str]:
+    """Names of the files beside the model that hold its weights; empty for a model in one file."""
+    found: set[str] = set()
+    with _whole(path) as buffer:
+        for number, graph in _fields(buffer):
+            if number != MODEL_GRAPH or isinstance(graph, int):
+                continue
+            for part, tensor in _fields(graph):
+                if part == GRAPH_INITIALIZER and not isinstance(tensor, int):
+                    entries = (
+                        dict(_fields(v)) for n, v in _fields(tensor) if n == 13 and not isinstance(v, int)
+                    )
+                    found.update(
+                        _text(entry.get(2)) for entry in entries if _text(entry.get(1)) == "location"
+                    )
+    return sorted(found)
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[Buffer]:
     """The bytes of a file, mapped; what is not readable as protobuf inside the block is an ArtifactError."""
