@@ -7,18 +7,21 @@ What differs from model to model (scale, mean, palette) comes from `TaskSpec.opt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedeploy.core.errors import UsageError
 from edgedeploy.core.registry import Registry
 from edgedeploy.core.spec import Artifact, TensorSpec
 
 Image = NDArray[np.uint8]
 Array = NDArray[Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Progress = Callable[[int, int | None], None]
 
 
 class Task(ABC):
@@ -39,11 +42,8 @@ class Task(ABC):
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of the input tensor for an image of this size, in the artifact's layout and channels."""
-        channels = self.input.shape[-1] if self.input.layout == "NHWC" else self.input.shape[1]
-        size = (
-            (height, width, int(channels)) if self.input.layout == "NHWC" else (int(channels), height, width)
-        )
-        return (1, *size)
+        channels = channels_of(self.input)
+        return (1, height, width, channels) if channels_last(self.input) else (1, channels, height, width)
 
     @abstractmethod
     def preprocess(self, image: Image) -> dict[str, Array]:
@@ -53,23 +53,62 @@ class Task(ABC):
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Any:
         """The task's result (an upscaled image, a class map, boxes) in the coordinates of `image`."""
 
+    def run(self, session: Run, image: Image) -> Any:
+        """The task's result for one image; `session` is a Session or any callable feeds -> outputs."""
+        return self.postprocess(session(self.preprocess(image)), image)
+
     @abstractmethod
     def draw(self, image: Image, result: Any) -> Image:
         """A picture of the result that a person can look at."""
 
     @abstractmethod
-    def evaluate(self, session: Any, data: Path, limit: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
+    ) -> dict[str, float]:
         """Metrics over a data folder, e.g. {"psnr_y": 32.6, "psnr_y_bicubic": 30.4, "images": 5}.
 
-        `session` is a backends.Session or any callable feeds -> outputs.
+        `limit` stops after so many images; `progress` is called with (images done, images in all if known).
+        Raises UsageError where the folder does not hold what the metric needs.
         """
 
 
 TASKS: Registry[type[Task]] = Registry(
-    "task", "edgedeploy.tasks", skip=frozenset({"base", "colour", "resize"})
+    "task",
+    "edgedeploy.tasks",
+    skip=frozenset({"base", "colour", "images", "label_map", "metrics", "palette", "resize", "video"}),
 )
 
 
 def task_for(artifact: Artifact) -> Task:
     """The task object of an artifact."""
     return TASKS.get(artifact.task.name)(artifact)
+
+
+def channels_last(spec: TensorSpec) -> bool:
+    """Whether an image input is NHWC: as its layout says, else by where 1, 3 or 4 channels can stand."""
+    if spec.layout:
+        return spec.layout == "NHWC"
+    return len(spec.shape) == 4 and spec.shape[3] in (1, 3, 4) and spec.shape[1] not in (1, 3, 4)
+
+
+def channels_of(spec: TensorSpec) -> int:
+    """Channels of an image input; raises UsageError where it is no image or its channels are not fixed."""
+    channels = spec.shape[3 if channels_last(spec) else 1] if len(spec.shape) == 4 else None
+    if not isinstance(channels, int):
+        raise UsageError(
+            f"input {spec} is not one batch of images", "feed such a model with an .npz of its inputs"
+        )
+    return channels
+
+
+def size_of(spec: TensorSpec) -> tuple[int | None, int | None]:
+    """Height and width of an image input; None where dynamic."""
+    first = 1 if channels_last(spec) else 2
+    height, width = (dim if isinstance(dim, int) else None for dim in spec.shape[first : first + 2])
+    return height, width
+
+
+def session_input(session: object, default: TensorSpec) -> TensorSpec:
+    """The input spec of an open session, which knows its size; `default` for a bare callable."""
+    inputs = getattr(session, "inputs", None)
+    return inputs[0] if inputs else default

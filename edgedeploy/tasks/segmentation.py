@@ -1,0 +1,160 @@
+"""Semantic segmentation: a class for every pixel, from logits of any resolution or from an argmax head.
+
+Options: `mean` and `std` of the input, `ignore` (label of pixels that do not count), `size_multiple` and
+`classes`. Logits are enlarged bilinearly before the argmax, as the released evaluation codes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.tasks.base import (
+    TASKS,
+    Array,
+    Image,
+    Progress,
+    Run,
+    Task,
+    channels_last,
+    session_input,
+    size_of,
+)
+from edgedeploy.tasks.images import is_image, list_images, read_image, resize_image, to_tensor
+from edgedeploy.tasks.label_map import read_label_map
+from edgedeploy.tasks.metrics import ConfusionMatrix
+from edgedeploy.tasks.palette import default_names, draw_legend, palette
+
+ALPHA = 0.55  # share of the class colour in an overlay
+LEGEND_SHARE = 0.002  # classes below this share of the picture are left out of the legend
+VOID = {11: 11, 19: 255}  # the unlabelled index of CamVid and Cityscapes, by class count
+
+
+@TASKS.register("segmentation")
+class Segmentation(Task):
+    """Classes of an image's pixels; the result is a class map, uint8 (H, W)."""
+
+    name = "segmentation"
+    metric_name = "miou"
+
+    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
+        step = int(self.options.get("size_multiple", 8))
+        return super().input_shape(*(max(step, round(size / step) * step) for size in (height, width)))
+
+    def preprocess(self, image: Image) -> dict[str, Array]:
+        return self._feed(image, self.input)
+
+    def postprocess(self, outputs: Mapping[str, Array], image: Image) -> NDArray[np.uint8]:
+        output = outputs[self.artifact.outputs[0].name]
+        height, width = image.shape[:2]
+        if output.dtype.kind in "iu":
+            classes = output.reshape(output.shape[-2:] if output.shape[-1] != 1 else output.shape[-3:-1])
+            return _enlarge(classes.astype(np.uint8), height, width, cv2.INTER_NEAREST_EXACT)
+        return argmax_at(output[0], height, width)
+
+    def run(self, session: Run, image: Image) -> NDArray[np.uint8]:
+        return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def draw(self, image: Image, result: Any) -> Image:
+        """The picture mixed with the classes' colours, and a legend of the classes that are in it."""
+        return self.draw_map(image, result, ALPHA)
+
+    def draw_map(self, image: Image, result: NDArray[np.uint8], alpha: float = 1.0) -> Image:
+        """As `draw` with a chosen share of colour; 1 is the bare colour map."""
+        count = self.classes or int(result.max(initial=0)) + 1
+        colours = palette(max(count, int(result.max(initial=0)) + 1))
+        mixed = colours[result]
+        if alpha < 1:
+            mixed = np.asarray(cv2.addWeighted(mixed, alpha, image, 1 - alpha, 0), dtype=np.uint8)
+        names = self.artifact.labels or default_names(len(colours))
+        shares = np.bincount(result.ravel(), minlength=len(colours)) / result.size
+        order = [int(i) for i in np.argsort(-shares) if shares[i] >= LEGEND_SHARE]
+        return draw_legend(mixed, [(names[i] if i < len(names) else str(i), colours[i]) for i in order])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes: the labels', the option's, or the logits' channels; 0 where nothing tells."""
+        if self.artifact.labels:
+            return len(self.artifact.labels)
+        spec = self.artifact.outputs[0]
+        channels = spec.shape[1] if len(spec.shape) == 4 and spec.dtype.startswith(("float", "bfloat")) else 0
+        return int(self.options.get("classes", channels if isinstance(channels, int) else 0))
+
+    def evaluate(
+        self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
+    ) -> dict[str, float]:
+        """Mean IoU over images NAME.* with class maps NAME.png in a folder of the same name plus "annot"
+        beside them.
+
+        `data` is the folder of images, or the folder above (then its val, else test, else only such pair is
+        taken).
+        """
+        if not self.classes:
+            raise UsageError(
+                f"{self.artifact.path} does not say how many classes it has", "export it with labels"
+            )
+        images, labels = label_folders(data)
+        matrix = ConfusionMatrix(self.classes, self.options.get("ignore", VOID.get(self.classes)))
+        files = list_images(images)[:limit]
+        for count, file in enumerate(files, 1):
+            image, truth = read_image(file), read_label_map(labels / f"{file.stem}.png")
+            if truth.shape != image.shape[:2]:
+                image = resize_image(image, *truth.shape)
+            matrix.add(truth, self.run(session, image))
+            if progress:
+                progress(count, len(files))
+        return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy(), "images": len(files)}
+
+    def _feed(self, image: Image, spec: Any) -> dict[str, Array]:
+        height, width = size_of(spec)
+        wanted = self.input_shape(*image.shape[:2])
+        own = wanted[1:3] if channels_last(self.input) else wanted[2:4]
+        fitted = resize_image(image, height or own[0], width or own[1])
+        mean, std = self.options.get("mean", [0.0]), self.options.get("std", [1.0])
+        return {spec.name: to_tensor(fitted, spec, mean, std)}
+
+
+def argmax_at(logits: Array, height: int, width: int) -> NDArray[np.uint8]:
+    """Class of every pixel at (height, width) from logits (C, h, w), enlarged bilinearly (half-pixel
+    centres).
+
+    One class at a time: the enlarged logits of all classes together would not fit a small device's cache or
+    memory.
+    """
+    best = _enlarge(logits[0].astype(np.float32), height, width, cv2.INTER_LINEAR).copy()
+    classes = np.zeros((height, width), np.uint8)
+    for index in range(1, len(logits)):
+        plane = _enlarge(logits[index].astype(np.float32), height, width, cv2.INTER_LINEAR)
+        classes[plane > best] = index
+        np.maximum(best, plane, out=best)
+    return classes
+
+
+def label_folders(data: Path) -> tuple[Path, Path]:
+    """The folders of images and of class maps under or at `data`; UsageError where there is no such pair."""
+    beside = data.with_name(data.name + "annot")
+    if beside.is_dir():
+        return data, beside
+    pairs = [(path.with_name(path.name.removesuffix("annot")), path) for path in sorted(data.glob("*annot"))]
+    found = {images.name: (images, labels) for images, labels in pairs if images.is_dir()}
+    for name in ("val", "test", *found):
+        if name in found:
+            return found[name]
+    what = "images without class maps" if data.is_dir() and any(map(is_image, data.iterdir())) else "no pair"
+    raise UsageError(
+        f"{data} holds {what}", "it needs images in NAME/ and class maps in NAMEannot/, as CamVid has"
+    )
+
+
+def _enlarge(plane: NDArray[Any], height: int, width: int, kind: int) -> NDArray[Any]:
+    return (
+        plane
+        if plane.shape == (height, width)
+        else np.asarray(cv2.resize(plane, (width, height), interpolation=kind))
+    )

@@ -1,0 +1,69 @@
+"""The task of models that came without one: images go in, tensors come out, nothing is known of their sense.
+
+Options: `mean` and `std` of the input; without them pixels are divided by 255, the commonest convention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, channels_of, session_input
+from edgedeploy.tasks.images import fit_input, to_tensor
+from edgedeploy.tasks.palette import draw_legend
+
+
+@TASKS.register("tensor")
+class TensorTask(Task):
+    """Any network on images; the result is the mapping of its output tensors."""
+
+    name = "tensor"
+
+    def preprocess(self, image: Image) -> dict[str, Array]:
+        return self._feed(image, self.input)
+
+    def postprocess(self, outputs: Mapping[str, Array], image: Image) -> dict[str, Array]:  # noqa: ARG002
+        return dict(outputs)
+
+    def run(self, session: Run, image: Image) -> dict[str, Array]:
+        return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def draw(self, image: Image, result: Any) -> Image:
+        """The image with shape, smallest, mean and largest value of every output written on it."""
+        white = np.full(3, 255, np.uint8)
+        lines = [
+            f"{name} {list(value.shape)} min {value.min():.3g} mean {value.mean():.3g} max {value.max():.3g}"
+            for name, value in result.items()
+            if value.size and value.dtype.kind in "iuf"
+        ]
+        return draw_legend(image, [(line, white) for line in lines])
+
+    def evaluate(
+        self,
+        session: Run,  # noqa: ARG002
+        data: Path,  # noqa: ARG002
+        limit: int | None = None,  # noqa: ARG002
+        progress: Progress | None = None,  # noqa: ARG002
+    ) -> dict[str, float]:
+        raise UsageError(
+            f"{self.artifact.path} does not say what its outputs mean, so nothing can be measured",
+            "compare its tensors with those of another file instead, or export it with a task",
+        )
+
+    def _feed(self, image: Image, spec: Any) -> dict[str, Array]:
+        if len(self.artifact.inputs) != 1:
+            raise UsageError(
+                f"{self.artifact.path} has {len(self.artifact.inputs)} inputs", "images fill only one"
+            )
+        channels = channels_of(spec)
+        pixels = fit_input(image, spec)
+        if channels == 1:
+            pixels = np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[:, :, None]
+        elif channels != 3:
+            raise UsageError(f"input {spec} has {channels} channels", "images have 1 or 3")
+        mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
+        return {spec.name: to_tensor(pixels, spec, mean, std)}
