@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.core.errors import ArtifactError, MissingDependencyError, UsageError
+from edgedeploy.core.errors import ArtifactError, BuildError, MissingDependencyError, UsageError
 from edgedeploy.core.registry import Registry
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
@@ -149,11 +149,22 @@ class Backend(ABC):
     def build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:
         """Compile an ONNX artifact for a target and write it to `out`.
 
-        Raises MissingDependencyError, UnsupportedOpError or BuildError; then nothing is left at `out`.
+        Raises MissingDependencyError, UnsupportedOpError, BuildError, or UsageError for a precision that the
+        target does not have; then nothing is left at `out`.
         """
         self._require()
         if artifact.kind != "onnx":
             raise ArtifactError(f"{artifact.path} is already built", "build from the .onnx that it came from")
+        if artifact.precision not in target.precisions:
+            raise UsageError(
+                f"{target.title} does not run {artifact.precision}",
+                f"use one of: {', '.join(target.precisions)}",
+            )
+        if artifact.precision not in self.precisions:
+            raise BuildError(
+                f"backend {self.name} does not run {artifact.precision}",
+                f"use one of: {', '.join(self.precisions)}",
+            )
         return self._build(artifact, target, options, out)
 
     def open(self, artifact: Artifact, options: OpenOptions | None = None) -> Session:
@@ -173,7 +184,9 @@ class Backend(ABC):
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session: ...
 
 
-BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends", skip=frozenset({"base", "select"}))
+BACKENDS: Registry[Backend] = Registry(
+    "backend", "edgedeploy.backends", skip=frozenset({"base", "feeds", "pool", "select"})
+)
 
 
 def check_feed(spec: TensorSpec, feeds: Feeds) -> None:

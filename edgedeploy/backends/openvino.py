@@ -1,7 +1,7 @@
 """OpenVINO on the CPU, the fastest runtime there for INT8 and bfloat16.
 
-It runs the same Q/DQ files as TensorRT. The runtime's default would compute float32 models in bfloat16 where the
-CPU has it: precision belongs to the artifact, so the hint is always given.
+It runs the same Q/DQ files as TensorRT. The runtime's default would compute float32 models in bfloat16 where
+the CPU has it: precision belongs to the artifact, so the hint is always given.
 """
 
 from __future__ import annotations

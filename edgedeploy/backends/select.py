@@ -1,11 +1,34 @@
-"""Which backend: the one that an artifact names, or for a plain ONNX file the first one installed."""
+"""Which backend: when building, the fastest that computes the right thing; when opening, the artifact's."""
 
 from __future__ import annotations
 
-from edgedeploy.backends.base import BACKENDS, Backend, OpenOptions, Session
-from edgedeploy.core.errors import ArtifactError, MissingDependencyError
-from edgedeploy.core.spec import Artifact
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+
+from edgedeploy.backends._contest import Verdicts, check, interleaved_ms
+from edgedeploy.backends.base import BACKENDS, Backend, BuildOptions, OpenOptions, Session, Shapes
+from edgedeploy.backends.feeds import random_feeds, representative_shapes
+from edgedeploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    DeviceError,
+    EdgeDeployError,
+    MissingDependencyError,
+    UnsupportedOpError,
+)
+from edgedeploy.core.files import replacing, sha256_file
+from edgedeploy.core.onnx_header import with_metadata
+from edgedeploy.core.spec import METADATA_KEY, Artifact
+from edgedeploy.core.target import Target
+
+T = TypeVar("T")
 PLAIN_ONNX = ("openvino", "onnxruntime")
 
 
@@ -33,3 +56,96 @@ def backend_for(artifact: Artifact, backend: str | None = None) -> Backend:
         if not BACKENDS.get(candidate).why_not():
             return BACKENDS.get(candidate)
     raise MissingDependencyError("no runtime for .onnx files is installed", 'pip install "edgedeploy[cpu]"')
+
+
+def build_fastest(
+    artifact: Artifact,
+    target: Target,
+    options: BuildOptions | None,
+    out: Path,
+    shapes: Shapes | None = None,
+) -> Artifact:
+    """Build with every installed backend of the target and keep the fastest that agrees with the reference.
+
+    Where nothing that was built can run here (an engine for a GPU elsewhere), the first that builds is kept.
+    `details["considered"]` of the result tells of each: median milliseconds, max_rel, sqnr_db, verdict.
+
+    Raises MissingDependencyError if no backend of the target is installed, the builders' own BuildError if
+    none builds, ParityError if none agrees with the reference.
+    """
+    options = options or BuildOptions()
+    shapes = representative_shapes(artifact, {**options.opt_shapes, **(shapes or {})})
+    options = dataclasses.replace(options, opt_shapes=options.opt_shapes or shapes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".build-") as folder:
+        built, verdicts = _build_all(artifact, target, options, out, Path(folder))
+        winner = _measure(artifact, built, verdicts, shapes)
+        kept = winner.model_copy(
+            update={"path": out, "details": {**winner.details, "considered": list(verdicts.values())}}
+        )
+        return _move(winner, kept)
+
+
+def _build_all(
+    artifact: Artifact, target: Target, options: BuildOptions, out: Path, folder: Path
+) -> tuple[dict[str, Artifact], Verdicts]:
+    built: dict[str, Artifact] = {}
+    verdicts: Verdicts = {}
+    errors: list[EdgeDeployError] = []
+    for name in target.backends:
+        place = folder / name / out.name
+        result = _attempt(partial(BACKENDS.get(name).build, artifact, target, options, place))
+        if isinstance(result, Artifact):
+            built[name] = result
+        else:
+            errors.append(result)
+            verdicts[name] = {"backend": name, "verdict": str(result)}
+    if not built:
+        # A refusal says more than an absence: it is about the user's model.
+        ranked = sorted(
+            errors, key=lambda e: (not isinstance(e, UnsupportedOpError), not isinstance(e, BuildError))
+        )
+        raise ranked[0]
+    return built, verdicts
+
+
+def _measure(artifact: Artifact, built: dict[str, Artifact], verdicts: Verdicts, shapes: Shapes) -> Artifact:
+    with ExitStack() as stack:
+        sessions: dict[str, Session] = {}
+        for name, candidate in built.items():
+            session = _attempt(partial(BACKENDS.get(name).open, candidate, OpenOptions(shapes=shapes)))
+            if isinstance(session, Session):
+                sessions[name] = stack.enter_context(session)
+            else:
+                verdicts[name] = {"backend": name, "verdict": f"not measured: {session}"}
+        if not sessions:
+            first = next(iter(built))
+            verdicts[first]["verdict"] = f"kept, {verdicts[first]['verdict']}"
+            return built[first]
+        passed = check(artifact, sessions, verdicts, shapes)
+        times = interleaved_ms({n: sessions[n] for n in passed}, random_feeds(artifact, shapes))
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    fastest = min(medians, key=lambda name: medians[name])
+    for name, median in medians.items():
+        slower = f"{median / medians[fastest]:.2f} times as long as {fastest}"
+        verdicts[name] |= {"milliseconds": round(median, 4), "verdict": "kept" if name == fastest else slower}
+    return built[fastest]
+
+
+def _attempt(action: Callable[[], T]) -> T | EdgeDeployError:
+    """What the action gives, or why this backend is out of the contest."""
+    try:
+        return action()
+    except (MissingDependencyError, BuildError, DeviceError) as error:
+        return error
+
+
+def _move(winner: Artifact, kept: Artifact) -> Artifact:
+    """Put the winner's file in its place, with what was considered in its metadata."""
+    if winner.kind == "onnx":
+        with_metadata(winner.path, METADATA_KEY, kept.to_json(), kept.path)
+        return kept.model_copy(update={"digest": sha256_file(kept.path)})
+    with replacing(kept.path) as temporary:
+        winner.path.replace(temporary)
+    kept.save_sidecar()
+    return kept
