@@ -7,6 +7,8 @@ Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficien
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from edgedeploy.core.spec import TaskSpec
@@ -16,12 +18,13 @@ from edgedeploy.models.registry import register_model
 class ESPCN(nn.Module):
     """Super-resolution network, (N, 1, H, W) -> (N, 1, scale*H, scale*W), both luma in [0, 1].
 
-    Parameter names are those of yjn870/ESPCN-pytorch; `load_weights` also takes Lornatang's.
+    Parameter names are those of yjn870/ESPCN-pytorch; `load_weights` also takes Lornatang's, whose network
+    clamps its output to [0, 1] itself: `clamp=True` does the same.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, *, clamp: bool = False) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.clamp = scale, clamp
         self.first_part = nn.Sequential(
             nn.Conv2d(1, 64, kernel_size=5, padding=2),
             nn.Tanh(),
@@ -44,33 +47,38 @@ class ESPCN(nn.Module):
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, luma: Tensor) -> Tensor:
-        return self.last_part(self.first_part(luma))  # type: ignore[no-any-return]
+        enlarged: Tensor = self.last_part(self.first_part(luma))
+        return enlarged.clamp(0, 1) if self.clamp else enlarged
 
 
 _LORNATANG = {"feature_maps.": "first_part.", "sub_pixel.": "last_part."}
-_PAPER = "Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel CNN, CVPR 2016"
+_PAPER = (
+    "Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel CNN, "
+    "CVPR 2016"
+)
 
 
-def _register(scale: int) -> ...:
+def _register(scale: int) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     return register_model(
         input_shape=(1, 1, 360, 640),
         task=TaskSpec(name="super-resolution", options={"scale": scale, "mean": [0.0], "std": [255.0]}),
         outputs=("sr",),
         paper=_PAPER,
         rename=_LORNATANG,
+        default_weights="t91-bsd200",
     )
 
 
 @_register(2)
-def espcn_x2() -> ESPCN:
-    return ESPCN(2)
+def espcn_x2(*, clamp: bool = False) -> ESPCN:
+    return ESPCN(2, clamp=clamp)
 
 
 @_register(3)
-def espcn_x3() -> ESPCN:
-    return ESPCN(3)
+def espcn_x3(*, clamp: bool = False) -> ESPCN:
+    return ESPCN(3, clamp=clamp)
 
 
 @_register(4)
-def espcn_x4() -> ESPCN:
-    return ESPCN(4)
+def espcn_x4(*, clamp: bool = False) -> ESPCN:
+    return ESPCN(4, clamp=clamp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -23,7 +23,10 @@ class ModelInfo:
         outputs: names of the outputs in order.
         paper: citation of the architecture.
         size_multiple: height and width must be multiples of this.
+        labels: class names in index order, or empty.
         rename: other implementations' parameter names -> ours, as (prefix, prefix) pairs.
+        training_only: prefixes of checkpoint keys that inference has no use for.
+        default_weights: name of the bundled weights taken unless told otherwise, or empty.
     """
 
     build: Callable[..., nn.Module]
@@ -32,14 +35,29 @@ class ModelInfo:
     outputs: tuple[str, ...]
     paper: str
     size_multiple: int = 1
+    labels: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
+    training_only: tuple[str, ...] = ()
+    default_weights: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.build.__name__
+
+    def variant(self, **options: Any) -> ModelInfo:
+        """The description of a network built with `options`: other classes than usual have no labels here."""
+        classes = options.get("classes")
+        if classes is None or classes == self.task.options.get("classes"):
+            return self
+        task = self.task.model_copy(update={"options": {**self.task.options, "classes": classes}})
+        return replace(self, task=task, labels=())
 
 
 MODELS: Registry[ModelInfo] = Registry(
     "model",
     "edgedeploy.models",
     one_per_file=False,
-    skip=frozenset({"registry", "layers", "reparam", "checkpoint"}),
+    skip=frozenset({"registry", "layers", "labels", "reparam", "checkpoint", "count"}),
 )
 
 
@@ -50,12 +68,26 @@ def register_model(
     outputs: tuple[str, ...],
     paper: str,
     size_multiple: int = 1,
+    labels: tuple[str, ...] = (),
     rename: Mapping[str, str] | None = None,
+    training_only: tuple[str, ...] = (),
+    default_weights: str = "",
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator: enters a builder function in the zoo under its own name."""
 
     def enter(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        info = ModelInfo(build, input_shape, task, outputs, paper, size_multiple, rename or {})
+        info = ModelInfo(
+            build=build,
+            input_shape=input_shape,
+            task=task,
+            outputs=outputs,
+            paper=paper,
+            size_multiple=size_multiple,
+            labels=labels,
+            rename=rename or {},
+            training_only=training_only,
+            default_weights=default_weights,
+        )
         MODELS.register(build.__name__)(info)
         return build
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedeploy.models import create_model
+from edgedeploy.models.training.soap import Soap
 from edgedeploy.tasks.colour import luma_from_rgb
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
@@ -38,8 +39,8 @@ class Recipe:
     steps: int
     batch: int = 16
     patch: int = 24
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 3e-5
     warmup: int = 500
     ema: float = 0.999
     seed: int = 0
@@ -120,7 +121,7 @@ def train(
     torch.manual_seed(recipe.seed)
     model, average = create_model(recipe.model), create_model(recipe.model)
     average.load_state_dict(model.state_dict())
-    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    optimiser = Soap(model.parameters(), lr=recipe.learning_rate)
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -138,7 +139,7 @@ def train(
         low, high = draw_batch(pairs, recipe, step)
         loss = F.mse_loss(model(low), high)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), model.parameters(), strict=True):

@@ -1,0 +1,238 @@
+"""Put weights from a file into a network: bundled ones, or anybody's checkpoint.
+
+A checkpoint comes from outside and is not trusted: nothing in it is executed (safetensors, or PyTorch's
+weights-only reader), and every name and shape is accounted for. Other implementations' names are
+translated by the model's `rename`.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from edgedeploy.core.errors import ArtifactError, UnknownNameError, UsageError
+from edgedeploy.core.files import sha256_file
+from edgedeploy.models.registry import MODELS, ModelInfo
+
+State = dict[str, Tensor]
+
+WEIGHTS = "edgedeploy.models.weights"
+PICKLE_SUFFIXES = {".pth", ".pt", ".ckpt", ".th", ".bin"}
+WRAPPERS = ("average", "state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("", "module.", "model.", "model.module.", "module.model.")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A network with its weights, and what is known of them.
+
+    Attributes:
+        model: in eval mode.
+        source: the file.
+        sha256: of the file.
+        unused: keys of the file that the network has no use for, e.g. those of a training-only head.
+    """
+
+    model: nn.Module
+    source: Path
+    sha256: str
+    unused: tuple[str, ...]
+
+
+def bundled_weights(model: str | ModelInfo) -> list[str]:
+    """Names of the weights that come with the package for this model, the default first."""
+    info = _info(model)
+    prefix = f"{info.name}-"
+    names = [
+        entry.name.removeprefix(prefix).removesuffix(".safetensors")
+        for entry in files(WEIGHTS).iterdir()
+        if entry.name.startswith(prefix) and entry.name.endswith(".safetensors")
+    ]
+    return sorted(names, key=lambda name: (name != info.default_weights, name))
+
+
+def load_weights(model: str | ModelInfo, source: str | Path | None = None, **options: Any) -> nn.Module:
+    """`load_checkpoint`, for the network alone; keys that were not used are logged as a warning."""
+    loaded = load_checkpoint(model, source, **options)
+    if loaded.unused:
+        _log.warning("%s: not used: %s", loaded.source.name, _listing(loaded.unused))
+    return loaded.model
+
+
+def load_checkpoint(
+    model: str | ModelInfo, source: str | Path | None = None, **options: Any
+) -> LoadedWeights:
+    """Build a network and fill it.
+
+    Args:
+        model: name in the zoo, or its description.
+        source: name of bundled weights, or a .safetensors, .pth, .pt or .ckpt file; None for the default.
+        options: for the network's builder.
+
+    Raises UnknownNameError for unknown weights, ArtifactError for a file that is damaged or holds anything
+    but tensors, UsageError where names or shapes are not this network's.
+    """
+    info = _info(model)
+    path = _find(info, source)
+    network = info.build(**options)
+    try:
+        state, unused = _match(info, network, read_state(path))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}", error.hint) from None
+    network.load_state_dict(state, strict=True)
+    return LoadedWeights(network.eval(), path, sha256_file(path), unused)
+
+
+def read_state(path: Path) -> State:
+    """Tensors by name, as the file has them, but for an outer {"state_dict": ...}; raises ArtifactError."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"{path} is not a whole safetensors file: {error}", "download or save it again"
+            ) from None
+    if path.suffix not in PICKLE_SUFFIXES:
+        raise ArtifactError(
+            f"{path}: weights come as .safetensors, {', '.join(sorted(PICKLE_SUFFIXES))}",
+            "save model.state_dict() with safetensors.torch.save_file",
+        )
+    _refuse_compressed(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[-1] if "GLOBAL" not in str(error) else "it would run code when read"
+        raise ArtifactError(
+            f"{path} holds more than tensors ({reason}) and was not read",
+            "where you trust it, load it there and save model.state_dict() alone",
+        ) from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(
+            f"{path} is not a whole PyTorch checkpoint: {first}", "download or save it again"
+        ) from None
+    return _unwrap(path, content)
+
+
+def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> State:
+    """Names of another implementation, as listed in the model's `rename`, turned into ours; others stay."""
+    converted: State = {}
+    for key, value in state.items():
+        for theirs, ours in _info(model).rename.items():
+            if key.startswith(theirs):
+                key = ours + key.removeprefix(theirs)
+                break
+        converted[key] = value
+    return converted
+
+
+def _match(info: ModelInfo, network: nn.Module, found: State) -> tuple[State, tuple[str, ...]]:
+    """The state that `network` wants, taken from `found`, and the keys left over; raises UsageError."""
+    wanted = network.state_dict()
+    candidates = (
+        convert_state_dict(info, {k.removeprefix(p): v for k, v in found.items() if k.startswith(p)})
+        for p in PREFIXES
+    )
+    prefix, named = max(
+        zip(PREFIXES, candidates, strict=True), key=lambda pair: len(wanted.keys() & pair[1].keys())
+    )
+    # PyTorch before 0.4.1 did not count batches, and inference does not either.
+    missing = [k for k in wanted if k not in named and not k.endswith(".num_batches_tracked")]
+    if missing:
+        raise UsageError(f"has no {_listing(missing)} of {info.name}", _other_model(found))
+    shapes = [
+        f"{k} is {tuple(named[k].shape)}, not {tuple(v.shape)}"
+        for k, v in wanted.items()
+        if k in named and named[k].shape != v.shape
+    ]
+    if shapes:
+        raise UsageError(f"does not fit {info.name}: {_listing(shapes)}", _other_model(found))
+    state = {**wanted, **{k: v for k, v in named.items() if k in wanted}}
+    for key, value in state.items():
+        _check_values(key, value, wanted[key])
+    left = [k for k in named if k not in wanted] + [k for k in found if not k.startswith(prefix)]
+    strange = [k for k in left if not k.startswith(info.training_only)]
+    if strange:
+        raise UsageError(f"has parameters that {info.name} lacks: {_listing(strange)}", _other_model(found))
+    return state, tuple(left)
+
+
+def _check_values(key: str, value: Tensor, wanted: Tensor) -> None:
+    if value.is_floating_point() != wanted.is_floating_point() or value.is_complex():
+        raise UsageError(f"{key} is {value.dtype}, not {wanted.dtype}", "save the weights as float32")
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise UsageError(f"{key} holds NaN or infinite values", "take an earlier checkpoint of that training")
+
+
+def _find(info: ModelInfo, source: str | Path | None) -> Path:
+    names = bundled_weights(info)
+    if source is None:
+        if info.default_weights not in names:
+            raise UsageError(f"no weights of {info.name} come with the package", "name a checkpoint file")
+        source = info.default_weights
+    if str(source) in names:
+        return Path(str(files(WEIGHTS).joinpath(f"{info.name}-{source}.safetensors")))
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.suffix or path.parent != Path():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArtifactError(f"{path} {what}", f"bundled for {info.name}: {', '.join(names) or 'none'}")
+    raise UnknownNameError(f"weights of {info.name}", str(source), names)
+
+
+def _unwrap(path: Path, content: Any) -> State:
+    for _ in range(2):
+        if isinstance(content, Mapping):
+            content = next((content[w] for w in WRAPPERS if isinstance(content.get(w), Mapping)), content)
+    if isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if tensors and len(tensors) == len(content):
+            return tensors
+    raise ArtifactError(
+        f"{path} holds no state dict", "save model.state_dict(), alone or as {'state_dict': ...}"
+    )
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch.save never compresses: a record that is would be a bomb."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ArtifactError(
+                    f"{path} is a compressed archive, not a PyTorch checkpoint", "unpack it first"
+                )
+
+
+def _info(model: str | ModelInfo) -> ModelInfo:
+    return model if isinstance(model, ModelInfo) else MODELS.get(model)
+
+
+def _other_model(found: State) -> str:
+    return f"is it of another model or variant? its {len(found)} keys begin with {', '.join(list(found)[:2])}"
+
+
+def _listing(names: list[str] | tuple[str, ...], limit: int = 4) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
