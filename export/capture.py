@@ -1,0 +1,246 @@
+"""From PyTorch to an ONNX file that provably computes the same.
+
+The dynamo exporter is tried first and its result compared with the network itself in ONNX Runtime; where it
+fails to export or to agree, the TorchScript exporter takes over, and the artifact's history says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from edgedeploy.core.errors import ArtifactError, EdgeDeployError, ExportError, ParityError, UsageError
+from edgedeploy.core.parity import compare_all
+from edgedeploy.core.recipe import CaptureOptions
+from edgedeploy.core.spec import Artifact, Step, TaskSpec
+from edgedeploy.export.evaluate import Evaluator, NotRunnable, feed_sets
+from edgedeploy.export.metadata import save_model
+from edgedeploy.export.sources import input_shape, is_file_source, make_network
+from edgedeploy.export.torch_export import export_dynamo, export_torchscript
+from edgedeploy.models.registry import ModelInfo
+
+INPUT = "image"
+TOLERANCE = 1e-4  # of the output's largest value; fp32 networks of 100 layers differ by about 1e-6
+Images = Sequence[NDArray[np.float32]]
+
+
+def capture(
+    source: str | Path | nn.Module,
+    options: CaptureOptions,
+    out: Path,
+    *,
+    info: ModelInfo | None = None,
+    name: str = "",
+    images: Images = (),
+    builder_options: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Write `source` as ONNX to `out` and return the artifact.
+
+    Args:
+        source: a network, with `info` if it is of the zoo; a zoo name (fresh weights) or
+            `pkg.module:factory`, made with `builder_options`; a `.pt2` of torch.export.save; or a `.onnx`,
+            which is checked and adopted.
+        options: size, opset, exporter.
+        name: what to call the model, by default what the source is called.
+        images: ready network inputs, (1, C, H, W) float32, on which parity is checked besides random ones.
+
+    The last entry of `history` is "capture" with options {"exporter", "opset", "dynamic", "why"}: `why` is
+    empty, or says why the exporter is not the one that was tried first. Raises ExportError where no exporter
+    works, ParityError where none agrees with the network, UsageError or ArtifactError for a bad source.
+    """
+    started = time.perf_counter()
+    if isinstance(source, nn.Module):
+        network: nn.Module | ExportedProgram = source
+        name = name or type(source).__name__.lower()
+    elif is_file_source(source):
+        path = Path(source)
+        if path.suffix.lower() == ".onnx":
+            return adopt(path, out, name=name or path.stem)
+        network, name = _load_pt2(path), name or path.stem
+    else:
+        network, info, found = make_network(str(source), builder_options or {})
+        name = name or found
+    if isinstance(network, ExportedProgram):
+        shape = _pt2_shape(network, options)
+        module: nn.Module = network.module()
+    else:
+        shape = input_shape(network, info, options.height, options.width)
+        module = network
+    capturing = _Capturing(network, module, shape, info, options, images)
+    model, exporter, error, why = capturing.run()
+    step = Step(
+        name="capture",
+        options={"exporter": exporter, "opset": options.opset, "dynamic": options.dynamic, "why": why},
+        hits=1,
+        milliseconds=(time.perf_counter() - started) * 1e3,
+        error=error,
+    )
+    task = info.task if info is not None else TaskSpec()
+    artifact = Artifact(path=out, kind="onnx", model=name, inputs=(), outputs=(), task=task, history=(step,))
+    return save_model(model, artifact, out)
+
+
+def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -> Artifact:
+    """Check an ONNX file, infer its shapes, write it with metadata to `out`; raises ArtifactError if bad."""
+    known = Artifact.load(source)
+    started = time.perf_counter()
+    try:
+        model = onnx.load(source)
+        onnx.checker.check_model(str(source))
+    except Exception as error:  # the checker, protobuf and the file system each raise their own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArtifactError(f"{source} is not a valid ONNX model: {first}", "export it again") from error
+    with suppress(ValueError, RuntimeError):  # over 2 GB, or custom operators: the file's own shapes must do
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    own = bool(known.history)
+    step = Step(
+        name="adopt",
+        options={"file": source.name},
+        hits=1,
+        milliseconds=(time.perf_counter() - started) * 1e3,
+    )
+    artifact = known.with_step(step, model=known.model if own else name, task=task or known.task, kind="onnx")
+    return save_model(model, artifact, out)
+
+
+class _Capturing:
+    """One capture: what is exported, and what the result is compared with."""
+
+    def __init__(
+        self,
+        network: nn.Module | ExportedProgram,
+        module: nn.Module,
+        shape: tuple[int, ...],
+        info: ModelInfo | None,
+        options: CaptureOptions,
+        images: Images,
+    ) -> None:
+        self.network, self.module, self.options, self.images = network, module, options, images
+        self.example = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+        self.multiple = info.size_multiple if info is not None else 1
+        with _evaluating(module):
+            count = len(_flat(module(self.example)))
+        names = list(info.outputs if info is not None else ("output",))[:count]
+        self.outputs = [*names, *(f"output{index}" for index in range(len(names), count))]
+
+    def run(self) -> tuple[onnx.ModelProto, str, float, str]:
+        """(model, exporter, parity error, why not the first exporter)."""
+        wanted = self.options.exporter
+        ways: list[tuple[str, Callable[[], onnx.ModelProto]]] = []
+        if wanted in ("auto", "dynamo"):
+            ways.append(("dynamo", self._dynamo))
+        if wanted in ("auto", "torchscript"):
+            ways.append(("torchscript", self._torchscript))
+        failures: list[EdgeDeployError] = []
+        with _evaluating(self.module):
+            for exporter, export in ways:
+                try:
+                    model = export()
+                    error = self._check(model, exporter)
+                except (ExportError, ParityError) as failure:
+                    failures.append(failure)
+                    continue
+                return model, exporter, error, "; ".join(map(str, failures))
+        kind = ParityError if any(isinstance(failure, ParityError) for failure in failures) else ExportError
+        raise kind(
+            "; ".join(map(str, failures)),
+            next((f.hint for f in failures if f.hint), "simplify the part of forward() that is named"),
+        ) from failures[0]
+
+    def _dynamo(self) -> onnx.ModelProto:
+        options = self.options
+        return export_dynamo(
+            self.network, self.example, INPUT, self.outputs, options.opset, options.dynamic, self.multiple
+        )
+
+    def _torchscript(self) -> onnx.ModelProto:
+        options = self.options
+        return export_torchscript(
+            self.module, self.example, INPUT, self.outputs, options.opset, options.dynamic
+        )
+
+    def _check(self, model: onnx.ModelProto, exporter: str) -> float:
+        """Largest relative difference to the network over all seeds, sizes and images; raises ParityError."""
+        try:
+            evaluator = Evaluator(model)
+            pairs = list(feed_sets(evaluator, self.options.seeds))
+            fitting = [image for image in self.images if _fits(image, evaluator)]
+            pairs += [({INPUT: image}, evaluator({INPUT: image})) for image in fitting]
+        except NotRunnable as reason:
+            raise ExportError(
+                f"{exporter} exporter: ONNX Runtime cannot run the result: {reason}"
+            ) from reason
+        worst = 0.0
+        for feeds, outputs in pairs:
+            with torch.no_grad():
+                expected = _flat(self.module(torch.from_numpy(feeds[INPUT])))
+            reference = {key: value.numpy() for key, value in zip(self.outputs, expected, strict=True)}
+            worst = max(worst, compare_all(reference, outputs).max_rel)
+        if not worst <= TOLERANCE:
+            raise ParityError(
+                f"{exporter} exporter: the result is off the network by {worst:.1e} of its largest value"
+            )
+        return worst
+
+
+class _evaluating:
+    """Evaluation mode for the time of a block, without gradients."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.was_training = module, module.training
+        self.no_grad = torch.no_grad()
+
+    def __enter__(self) -> None:
+        if self.was_training:
+            self.module.eval()
+        self.no_grad.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.no_grad.__exit__(*error)
+        if self.was_training:
+            self.module.train()
+
+
+def _flat(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else value
+    return [tensor for part in parts for tensor in _flat(part)]
+
+
+def _fits(image: NDArray[np.float32], evaluator: Evaluator) -> bool:
+    wanted = evaluator.inputs[0].shape
+    return len(wanted) == image.ndim and all(
+        isinstance(want, str) or want == have for want, have in zip(wanted, image.shape, strict=True)
+    )
+
+
+def _load_pt2(path: Path) -> ExportedProgram:
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # zip, json and torch each raise their own
+        raise ArtifactError(
+            f"{path} is not a torch.export archive: {error}", "save it with torch.export.save"
+        ) from error
+
+
+def _pt2_shape(program: ExportedProgram, options: CaptureOptions) -> tuple[int, ...]:
+    if options.height is not None or options.width is not None or options.dynamic:
+        raise UsageError(
+            "a .pt2 has its size built in", "leave height, width and dynamic out, or export it anew"
+        )
+    names = program.graph_signature.user_inputs
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    if len(nodes) != 1:
+        raise UsageError(f"the .pt2 has {len(nodes)} inputs", "networks with one input can be captured")
+    return tuple(int(dim) for dim in nodes[0].meta["val"].shape)

@@ -1,0 +1,144 @@
+"""Run ONNX models as written, in ONNX Runtime with its optimisations off, on inputs that exercise them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgedeploy.core.spec import TensorSpec
+from edgedeploy.export.metadata import PROTOBUF_LIMIT, tensor_specs
+
+Feeds = Mapping[str, NDArray[Any]]
+Outputs = dict[str, NDArray[Any]]
+
+# Heights and widths tried for dynamic sizes, the smallest that the model accepts first: most networks need
+# multiples of 32, and some more than 64 to survive their pooling. The second of each pair differs so that no
+# axis is swapped.
+SIZES = ((64, 96), (128, 192), (256, 320), (224, 224), (32, 32), (28, 28))
+
+
+class NotRunnable(Exception):
+    """ONNX Runtime refuses the model; the message is its own first line."""
+
+
+class Evaluator:
+    """A model in ONNX Runtime without graph optimisations; call it with feeds."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.inputs, self.outputs = tensor_specs(model)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        try:
+            if model.ByteSize() < PROTOBUF_LIMIT:
+                self._session = _open(model.SerializeToString(), options)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / "model.onnx"
+                    onnx.save_model(model, path, save_as_external_data=True, location="weights")
+                    self._session = _open(str(path), options)
+        except Exception as error:  # the runtime raises a dozen unrelated classes
+            raise NotRunnable(_first_line(error)) from error
+
+    def __call__(self, feeds: Feeds) -> Outputs:
+        """Outputs by name; raises NotRunnable with ONNX Runtime's reason."""
+        names = [spec.name for spec in self.outputs]
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise NotRunnable(_first_line(error)) from error
+        return dict(zip(names, values, strict=True))
+
+
+def random_feeds(
+    inputs: Sequence[TensorSpec],
+    rng: np.random.Generator,
+    *,
+    size: tuple[int, int] = SIZES[0],
+    batch: int = 1,
+) -> Outputs:
+    """One draw for every input: normal floats, integers of the whole range if 8 bits wide and 0..4 otherwise.
+
+    Dimensions of one name get one size: the first is the batch, the last two of a rank-4 tensor are `size`.
+    """
+    sizes: dict[str, int] = {}
+    feeds: Outputs = {}
+    for spec in inputs:
+        shape = []
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+                continue
+            key = dim if dim != "?" else f"{spec.name}/{axis}"
+            spatial = _spatial_axis(spec, axis)
+            guess = batch if axis == 0 else size[spatial] if spatial is not None else size[0] // 8
+            shape.append(sizes.setdefault(key, guess))
+        feeds[spec.name] = _draw(spec.dtype, tuple(shape), rng)
+    return feeds
+
+
+def feed_sets(evaluator: Evaluator, seeds: int) -> Iterator[tuple[Outputs, Outputs]]:
+    """(feeds, outputs) for `seeds` draws; models with dynamic sizes see another size and batch each time.
+
+    Raises NotRunnable if no size tried can be run.
+    """
+    dynamic = not all(spec.is_static for spec in evaluator.inputs)
+    plans = [(size, batch) for batch in (1, 2) for size in SIZES] if dynamic else [(SIZES[0], 1)]
+    runnable: list[tuple[tuple[int, int], int]] = []
+    error = NotRunnable("it has no size to run at")
+    for number, plan in enumerate(plans):
+        feeds = random_feeds(evaluator.inputs, np.random.default_rng(number), size=plan[0], batch=plan[1])
+        try:
+            outputs = evaluator(feeds)
+        except NotRunnable as reason:
+            error = reason
+            continue
+        runnable.append(plan)
+        yield feeds, outputs
+        if len(runnable) >= min(seeds + dynamic, len(plans)):
+            break
+    if not runnable:
+        raise error
+    for seed in range(len(runnable), seeds):
+        size, batch = runnable[seed % len(runnable)]
+        feeds = random_feeds(evaluator.inputs, np.random.default_rng(1000 + seed), size=size, batch=batch)
+        yield feeds, evaluator(feeds)
+
+
+def _spatial_axis(spec: TensorSpec, axis: int) -> int | None:
+    if len(spec.shape) != 4:
+        return None
+    first = 1 if spec.layout == "NHWC" or spec.shape[3] in (1, 3, 4) else 2
+    return axis - first if first <= axis < first + 2 else None
+
+
+def _draw(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if dtype == "str":
+        raise NotRunnable("it has text inputs")
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        raise NotRunnable(f"its inputs are {dtype}") from None
+    if kind.kind in "iu":
+        info = np.iinfo(kind)
+        low, high = (info.min, info.max) if kind.itemsize == 1 else (0, 4)
+        return rng.integers(low, high, shape, endpoint=True).astype(kind)
+    return rng.standard_normal(shape).astype(kind)
+
+
+def _open(source: bytes | str, options: Any) -> Any:
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

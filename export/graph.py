@@ -1,0 +1,234 @@
+"""The few verbs over onnx-graphsurgeon with which passes are written; the only file that knows its types.
+
+What every verb keeps: names of graph outputs and of tensors that If/Loop bodies read survive, weights are
+never changed in place (two nodes may share one), node names are unique, order is topological.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+# The library has no types; these names say in signatures what is meant.
+Graph: TypeAlias = Any
+Node: TypeAlias = Any
+Tensor: TypeAlias = Any
+
+FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
+_LOST_ATTRIBUTES = frozenset(
+    {
+        onnx.AttributeProto.SPARSE_TENSOR,
+        onnx.AttributeProto.TYPE_PROTO,
+        onnx.AttributeProto.GRAPHS,
+        onnx.AttributeProto.TENSORS,
+        onnx.AttributeProto.SPARSE_TENSORS,
+        onnx.AttributeProto.TYPE_PROTOS,
+    }
+)
+
+
+class Skip(Exception):
+    """Raised by a pass for a candidate that it must leave alone; the message says why, for `--explain`."""
+
+
+def load(model: onnx.ModelProto) -> Graph:
+    """A graph to edit; raises ValueError for models that the graph library would not give back whole."""
+    for attribute in _attributes(model.graph.node):
+        if attribute.type in _LOST_ATTRIBUTES:
+            raise ValueError(f"attribute '{attribute.name}' is of a type that graph surgery cannot carry")
+    graph: Graph = gs.import_onnx(model)
+    graph.import_domains = list(graph.import_domains)
+    taken: set[str] = set()
+    for index, node in enumerate(graph.nodes):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op}_{index}" if not node.name else f"{node.name}_{index}"
+            while node.name in taken:
+                node.name += "_"
+        taken.add(node.name)
+    return graph
+
+
+def dump(graph: Graph) -> onnx.ModelProto:
+    """The model of a graph; metadata of the model it was loaded from does not travel through the graph."""
+    model: onnx.ModelProto = gs.export_onnx(graph)
+    return model
+
+
+def tidy(graph: Graph) -> None:
+    """Drop what no output needs and restore a topological order, close to the order of the file.
+
+    Iterative: the library's own sort recurses once per layer and fails on networks of a thousand of them.
+    """
+    graph.cleanup(remove_unused_graph_inputs=False)
+    made = {id(tensor): node for node in graph.nodes for tensor in node.outputs}
+    done: set[int] = set()
+    order: list[Any] = []
+    for root in graph.nodes:
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            reads = [*node.inputs, *(tensor for inner in inner_nodes(node) for tensor in inner.inputs)]
+            makers = (made.get(id(tensor)) for tensor in reads)
+            open_makers = [maker for maker in makers if maker is not None and id(maker) not in done]
+            if open_makers and id(node) not in done:
+                if len(stack) > len(graph.nodes):
+                    raise ValueError("the graph has a cycle")
+                stack.append(open_makers[0])
+                continue
+            stack.pop()
+            if id(node) not in done:
+                done.add(id(node))
+                order.append(node)
+    graph.nodes[:] = order
+
+
+def inner_nodes(node: Node) -> Iterator[Any]:
+    """The nodes of a node's If/Loop/Scan bodies, at any depth."""
+    for body in node.subgraphs(recursive=True):
+        yield from body.nodes
+
+
+def kept_names(graph: Graph) -> set[str]:
+    """Names that must survive: the graph's outputs and all that bodies of If/Loop/Scan mention."""
+    names = {tensor.name for tensor in graph.outputs}
+    for body in graph.subgraphs(recursive=True):
+        names.update(tensor.name for tensor in body.outputs)
+        for node in body.nodes:
+            names.update(tensor.name for tensor in node.inputs)
+    return names
+
+
+def is_standard(node: Node) -> bool:
+    """Whether the node is an operator of ONNX itself and not of another domain."""
+    return node.domain in (None, "", "ai.onnx")
+
+
+def value_of(tensor: Tensor, what: str) -> NDArray[Any]:
+    """A constant's values in their own dtype; raises Skip if it is computed or fed."""
+    if not isinstance(tensor, gs.Constant):
+        raise Skip(f"{what} is not a constant")
+    return np.asarray(tensor.values)
+
+
+def float_of(tensor: Tensor, what: str) -> NDArray[np.float64]:
+    """A floating-point constant in float64; raises Skip if it is not one."""
+    if not isinstance(tensor, gs.Constant):
+        raise Skip(f"{what} is not a constant")
+    if dtype_name(tensor) not in FLOATS:
+        raise Skip(f"{what} is {dtype_name(tensor)}")
+    return value_of(tensor, what).astype(np.float64)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """numpy's name of a tensor's dtype, "" where unknown; bfloat16 and float8 come by ONNX number."""
+    dtype = tensor.dtype
+    if dtype is None:
+        return ""
+    if isinstance(dtype, int):
+        return str(onnx.TensorProto.DataType.Name(dtype)).lower()
+    return str(np.dtype(dtype).name)
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Whether the tensor is an initializer."""
+    return isinstance(tensor, gs.Constant)
+
+
+def has(node: Node, index: int) -> bool:
+    """Whether an optional input is given."""
+    return len(node.inputs) > index and not node.inputs[index].is_empty()
+
+
+def producer(tensor: Tensor) -> Any:
+    """The node that computes a tensor, or None for inputs and constants."""
+    return tensor.inputs[0] if len(tensor.inputs) else None
+
+
+def sole_consumer(graph: Graph, tensor: Tensor) -> Any:
+    """The one node that reads a tensor, or None if several do, or the tensor is an output of the graph."""
+    readers = tensor.outputs
+    return readers[0] if len(readers) == 1 and tensor.name not in kept_names(graph) else None
+
+
+def require_private(graph: Graph, tensor: Tensor) -> None:
+    """Raise Skip unless exactly one node reads the tensor and it is no output: then its values may change."""
+    if tensor.name in kept_names(graph):
+        raise Skip(f"tensor '{tensor.name}' is read from outside the graph")
+    if len(tensor.outputs) != 1:
+        raise Skip(f"tensor '{tensor.name}' has {len(tensor.outputs)} readers")
+
+
+def unique_name(graph: Graph, hint: str) -> str:
+    """`hint`, or `hint_1`, `hint_2`… if tensors or nodes of that name exist."""
+    taken = set(graph.tensors()) | {node.name for node in graph.nodes} | kept_names(graph)
+    taken.update(tensor.name for tensor in graph.inputs)
+    name, number = hint, 0
+    while name in taken:
+        number += 1
+        name = f"{hint}_{number}"
+    return name
+
+
+def constant(graph: Graph, hint: str, values: NDArray[Any], dtype: Any = None) -> Any:
+    """A new constant; `dtype` is that of a tensor to follow (passes compute in float64)."""
+    stored = np.ascontiguousarray(values if dtype is None else values.astype(dtype))
+    # ascontiguousarray makes scalars 1-D, and a scalar's rank matters to Clip, Pad and others.
+    return gs.Constant(unique_name(graph, hint), stored.reshape(np.shape(values)))
+
+
+def variable(graph: Graph, hint: str, dtype: Any = None, shape: Any = None) -> Any:
+    """A new tensor that a node will compute."""
+    return gs.Variable(unique_name(graph, hint), dtype=dtype, shape=shape)
+
+
+def insert(
+    graph: Graph, op: str, inputs: list[Any], outputs: list[Any], *, at: int | None = None, **attrs: Any
+) -> Any:
+    """Add a node; `at` is its place in the list, the end by default (`tidy` brings it where it belongs)."""
+    node = gs.Node(op, unique_name(graph, f"{outputs[0].name}_{op}"), attrs, inputs, outputs)
+    graph.nodes.insert(len(graph.nodes) if at is None else at, node)
+    return node
+
+
+def redirect(old: Tensor, new: Tensor) -> None:
+    """Let every reader of `old` read `new`; graph outputs stay as they are."""
+    for node in list(old.outputs):
+        for index, tensor in enumerate(node.inputs):
+            if tensor is old:
+                node.inputs[index] = new
+
+
+def detach(node: Node) -> None:
+    """Take a node out of the graph; the next `tidy` forgets it."""
+    node.inputs.clear()
+    node.outputs.clear()
+
+
+def bypass(graph: Graph, node: Node, index: int = 0) -> None:
+    """Remove a node whose first output equals its input `index`; raises Skip if an output would vanish."""
+    source, result = node.inputs[index], node.outputs[0]
+    kept = kept_names(graph)
+    if result.name not in kept:
+        redirect(result, source)
+        detach(node)
+        return
+    maker = producer(source)
+    if maker is None or source.name in kept:
+        raise Skip(f"output '{result.name}' would share the tensor '{source.name}'")
+    place = next(i for i, tensor in enumerate(maker.outputs) if tensor is source)
+    detach(node)
+    redirect(source, result)  # the output's name must survive, so the maker now writes to it
+    maker.outputs[place] = result
+
+
+def _attributes(nodes: Any) -> Iterator[onnx.AttributeProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield attribute
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _attributes(attribute.g.node)

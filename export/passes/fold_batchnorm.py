@@ -1,0 +1,81 @@
+"""y = (x - mean) * scale / sqrt(var + eps) + shift = a*x + b, folded into the operator before or after it.
+
+After Conv, ConvTranspose, Gemm, MatMul: always exact. Before Conv: only where the convolution does not pad,
+since its zeros would not be shifted by b. Ioffe and Szegedy, Batch Normalization, 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.affine import WEIGHTED, Vector, fold_after, fold_before, output_channels
+from edgedeploy.export.graph import Graph, Node, Skip, float_of, producer
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+
+EPSILON = 1e-5  # the operator's default
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    def bn(c: int) -> dict[str, np.ndarray]:
+        return {
+            "s": floats(rng, c) + 1.5,
+            "t": floats(rng, c),
+            "m": floats(rng, c),
+            "v": rng.uniform(0.5, 2, c).astype(np.float32),
+        }
+
+    w = floats(rng, 8, 4, 3, 3)
+    image = "float[1,4,9,7] x"
+    after = "c = {} \n y = BatchNormalization{}(c, s, t, m, v)"
+    before = "c = BatchNormalization(x, s, t, m, v) \n y = {}"
+    shared = f"{after.format('Conv<pads=[1,1,1,1]>(x, w)', '')} \n z = Conv(x, w)"
+    deconv = "ConvTranspose<strides=[2,2], group=2>(x, w, c0)"
+    grouped, odd = "Conv<group=2, pads=[0,1,2,0]>(x, w, c0)", "Gemm<alpha=0.5, beta=2.0, transB=1>(x, w, c0)"
+    half, rows, sheet = floats(rng, 8, 2, 3, 3), "float[3,5] x", floats(rng, 5, 6)
+    padded = after.format("Conv<pads=[1,1,1,1]>(x, w)", "<epsilon=0.01>")
+    return [
+        text_model(image, "y", padded, {"w": w, **bn(8)}),
+        text_model(
+            "float[1,4,h,v0] x", "y", after.format(grouped, ""), {"w": half, "c0": floats(rng, 8), **bn(8)}
+        ),
+        text_model(image, "y", after.format(deconv, ""), {"w": w[:4, :3], "c0": floats(rng, 6), **bn(6)}),
+        text_model(image, "y, z", shared, {"w": w, **bn(8)}),
+        text_model(rows, "y", after.format(odd, ""), {"w": sheet.T.copy(), "c0": floats(rng, 1), **bn(6)}),
+        text_model(rows, "y", after.format("MatMul(x, w)", ""), {"w": sheet, **bn(6)}),
+        text_model(
+            "float[2,4,n] x", "y", after.format("Conv(x, w)", ""), {"w": w[..., 0], **bn(8)}, opset=13
+        ),
+        text_model(image, "y", before.format("Conv<group=2>(c, w)"), {"w": half, **bn(4)}),
+        text_model(rows, "y", before.format("Gemm(c, w, c0)"), {"w": sheet, "c0": floats(rng, 6), **bn(5)}),
+        text_model(rows, "y", before.format("MatMul(c, w)"), {"w": sheet, **bn(5)}),
+    ]
+
+
+@graph_pass("fold-batchnorm", atol=1e-5, cases=cases, ops=("BatchNormalization",))
+def fold_batchnorm(graph: Graph, node: Node) -> int:
+    a, b = affine(node)
+    maker = producer(node.inputs[0])
+    if maker is not None and maker.op in WEIGHTED:
+        rank, channels = output_channels(maker)
+        if channels != len(a):
+            raise Skip(f"it normalises {len(a)} channels of {channels}")
+        if maker.op == "MatMul" and rank != 2:
+            raise Skip("the matrix product is not of rank 2")
+        return fold_after(graph, node, maker, a, b)
+    return fold_before(graph, node, node.inputs[0], a, b)
+
+
+def affine(node: Node) -> tuple[Vector, Vector]:
+    """(a, b) of a BatchNormalization in inference; raises Skip if it trains or has no constants."""
+    if node.attrs.get("training_mode", 0) or sum(not out.is_empty() for out in node.outputs) > 1:
+        raise Skip("it is in training mode")
+    if not node.attrs.get("spatial", 1):
+        raise Skip("it normalises every place by itself (spatial=0)")
+    names = ("scale", "shift", "mean", "variance")
+    scale, shift, mean, var = (float_of(t, n) for t, n in zip(node.inputs[1:5], names, strict=True))
+    a = scale / np.sqrt(var + float(node.attrs.get("epsilon", EPSILON)))
+    return a, shift - mean * a
