@@ -1,0 +1,23 @@
+"""INT8 by explicit Q/DQ: statistics of images in bounded memory, ranges by a method, placement by data."""
+
+from edgedeploy.calibration.base import CALIBRATORS, Calibrator, Range, TensorStatistics, make_calibrator
+from edgedeploy.calibration.placement import PlacementReport, place, wanted
+from edgedeploy.calibration.ptq import QuantizeReport, QuantizeResult, quantize
+from edgedeploy.calibration.ruleset import RuleSet, load_rules, rule_names
+
+__all__ = [
+    "CALIBRATORS",
+    "Calibrator",
+    "PlacementReport",
+    "QuantizeReport",
+    "QuantizeResult",
+    "Range",
+    "RuleSet",
+    "TensorStatistics",
+    "load_rules",
+    "make_calibrator",
+    "place",
+    "quantize",
+    "rule_names",
+    "wanted",
+]

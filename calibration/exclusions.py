@@ -1,0 +1,100 @@
+"""Reasons to leave a weighted operator in float, in one line each.
+
+The channel rules are NVIDIA Model-Optimizer's (onnx/quantization/graph_utils.py): where a tile of INT8
+arithmetic cannot be filled, INT8 costs the conversions and gains nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+from edgedeploy.calibration.graph_view import GraphView, attribute
+from edgedeploy.calibration.ruleset import RuleSet
+
+TILE = 16  # channels below which a side of the matrix product is thin
+ALIGNED = 8
+
+
+def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
+    """Why this weighted operator shall not be quantised, or None if it shall."""
+    node = view.nodes[index]
+    activation, weight = node.input[0], node.input[1]
+    if weight not in view.constants:
+        return f"weight '{weight}' is not a constant"
+    if not view.is_activation(activation):
+        return f"input '{activation}' is not a computed float32 tensor"
+    values = view.value(weight)
+    if values.dtype != "float32":
+        return f"weight '{weight}' is {values.dtype}, not float32: calibrate before lowering the precision"
+    if not math.isfinite(float(abs(values).max(initial=0.0))):
+        return f"weight '{weight}' holds NaN or infinity"
+    if not rules.first and not _weighted_before(view, index, rules):
+        return "first layer (rule 'first' is off)"
+    if not rules.last and not _weighted_after(view, index, rules):
+        return "last layer (rule 'last' is off)"
+    if not rules.small_channels:
+        return None
+    if node.op_type in {"Conv", "ConvTranspose"}:
+        return _thin_convolution(view, index, rules)
+    return _thin_product(view, index)
+
+
+def _thin_convolution(view: GraphView, index: int, rules: RuleSet) -> str | None:
+    node = view.nodes[index]
+    group = int(attribute(node, "group", 1))
+    shape = tuple(view.constants[node.input[1]].dims)
+    kernel = shape[2:]
+    # A convolution's weight is (out, in / group, ...), a transposed one's (in, out / group, ...).
+    out, channels = (shape[0], shape[1]) if node.op_type == "Conv" else (shape[1] * group, shape[0])
+    if min(out, channels) >= TILE:
+        return None
+    if group > 1:
+        if out % ALIGNED == 0 and all(size >= 3 for size in kernel):
+            return None
+        return f"grouped, {out} channels, kernel {kernel}: wants a multiple of {ALIGNED} and kernel >= 3"
+    aligned = out % ALIGNED == 0 or channels % ALIGNED == 0
+    wide = max(out, channels) >= TILE or not _weighted_before(view, index, rules)
+    if aligned and wide and len(set(kernel)) <= 1:
+        return None
+    return f"{channels} to {out} channels, kernel {kernel}: too thin for INT8"
+
+
+def _thin_product(view: GraphView, index: int) -> str | None:
+    node = view.nodes[index]
+    depth, width = tuple(view.constants[node.input[1]].dims)[-2:] or (1, 1)
+    if attribute(node, "transB", 0):
+        depth, width = width, depth
+    shape = view.shapes.get(node.input[0], ())
+    rows = shape[-1 if attribute(node, "transA", 0) else -2] if len(shape) >= 2 else 1
+    if rows == 1 or width == 1:
+        return f"a matrix-vector product ({rows} x {depth} by {depth} x {width}) is bound by memory"
+    if min(depth, width) < TILE:
+        return f"{depth} x {width} weight: too thin for INT8"
+    return None
+
+
+def _weighted_before(view: GraphView, index: int, rules: RuleSet) -> bool:
+    """Whether another weighted operator stands anywhere before this one."""
+    stack, seen = [view.nodes[index].input[0]], set[int]()
+    while stack:
+        producer = view.producer.get(stack.pop())
+        if producer is None or producer in seen:
+            continue
+        seen.add(producer)
+        if view.nodes[producer].op_type in rules.weighted:
+            return True
+        stack += view.data_inputs(producer)
+    return False
+
+
+def _weighted_after(view: GraphView, index: int, rules: RuleSet) -> bool:
+    stack, seen = list(view.nodes[index].output), set[int]()
+    while stack:
+        for consumer, _ in view.consumers[stack.pop()]:
+            if consumer in seen:
+                continue
+            seen.add(consumer)
+            if view.nodes[consumer].op_type in rules.weighted:
+                return True
+            stack += view.nodes[consumer].output
+    return False

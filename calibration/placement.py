@@ -1,0 +1,133 @@
+"""Write a model with explicit QuantizeLinear/DequantizeLinear from ranges and a rule set.
+
+One pair per tensor (P4); weights become INT8 initializers with DequantizeLinear alone (H5), a quarter of the
+size. The graph stays standard ONNX of opset 19 or newer: the same file goes to every runtime whose rule set
+it follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from edgedeploy.calibration.base import Range
+from edgedeploy.calibration.graph_view import GraphView
+from edgedeploy.calibration.plan import Note, Plan, make_plan
+from edgedeploy.calibration.ruleset import RuleSet
+from edgedeploy.calibration.weights import LEVELS, SMALLEST_SCALE
+from edgedeploy.calibration.writer import QdqWriter, Scale
+from edgedeploy.core.errors import CalibrationError
+
+OPSET = 19
+
+
+@dataclass(frozen=True)
+class PlacementReport:
+    """What became of the graph.
+
+    Attributes:
+        quantized, excluded: notes on nodes, in graph order; an exclusion's reason is never empty.
+        pairs: tensors with a Q/DQ pair.
+        scales: quantised tensor -> its scale.
+        notes: changes to the model besides, e.g. a raised opset.
+    """
+
+    quantized: tuple[Note, ...]
+    excluded: tuple[Note, ...]
+    pairs: int
+    scales: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A copy of the model at opset 19 or newer, and what had to be changed.
+
+    Raises CalibrationError if it cannot be, or is quantised already.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node):
+        raise CalibrationError("the model is quantised already", "start from the float model")
+    if opset >= OPSET:
+        return result, ()
+    try:
+        result = onnx.version_converter.convert_version(result, OPSET)
+    except Exception as error:
+        raise CalibrationError(
+            f"the model has opset {opset}, INT8 needs {OPSET}, and it cannot be converted: {error}",
+            "export it again with capture.opset=20",
+        ) from error
+    result.ir_version = max(result.ir_version, 9)
+    del result.metadata_props[:]
+    result.metadata_props.extend(model.metadata_props)
+    return result, (f"opset raised from {opset} to {OPSET}",)
+
+
+def place(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], rules: RuleSet
+) -> tuple[onnx.ModelProto, PlacementReport]:
+    """The quantised model, and which nodes were quantised or left in float and why.
+
+    `ranges` are of the float tensors that `wanted` names; nodes that need one which is not there stay in
+    float. Raises CalibrationError if the model is quantised already or its opset cannot be raised to 19.
+    """
+    result, notes = prepared(model)
+    view = GraphView(result)
+    missing = {
+        name: f"no range is known for its input '{name}'"
+        for name in make_plan(view, rules).tensors
+        if name not in ranges
+    }
+    plan = make_plan(view, rules, missing)
+    writer = QdqWriter(result, view, plan, _scales(view, plan, ranges, rules))
+    writer.write()
+    onnx.checker.check_model(result)
+    report = PlacementReport(
+        tuple(plan.quantized),
+        tuple(plan.excluded),
+        len(plan.tensors),
+        {name: float(scale) for name, (scale, _) in writer.scales.items()},
+        notes,
+    )
+    return result, report
+
+
+def wanted(model: onnx.ModelProto, rules: RuleSet) -> list[str]:
+    """Tensors whose ranges `place` needs."""
+    return make_plan(GraphView(model), rules).tensors
+
+
+def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: RuleSet) -> dict[str, Scale]:
+    """Scale and zero-point per tensor; tensors tied together get those of the union of their ranges."""
+    merged: dict[str, Range] = {}
+    for name in plan.tensors:
+        leader = plan.find(name)
+        own = _known_range(view, name, rules) or ranges[name]
+        merged[leader] = merged[leader].union(own) if leader in merged else own
+    return {name: scale_of(merged[plan.find(name)], rules.activation) for name in plan.tensors}
+
+
+def _known_range(view: GraphView, name: str, rules: RuleSet) -> Range | None:
+    producer = view.producer.get(name)
+    known = rules.known_ranges.get(view.nodes[producer].op_type) if producer is not None else None
+    return Range(*known) if known else None
+
+
+def scale_of(covered: Range, kind: str) -> Scale:
+    """Scale and zero-point: int8 s = amax / 127, or uint8 s = (high - low) / 255 with zero covered exactly.
+
+    A tensor that was zero throughout gets scale 1: nothing is known of what else it may hold.
+    """
+    if not (math.isfinite(covered.low) and math.isfinite(covered.high)):
+        raise CalibrationError(f"a range is not finite: [{covered.low}, {covered.high}]")
+    if kind == "int8":
+        scale = max(covered.amax / LEVELS, SMALLEST_SCALE) if covered.amax > 0 else 1.0
+        return np.float32(scale), np.int8(0)
+    low, high = min(covered.low, 0.0), max(covered.high, 0.0)
+    scale = max((high - low) / 255, SMALLEST_SCALE) if high > low else 1.0
+    return np.float32(scale), np.uint8(np.clip(np.rint(-low / scale), 0, 255))

@@ -1,0 +1,107 @@
+"""Post-training quantisation in one call: plan, collect statistics, compute ranges, write Q/DQ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from edgedeploy.calibration.base import Range, TensorStatistics, make_calibrator
+from edgedeploy.calibration.collect import FeedsFactory, Progress, collect
+from edgedeploy.calibration.placement import PlacementReport, place, prepared, wanted
+from edgedeploy.calibration.ruleset import RuleSet, load_rules
+from edgedeploy.core.errors import CalibrationError
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """How a model was quantised.
+
+    Attributes:
+        placement: nodes in INT8 and in float, with reasons.
+        images, passes: feeds seen, and passes over them that the memory budget took.
+        problems: tensors with NaN, infinite or constant values, in one line each.
+        seconds: wall time.
+    """
+
+    placement: PlacementReport
+    images: int
+    passes: int
+    problems: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """The INT8 model, the range of each quantised tensor, and how they came about."""
+
+    model: onnx.ModelProto
+    ranges: dict[str, Range]
+    report: QuantizeReport
+
+
+def quantize(
+    model: onnx.ModelProto,
+    feeds_factory: FeedsFactory,
+    *,
+    method: str = "entropy",
+    options: Mapping[str, Any] | None = None,
+    rules: str | RuleSet = "tensorrt",
+    memory_mb: int = 512,
+    progress: Progress | None = None,
+) -> QuantizeResult:
+    """Quantise a float32 model to INT8 with explicit Q/DQ; the argument is left as it is.
+
+    Args:
+        model: after the graph passes: weight scales are those of the weights that will run.
+        feeds_factory: gives the calibration inputs anew at every call, as numpy arrays by input name.
+        method, options: a file of calibration/ and the fields of its dataclass.
+        rules: name of a file of calibration/rules, or a rule set with options changed.
+        memory_mb: bound on the activations alive at once; more passes over the data where it is small.
+        progress: called with (feeds done, feeds in total or None) over all passes.
+
+    Raises:
+        CalibrationError: no data, a model that does not run, or nothing in it to quantise.
+        UnknownNameError, RecipeError: no such method, rule set or option.
+    """
+    start = time.perf_counter()
+    calibrator = make_calibrator(method, options or {})
+    rules = load_rules(rules) if isinstance(rules, str) else rules
+    model, notes = prepared(model)
+    tensors = wanted(model, rules)
+    if not tensors:
+        _, report = place(model, {}, rules)
+        why = "; ".join(f"{note.node}: {note.reason}" for note in report.excluded[:3])
+        raise CalibrationError(f"nothing in the model can run in INT8 ({why or 'no operator with weights'})")
+    collected = collect(
+        model,
+        tensors,
+        feeds_factory,
+        histograms=calibrator.needs_histogram,
+        memory_mb=memory_mb,
+        progress=progress,
+    )
+    usable = {name: entry for name, entry in collected.statistics.items() if entry.count}
+    ranges = {name: calibrator.range_of(entry) for name, entry in usable.items()}
+    quantized, placement = place(model, ranges, rules)
+    if notes:
+        placement = PlacementReport(**{**vars(placement), "notes": (*notes, *placement.notes)})
+    problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))
+    seconds = time.perf_counter() - start
+    report_ = QuantizeReport(placement, collected.images, collected.passes, problems, seconds)
+    return QuantizeResult(quantized, ranges, report_)
+
+
+def _problems(name: str, entry: TensorStatistics) -> list[str]:
+    if not entry.count:
+        return [f"'{name}' has no finite value: what reads it stays in float"]
+    lines = []
+    if entry.nonfinite:
+        share = entry.nonfinite / (entry.nonfinite + entry.count)
+        lines.append(f"'{name}' has NaN or infinite values ({share:.2%}), left out of its range")
+    if entry.minimum == entry.maximum:
+        lines.append(f"'{name}' is constant ({entry.minimum:g}) over all calibration data")
+    return lines

@@ -1,0 +1,27 @@
+"""q = round(w / s), s = max |w| / 127, per output channel or for the whole tensor; zero-point 0.
+
+The range is [-127, 127], symmetric, so that negating a weight negates its code. A channel of zeros gets scale
+1, for scales must be positive (H1). Arithmetic in float64; scales are float32 and codes are of the rounded
+scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 127
+# The smallest normal float32 would do for us, but runtimes take reciprocals.
+SMALLEST_SCALE = 2.0**-100
+
+
+def quantize_weight(w: NDArray[np.float32], axis: int | None) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Codes (shape of w) and scales: (channels,) along `axis`, or () for axis None."""
+    others = tuple(i for i in range(w.ndim) if i != axis) if axis is not None else None
+    peak = np.abs(w).max(axis=others, initial=0.0).astype(np.float64)
+    scale = np.where(peak > 0, np.maximum(peak / LEVELS, SMALLEST_SCALE), 1.0).astype(np.float32)
+    spread = scale.astype(np.float64)
+    if axis is not None:
+        spread = spread.reshape([-1 if i == axis else 1 for i in range(w.ndim)])
+    codes = np.clip(np.rint(w / spread), -LEVELS, LEVELS).astype(np.int8)
+    return codes, scale
