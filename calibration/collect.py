@@ -174,7 +174,7 @@ def _runner(
             if name in wanted
         }
         try:
-            outputs = session.run_with_ort_values(computed, values)
+            outputs = list(session.run_with_ort_values(computed, values))
         except Exception as error:
             raise CalibrationError(f"the model does not run on a calibration input: {error}") from error
         outputs.reverse()

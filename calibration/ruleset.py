@@ -17,7 +17,7 @@ from edgedeploy.core.errors import RecipeError, UnknownNameError
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # JetPack 6 ships Python 3.10
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 PACKAGE = "edgedeploy.calibration.rules"
 

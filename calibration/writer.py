@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import Plan
 from edgedeploy.calibration.weights import quantize_weight
 
 Scale = tuple[np.float32, "np.int8 | np.uint8"]
-M = TypeVar("M", NodeProto, TensorProto, ValueInfoProto)
 
 
 class QdqWriter:
@@ -101,20 +99,17 @@ class QdqWriter:
         used |= {value.name for value in self.graph.output}
         replaced = {name for name, _ in self.dequantized} - used
         for holder in (self.graph.initializer, self.graph.input, self.graph.value_info):
-            kept = [_copy(entry) for entry in holder if entry.name not in replaced]
-            del holder[:]
-            holder.extend(kept)
-        nodes = [
-            _copy(node)
-            for node in self.graph.node
-            if not (node.op_type == "Constant" and node.output[0] in replaced)
-        ]
-        del self.graph.node[:]
-        self.graph.node.extend(nodes)
+            for position in reversed(range(len(holder))):
+                if holder[position].name in replaced:
+                    del holder[position]
+        for position in reversed(range(len(self.graph.node))):
+            node = self.graph.node[position]
+            if node.op_type == "Constant" and node.output[0] in replaced:
+                del self.graph.node[position]
 
 
-def _copy(message: M) -> M:
+def _copy(node: NodeProto) -> NodeProto:
     """Protobuf containers free what is removed from them: keep a copy instead."""
-    result = type(message)()
-    result.CopyFrom(message)
+    result = NodeProto()
+    result.CopyFrom(node)
     return result
