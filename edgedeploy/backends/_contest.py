@@ -17,8 +17,9 @@ from edgedeploy.core.parity import EXACT, Parity, compare
 from edgedeploy.core.spec import Artifact
 
 FP32_MAX_REL = 1e-3
-# Signal to noise against the same graph computed exactly, in dB. bf16 has 8 bits of mantissa, fp16 has 11, and
-# depth costs some; int8 runtimes differ in rounding only, but a deep network makes flipped steps of that.
+# Signal to noise against the same graph computed exactly, in dB. bf16 has 8 bits of mantissa, fp16 11, and
+# depth costs some of them; int8 runtimes differ in rounding only, but a deep network makes flipped steps of
+# that.
 MIN_SQNR_DB = {"bf16": 25.0, "fp16": 40.0, "int8": 20.0}
 SEEDS = 2
 WARMUP, ROUNDS, SECONDS = 2, 15, 3.0

@@ -1,0 +1,71 @@
+"""What a TensorRT builder says: kept while it works, so that its own words can go into the error."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from edgedeploy.core.errors import BuildError, UnsupportedOpError
+
+_LONGEST_MESSAGE = 600
+
+
+def make_logger(sdk: Any, verbose: bool) -> Any:
+    """An `ILogger` of this SDK that keeps (severity, text) in `.messages`; with `verbose` it prints them too.
+
+    It is made here, not declared, because its base class is the SDK's. Keep it alive as long as what it
+    logs for.
+    """
+
+    class KeepingLogger(sdk.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            sdk.ILogger.__init__(self)  # the binding's constructor has to be named: super() does not reach it
+            self.messages: list[tuple[Any, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.messages.append((severity, message))
+            if verbose and severity <= sdk.ILogger.INFO:
+                sys.stderr.write(f"{severity.name.lower()}: {message}\n")
+
+    return KeepingLogger()
+
+
+def texts(logger: Any) -> list[str]:
+    """All messages, oldest first."""
+    return [message for _, message in logger.messages]
+
+
+def build_error(sdk: Any, backend: str, logger: Any, what: str) -> BuildError:
+    """The error of a builder that answered None, with the errors that it logged, else its warnings."""
+    for worst in (sdk.ILogger.ERROR, sdk.ILogger.WARNING):
+        said = [message for severity, message in logger.messages if severity <= worst]
+        if said:
+            break
+    else:
+        said = ["it says nothing"]
+    text = "; ".join(dict.fromkeys(" ".join(message.split()) for message in said))
+    hint = "give it more memory: --workspace" if "workspace" in text else "see its log with --verbose"
+    return BuildError(f"{backend} could not build {what}: {text[:_LONGEST_MESSAGE]}", hint)
+
+
+def parser_error(sdk: Any, backend: str, parser: Any, logger: Any, what: str) -> BuildError:
+    """The error of a parser that refused a model: which operator and node, and why."""
+    for index in range(parser.num_errors):
+        problem = parser.get_error(index)
+        op, node, why = problem.node_operator(), problem.node_name(), " ".join(problem.desc().split())
+        unsupported = problem.code() == sdk.ErrorCode.UNSUPPORTED_NODE or "Plugin not found" in why
+        if unsupported:
+            return UnsupportedOpError(op, node, backend, "another backend may have it: --backend NAME")
+        if op:
+            said = [m for severity, m in logger.messages if severity <= sdk.ILogger.ERROR]
+            detail = " ".join((said[-1] if said else why).split())[:_LONGEST_MESSAGE]
+            return BuildError(
+                f"{backend} refuses {op} (node '{node}') of {what}: {detail}", _hint(op, detail)
+            )
+    return build_error(sdk, backend, logger, what)
+
+
+def _hint(op: str, detail: str) -> str:
+    if "QuantizeLinear" in op or "Int32" in detail:
+        return "quantise again with the TensorRT rules: edgedeploy quantize MODEL.onnx --data FOLDER"
+    return "another backend may take it: --backend NAME"

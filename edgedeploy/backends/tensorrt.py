@@ -1,0 +1,42 @@
+"""TensorRT as on data centre GPUs, desktops and Jetson: builds for the GPU that is in this machine.
+
+UNVERIFIED: the builder path is the one that `tensorrt_rtx` runs, but no GPU has built with this flavour yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgedeploy.backends import _cuda
+from edgedeploy.backends._tensorrt_common import TensorRtBackend
+from edgedeploy.backends.base import BACKENDS
+from edgedeploy.core.errors import BuildError
+from edgedeploy.core.target import Target
+
+
+class TensorRt(TensorRtBackend):
+    name = "tensorrt"
+    package = "tensorrt"
+    extra = "edgedeploy[tensorrt]"
+
+    def why_not(self) -> str:
+        reason = super().why_not()
+        # On a Jetson there is nothing to pip install: saying so here saves users a wrong wheel.
+        return (
+            f"{reason} (on Jetson it comes with JetPack: use a venv with --system-site-packages)"
+            if reason
+            else ""
+        )
+
+    def _aim(self, sdk: Any, config: Any, target: Target) -> str:  # noqa: ARG002
+        here = _cuda.compute_capability()
+        if target.compute_capability not in (None, here):
+            raise BuildError(
+                f"target {target.name} has compute capability {target.compute_capability}, "
+                f"the GPU here {here}",
+                "run this build on the device",
+            )
+        return here
+
+
+BACKENDS.register("tensorrt")(TensorRt())
