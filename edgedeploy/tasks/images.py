@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.core.errors import UsageError
+from edgedeploy.core.errors import OutputError, UsageError
 from edgedeploy.core.spec import TensorSpec
 from edgedeploy.tasks.base import Array, Image, channels_last, size_of
 
@@ -56,11 +56,14 @@ def decode(data: bytes, flags: int) -> Array | None:
 
 
 def write_image(path: Path, image: Image) -> None:
-    """Write RGB (H, W, 3) by the suffix of `path`; the caller makes the write atomic. Raises OSError."""
+    """Write RGB (H, W, 3) by the suffix of `path`; the caller makes it atomic. Raises OutputError."""
     done, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
-        raise OSError(f"cannot encode {path.name}")
-    path.write_bytes(data.tobytes())
+        raise OutputError(f"cannot encode an image as {path.suffix}", "use .png")
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}", "free some space") from error
 
 
 def resize_image(image: Image, height: int, width: int) -> Image:

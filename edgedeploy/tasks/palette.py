@@ -51,7 +51,7 @@ def draw_legend(
     picture: NDArray[np.uint8], entries: Sequence[tuple[str, NDArray[np.uint8]]]
 ) -> NDArray[np.uint8]:
     """A copy with (name, colour) lines at the top left, as many as the height holds."""
-    result = picture.copy()
+    result = np.array(picture, dtype=np.uint8)
     size = max(0.35, min(result.shape[:2]) / 900)
     line = round(size * 30)
     for row, (name, colour) in enumerate(entries):
@@ -61,9 +61,7 @@ def draw_legend(
         rgb = tuple(int(value) for value in colour)
         cv2.rectangle(result, (4, top), (4 + line, top + line - 3), rgb, cv2.FILLED)
         place = (10 + line, top + line - line // 3)
-        for shade, thickness in (
-            ((0, 0, 0), 3),
-            ((255, 255, 255), 1),
-        ):  # a dark rim keeps text legible on anything
+        # A dark rim keeps text legible on anything.
+        for shade, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(result, name, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, thickness, cv2.LINE_AA)
     return result

@@ -36,7 +36,6 @@ LEGEND_SHARE = 0.002  # classes below this share of the picture are left out of 
 VOID = {11: 11, 19: 255}  # the unlabelled index of CamVid and Cityscapes, by class count
 
 
-@TASKS.register("segmentation")
 class Segmentation(Task):
     """Classes of an image's pixels; the result is a class map, uint8 (H, W)."""
 
@@ -158,3 +157,6 @@ def _enlarge(plane: NDArray[Any], height: int, width: int, kind: int) -> NDArray
         if plane.shape == (height, width)
         else np.asarray(cv2.resize(plane, (width, height), interpolation=kind))
     )
+
+
+TASKS.register("segmentation")(Segmentation)

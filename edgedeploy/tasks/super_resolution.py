@@ -40,7 +40,6 @@ Luma = NDArray[Any]  # uint8, or float32 where luma was computed from RGB; 0..25
 MARGIN = 8  # pixels around a tile that only serve as context; ESPCN sees 4 in each direction
 
 
-@TASKS.register("super-resolution")
 class SuperResolution(Task):
     """Enlarge an image by `scale`; the result is RGB uint8 (scale*H, scale*W, 3)."""
 
@@ -231,3 +230,6 @@ def _scale(artifact: Artifact) -> int:
             "export it with the task option scale",
         )
     return scale
+
+
+TASKS.register("super-resolution")(SuperResolution)

@@ -1,0 +1,75 @@
+"""The queue between two threads of the demo: bounded, with an end, an error path, and a mode that keeps only
+the newest.
+
+A full channel makes its producer wait, so that no frame of a file is lost; with `latest` it forgets its
+oldest item instead, so that a slow model shows what a camera sees now and not what it saw seconds ago.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+WAKE_S = 0.5  # a wait without a limit cannot be interrupted from the keyboard on every system
+
+
+class Closed(Exception):
+    """The consumer has gone: whoever produces for it can stop."""
+
+
+class Channel(Generic[T]):
+    """One producer, one consumer.
+
+    Attributes:
+        dropped: items forgotten because newer ones came.
+    """
+
+    def __init__(self, capacity: int, latest: bool = False) -> None:
+        self.capacity, self.latest = capacity, latest
+        self.dropped = 0
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = self._cancelled = False
+        self._error: BaseException | None = None
+
+    def put(self, item: T) -> None:
+        """Hand over an item; raises Closed once the consumer has gone."""
+        with self._changed:
+            while not self.latest and not self._cancelled and len(self._items) >= self.capacity:
+                self._changed.wait(WAKE_S)
+            if self._cancelled:
+                raise Closed
+            if len(self._items) >= self.capacity:
+                self._items.popleft()
+                self.dropped += 1
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more will come; an error is raised in the consumer at once, ahead of waiting items."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """The consumer wants no more."""
+        with self._changed:
+            self._cancelled = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                while not self._items and not self._ended and not self._cancelled:
+                    self._changed.wait(WAKE_S)
+                if self._error is not None:
+                    raise self._error
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item

@@ -1,0 +1,77 @@
+"""Pictures on their way through the demo: a frame of a source, and YUV 4:2:0 pictures as numpy planes.
+
+Video is decoded to planes and encoded from planes. A super-resolution network works on luma, so its video
+never becomes RGB, which would cost more time than the network does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.tasks.base import Image
+from edgedeploy.tasks.video import require_av
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+Plane = NDArray[np.uint8]
+YUV420, FULL_RANGE, STUDIO_RANGE = "yuv420p", 2, 1
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    Attributes:
+        index: place in the source, counting dropped frames too.
+        timestamp: seconds in the source's own time.
+        captured_at: time.perf_counter() when it was read; the age of a frame counts from here.
+        content: RGB (H, W, 3) uint8, or a YUV 4:2:0 studio-range picture of PyAV.
+        name: what an image file made from it is called.
+    """
+
+    index: int
+    timestamp: float
+    captured_at: float
+    content: Image | VideoFrame
+    name: str
+
+    def rgb(self) -> Image:
+        return as_rgb(self.content)
+
+
+def as_rgb(picture: Image | VideoFrame) -> Image:
+    """RGB (H, W, 3) uint8 of a picture of either kind."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    return np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+
+
+def as_yuv(picture: Image | VideoFrame) -> VideoFrame:
+    """A YUV 4:2:0 studio-range picture of a picture of either kind; the same object if it is one already."""
+    if isinstance(picture, np.ndarray):
+        frame = require_av().VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        return frame.reformat(format=YUV420)  # type: ignore[no-any-return]
+    if picture.format.name == YUV420 and picture.color_range != FULL_RANGE:
+        return picture
+    return picture.reformat(format=YUV420, dst_color_range=STUDIO_RANGE)
+
+
+def new_yuv(width: int, height: int, like: VideoFrame) -> VideoFrame:
+    """An empty YUV 4:2:0 picture that keeps the colour description of another."""
+    frame: VideoFrame = require_av().VideoFrame(width, height, YUV420)
+    frame.colorspace, frame.color_range = like.colorspace, like.color_range
+    return frame
+
+
+def planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
+    """Writable views of Y (H, W), U and V (H/2, W/2, rounded up) of a YUV 4:2:0 picture."""
+    views = []
+    for plane in frame.planes:
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
+        views.append(rows[: plane.height, : plane.width])
+    return views[0], views[1], views[2]

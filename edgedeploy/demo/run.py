@@ -1,0 +1,231 @@
+"""The demo: read, infer and write in three threads, and count what a viewer would notice.
+
+The reader and the network have a thread each; pictures are finished and written in the caller's thread, where
+windows have to live. Frames of files wait for each other, of live sources only the newest is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedeploy.backends.base import OpenOptions, Session
+from edgedeploy.backends.select import open_artifact
+from edgedeploy.core.errors import UsageError
+from edgedeploy.core.spec import Artifact
+from edgedeploy.demo.channel import Channel, Closed
+from edgedeploy.demo.frames import Frame, as_rgb
+from edgedeploy.demo.sink import Sink
+from edgedeploy.demo.sinks import open_sink
+from edgedeploy.demo.sources import Source, open_source
+from edgedeploy.demo.views import View, make_view, write_text
+from edgedeploy.tasks.base import Array, Task, task_for
+
+FILE_QUEUE = 4  # frames waiting between two threads: enough to even out, little enough to keep memory small
+Shown = tuple[Frame, Any]
+
+
+@dataclass(frozen=True)
+class DemoStats:
+    """What a run of the demo was like.
+
+    Attributes:
+        frames: pictures written.
+        seconds: from the first read to the finished output.
+        fps: frames / seconds.
+        dropped: frames of a live source that newer ones replaced.
+        age_ms_p50, age_ms_p95: time from reading a frame to having written it.
+        model_ms_p50: time in the network a frame.
+        path: what was written, None for a window or null.
+        interrupted: whether the user stopped it.
+    """
+
+    frames: int
+    seconds: float
+    fps: float
+    dropped: int
+    age_ms_p50: float
+    age_ms_p95: float
+    model_ms_p50: float
+    path: Path | None
+    interrupted: bool
+
+
+def run_demo(
+    artifact: Artifact,
+    source: str | Source,
+    sink: str | Sink = "window",
+    *,
+    view: str = "result",
+    limit: int | None = None,
+    session: Session | None = None,
+    backend: str | None = None,
+    threads: int = 0,
+    on_frame: Callable[[int, int | None], None] | None = None,
+) -> DemoStats:
+    """Run a model on every frame of a source and hand the pictures to a sink.
+
+    Args:
+        artifact: the model; a dynamic one is opened for the size of the source.
+        source, sink: as open_source and open_sink take them, or opened.
+        view: "result" or "side-by-side".
+        limit: stop after so many frames.
+        session: an open session of the artifact; by default it is opened here with `backend` and `threads`.
+        on_frame: called with (frames written, frames in all where known).
+
+    Raises UsageError, DeviceError or OutputError of the parts; then no half-written file is left. Ctrl-C ends
+    the run like the end of the source.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"cannot show {limit} frames", "give --limit 1 or more")
+    task = task_for(artifact)
+    reader = open_source(source) if isinstance(source, str) else source
+    try:
+        make_view(view, task, yuv=False)
+        writer = sink if isinstance(sink, Sink) else open_sink(_distinct(sink, reader), reader.fps)
+        try:
+            opened = session or _open(artifact, task, reader, backend, threads)
+            try:
+                return _Run(task, opened, reader, writer, view, limit, on_frame).go()
+            finally:
+                if session is None:
+                    opened.close()
+        except BaseException:
+            writer.abort()
+            raise
+    finally:
+        reader.close()
+
+
+def _open(artifact: Artifact, task: Task, source: Source, backend: str | None, threads: int) -> Session:
+    dynamic = not task.input.is_static
+    shapes = {task.input.name: task.input_shape(source.height, source.width)} if dynamic else {}
+    return open_artifact(artifact, OpenOptions(shapes=shapes, threads=threads), backend)
+
+
+def _distinct(sink: str, source: Source) -> str:
+    """Refuse to write over what is being read."""
+    target, origin = Path(sink), Path(source.uri)
+    if sink not in ("window", "null") and target.exists() and origin.exists() and target.samefile(origin):
+        raise UsageError(f"{sink} is the source itself", "choose another place with --sink")
+    return sink
+
+
+class _Timed:
+    """A session that remembers how long it worked since it was last asked."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.inputs, self.seconds = session, session.inputs, 0.0
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        begin = time.perf_counter()
+        outputs = self.session(feeds)
+        self.seconds += time.perf_counter() - begin
+        return outputs
+
+    def take(self) -> float:
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+@dataclass
+class _Run:
+    task: Task
+    session: Session
+    source: Source
+    sink: Sink
+    view: str
+    limit: int | None
+    on_frame: Callable[[int, int | None], None] | None
+    ages: list[float] = field(default_factory=list)
+    model: list[float] = field(default_factory=list)
+
+    def go(self) -> DemoStats:
+        live = self.source.live
+        frames: Channel[Frame] = Channel(1 if live else FILE_QUEUE, latest=live)
+        results: Channel[tuple[Frame, View, Any]] = Channel(1 if live else FILE_QUEUE)
+        workers = [
+            threading.Thread(target=self._read, args=(frames,), name="read", daemon=True),
+            threading.Thread(target=self._infer, args=(frames, results), name="infer", daemon=True),
+        ]
+        begin = time.perf_counter()
+        interrupted = False
+        for worker in workers:
+            worker.start()
+        try:
+            self._write(results, begin)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            frames.cancel()
+            results.cancel()
+            for worker in workers:
+                worker.join(timeout=5)
+        self.sink.finish()
+        seconds = time.perf_counter() - begin
+        count = len(self.ages)
+        p50, p95 = (float(np.percentile(self.ages or [0.0], q)) * 1e3 for q in (50, 95))
+        return DemoStats(
+            frames=count,
+            seconds=seconds,
+            fps=count / seconds,
+            dropped=frames.dropped,
+            age_ms_p50=p50,
+            age_ms_p95=p95,
+            model_ms_p50=float(np.median(self.model or [0.0])) * 1e3,
+            path=self.sink.path if count else None,
+            interrupted=interrupted,
+        )
+
+    def _read(self, frames: Channel[Frame]) -> None:
+        with _ending(frames):
+            for frame in self.source.frames():
+                frames.put(frame)
+
+    def _infer(self, frames: Channel[Frame], results: Channel[tuple[Frame, View, Any]]) -> None:
+        session = _Timed(self.session)
+        with _ending(results):
+            for frame in frames:
+                view = make_view(self.view, self.task, yuv=not isinstance(frame.content, np.ndarray))
+                result = view.infer(session, frame)
+                self.model.append(session.take())
+                results.put((frame, view, result))
+
+    def _write(self, results: Channel[tuple[Frame, View, Any]], begin: float) -> None:
+        total = self.source.total
+        if self.limit is not None:
+            total = self.limit if total is None else min(total, self.limit)
+        first: float | None = None
+        for frame, view, result in results:
+            picture = view.picture(frame, result)
+            if self.sink.wants_text:
+                picture = as_rgb(picture)
+                age = (time.perf_counter() - frame.captured_at) * 1e3
+                fps = len(self.ages) / max(1e-9, time.perf_counter() - begin)
+                write_text(picture, ["", f"{fps:.1f} fps  {age:.0f} ms old"])
+            first = frame.timestamp if first is None else first
+            wanted = self.sink.write(picture, frame.timestamp - first, frame.name)
+            self.ages.append(time.perf_counter() - frame.captured_at)
+            if self.on_frame:
+                self.on_frame(len(self.ages), total)
+            if not wanted or len(self.ages) == self.limit:
+                return
+
+
+class _ending:  # noqa: N801  used like a function
+    """End a channel when the block ends, with its error if it raised one."""
+
+    def __init__(self, channel: Channel[Any]) -> None:
+        self.channel = channel
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        self.channel.end(None if isinstance(error, Closed) else error)
+        return True

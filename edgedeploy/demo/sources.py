@@ -1,0 +1,161 @@
+"""Where pictures come from: a webcam's number, a video file, an image, a folder of images, an RTSP or HTTP
+address.
+
+Files and addresses are decoded by PyAV, webcams by OpenCV. A source only reads; the demo's reader thread
+decides what happens when it reads faster than the model runs: frames of a file wait, frames of a live source
+are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgedeploy.core.errors import DeviceError, UsageError
+from edgedeploy.demo.frames import Frame, as_yuv
+from edgedeploy.tasks.base import Image
+from edgedeploy.tasks.images import is_image, list_images, read_image
+from edgedeploy.tasks.video import decode_video, open_video
+
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtp", "udp", "srt", "mms"})
+IMAGES_PER_SECOND = 2.0
+CONNECT_OPTIONS = {"timeout": "5000000"}  # microseconds without an answer
+LOW_LATENCY = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
+
+
+class Source(ABC):
+    """A sequence of frames.
+
+    Attributes:
+        uri: as the user gave it.
+        live: whether frames that come too fast are to be dropped.
+        width, height: of the first frame.
+        fps: frames a second, as the source states it.
+        total: number of frames where known.
+    """
+
+    def __init__(
+        self, uri: str, live: bool, width: int, height: int, fps: float, total: int | None = None
+    ) -> None:
+        self.uri, self.live, self.total = uri, live, total
+        self.width, self.height, self.fps = width, height, fps
+
+    @abstractmethod
+    def frames(self) -> Iterator[Frame]:
+        """The frames in order, once; raises DeviceError or UsageError where reading fails."""
+
+    def close(self) -> None:  # noqa: B027  only devices and files have something to close
+        """Give the device or file back; safe to call twice."""
+
+
+class VideoSource(Source):
+    """A file or address that FFmpeg reads; frames are YUV 4:2:0."""
+
+    def __init__(self, uri: str) -> None:
+        scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+        options = CONNECT_OPTIONS if scheme else {}
+        if scheme in LIVE_SCHEMES:
+            options = {**options, **LOW_LATENCY}
+        self._container = open_video(uri, options)
+        stream = self._container.streams.video[0]
+        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        live = scheme in LIVE_SCHEMES or (bool(scheme) and self._container.duration is None)
+        context = stream.codec_context
+        if min(context.width, context.height) < 1:
+            self._container.close()
+            raise UsageError(f"{uri} holds no frames", "copy or record it again")
+        super().__init__(uri, live, context.width, context.height, fps, stream.frames or None)
+
+    def frames(self) -> Iterator[Frame]:
+        for index, picture in enumerate(decode_video(self._container, self.uri)):
+            seconds = index / self.fps if picture.time is None else float(picture.time)
+            yield Frame(index, seconds, time.perf_counter(), as_yuv(picture), f"{index:06d}")
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class ImageSource(Source):
+    """One image or the images of a folder, in order of name."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = list_images(path) if path.is_dir() else [path]
+        height, width = read_image(self._files[0]).shape[:2]
+        super().__init__(str(path), False, width, height, IMAGES_PER_SECOND, len(self._files))
+
+    def frames(self) -> Iterator[Frame]:
+        for index, file in enumerate(self._files):
+            image = read_image(file)
+            yield Frame(index, index / self.fps, time.perf_counter(), image, file.stem)
+
+
+class CameraSource(Source):
+    """A webcam by its number."""
+
+    def __init__(self, number: int) -> None:
+        with quiet_stderr():
+            self._camera = cv2.VideoCapture(number)
+            # The driver's own queue holds old frames: the shortest there is.
+            self._camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+            first = self._read() if self._camera.isOpened() else None
+        if first is None:
+            self._camera.release()
+            raise DeviceError(f"there is no camera {number}", "give a video file or an address with --source")
+        fps = self._camera.get(cv2.CAP_PROP_FPS)
+        self._first: Image | None = first
+        super().__init__(str(number), True, first.shape[1], first.shape[0], fps if fps > 0 else 30.0)
+
+    def frames(self) -> Iterator[Frame]:
+        index, begin = 0, time.perf_counter()
+        while True:
+            image = self._first if self._first is not None else self._read()
+            self._first = None
+            if image is None:
+                raise DeviceError(f"camera {self.uri} stopped after {index} frames", "check its cable")
+            now = time.perf_counter()
+            yield Frame(index, now - begin, now, image, f"{index:06d}")
+            index += 1
+
+    def close(self) -> None:
+        self._camera.release()
+
+    def _read(self) -> Image | None:
+        done, picture = self._camera.read()
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8) if done else None
+
+
+def open_source(uri: str) -> Source:
+    """Open what the user named; raises DeviceError or UsageError with what to give instead."""
+    if uri.isdecimal():
+        return CameraSource(int(uri))
+    if "://" in uri:
+        return VideoSource(uri)
+    path = Path(uri)
+    if not path.exists():
+        raise UsageError(
+            f"{uri} does not exist", "give a file, a folder of images, a webcam number or an address"
+        )
+    if path.is_dir() or is_image(path):
+        return ImageSource(path)
+    return VideoSource(uri)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence what OpenCV's camera drivers print by themselves: the error raised here says it in one line."""
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

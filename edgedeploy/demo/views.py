@@ -1,0 +1,129 @@
+"""What the demo shows: the result alone, or side by side with what it is to be compared with.
+
+A view has two halves that run in different threads: `infer` feeds the network, `picture` makes what a sink
+takes. For super-resolution of video both stay in YUV planes, and the network's output is written straight
+into the picture.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.demo.frames import Frame, Plane, new_yuv, planes
+from edgedeploy.tasks.base import Image, Run, Task
+from edgedeploy.tasks.segmentation import Segmentation
+from edgedeploy.tasks.super_resolution import SuperResolution
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+VIEWS = ("result", "side-by-side")
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+BLACK, WHITE = 16, 235  # studio-range luma
+
+
+class View(ABC):
+    """How results of one task become pictures."""
+
+    @abstractmethod
+    def infer(self, session: Run, frame: Frame) -> Any:
+        """Run the network; what is returned owns its memory."""
+
+    @abstractmethod
+    def picture(self, frame: Frame, result: Any) -> Image | VideoFrame:
+        """What the sink gets."""
+
+
+@dataclass(frozen=True)
+class DrawView(View):
+    """Any task on RGB: its own drawing, beside the input if asked."""
+
+    task: Task
+    beside: bool
+
+    def infer(self, session: Run, frame: Frame) -> Any:
+        return self.task.run(session, frame.rgb())
+
+    def picture(self, frame: Frame, result: Any) -> Image:
+        image = frame.rgb()
+        if not self.beside:
+            return self.task.draw(image, result)
+        if isinstance(self.task, Segmentation):
+            return np.hstack([image, self.task.draw_map(image, result)])
+        right = self.task.draw(image, result)
+        height, width = right.shape[:2]
+        left = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+        if isinstance(self.task, SuperResolution):
+            write_text(left, ["bicubic"])
+            write_text(right, [self.task.artifact.model])
+        return np.hstack([left, right])
+
+
+@dataclass(frozen=True)
+class LumaView(View):
+    """Super-resolution of YUV video without a detour over RGB."""
+
+    task: SuperResolution
+    beside: bool
+
+    def infer(self, session: Run, frame: Frame) -> VideoFrame:
+        video: Any = frame.content
+        width, height = self.task.scale * video.width, self.task.scale * video.height
+        # Halves begin at an even column, so that chroma, at half the resolution, begins with them.
+        half = width + width % 2
+        result = new_yuv(half + width if self.beside else width, height, video)
+        out = planes(result)[0]
+        if half != width:
+            out[:, width:half] = BLACK
+        self.task.upscale(session, planes(video)[0], out=out[:, -width:])
+        return result
+
+    def picture(self, frame: Frame, result: Any) -> VideoFrame:
+        video: Any = frame.content
+        (luma, *chroma), (target, *targets) = planes(video), planes(result)
+        if self.beside:
+            width = self.task.scale * video.width
+            left, right = target[:, :width], target[:, -width:]
+            enlarge(luma, left)
+            write_text(left, ["bicubic"])
+            write_text(right, [self.task.artifact.model])
+        for small, large in zip(chroma, targets, strict=True):
+            if not self.beside:
+                enlarge(small, large)
+                continue
+            size = (self.task.scale * video.width + 1) // 2
+            enlarge(small, large[:, :size])
+            large[:, -size:] = large[:, :size]
+        return result  # type: ignore[no-any-return]
+
+
+def make_view(name: str, task: Task, yuv: bool) -> View:
+    """The view called `name` for frames in YUV or RGB; raises UsageError for an unknown name."""
+    if name not in VIEWS:
+        raise UsageError(f"unknown view '{name}'", f"known: {', '.join(VIEWS)}")
+    beside = name == "side-by-side"
+    if yuv and isinstance(task, SuperResolution):
+        return LumaView(task, beside)
+    return DrawView(task, beside)
+
+
+def enlarge(small: Plane, large: Plane) -> None:
+    """Bicubic interpolation into a plane that is there already."""
+    cv2.resize(small, (large.shape[1], large.shape[0]), dst=large, interpolation=cv2.INTER_CUBIC)
+
+
+def write_text(picture: Image | Plane, lines: list[str]) -> None:
+    """Lines of text at the top left of an RGB picture or a luma plane, in place."""
+    size = max(0.4, min(picture.shape[:2]) / 700)
+    line = round(size * 32)
+    for row, text in enumerate(lines, 1):
+        # A dark rim keeps text legible on anything.
+        for shade, thickness in (((BLACK,) * 3, 4), ((WHITE,) * 3, 1)):
+            place = (line // 3, row * line)
+            cv2.putText(picture, text, place, FONT, size, shade, thickness, cv2.LINE_AA)
