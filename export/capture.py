@@ -128,7 +128,7 @@ class _Capturing:
         self.network, self.module, self.options, self.images = network, module, options, images
         self.example = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
         self.multiple = info.size_multiple if info is not None else 1
-        with _evaluating(module):
+        with _Evaluating(module):
             count = len(_flat(module(self.example)))
         names = list(info.outputs if info is not None else ("output",))[:count]
         self.outputs = [*names, *(f"output{index}" for index in range(len(names), count))]
@@ -142,7 +142,7 @@ class _Capturing:
         if wanted in ("auto", "torchscript"):
             ways.append(("torchscript", self._torchscript))
         failures: list[EdgeDeployError] = []
-        with _evaluating(self.module):
+        with _Evaluating(self.module):
             for exporter, export in ways:
                 try:
                     model = export()
@@ -193,7 +193,7 @@ class _Capturing:
         return worst
 
 
-class _evaluating:
+class _Evaluating:
     """Evaluation mode for the time of a block, without gradients."""
 
     def __init__(self, module: nn.Module) -> None:

@@ -22,6 +22,8 @@ Outputs = dict[str, NDArray[Any]]
 # multiples of 32, and some more than 64 to survive their pooling. The second of each pair differs so that no
 # axis is swapped.
 SIZES = ((64, 96), (128, 192), (256, 320), (224, 224), (32, 32), (28, 28))
+BLOCK = 8  # pixels
+CONTRASTS = (0.0, 4.0, 1.0)
 
 
 class NotRunnable(Exception):
@@ -63,10 +65,12 @@ def random_feeds(
     *,
     size: tuple[int, int] = SIZES[0],
     batch: int = 1,
+    contrast: float = 0.0,
 ) -> Outputs:
     """One draw for every input: normal floats, integers of the whole range if 8 bits wide and 0..4 otherwise.
 
-    Dimensions of one name get one size: the first is the batch, the last two of a rank-4 tensor are `size`.
+    Images (rank 4) get blocks of `contrast` times a normal value on top: noise alone is all that some detectors
+    never answer to. Dimensions of one name get one size: the first is the batch, the spatial ones are `size`.
     """
     sizes: dict[str, int] = {}
     feeds: Outputs = {}
@@ -81,6 +85,10 @@ def random_feeds(
             guess = batch if axis == 0 else size[spatial] if spatial is not None else size[0] // 8
             shape.append(sizes.setdefault(key, guess))
         feeds[spec.name] = _draw(spec.dtype, tuple(shape), rng)
+        if contrast and len(shape) == 4 and feeds[spec.name].dtype.kind == "f":
+            blocks = rng.standard_normal((shape[0], shape[1], -(-shape[2] // BLOCK), -(-shape[3] // BLOCK)))
+            image = np.kron(blocks, np.ones((BLOCK, BLOCK)))[:, :, : shape[2], : shape[3]]
+            feeds[spec.name] += (contrast * image).astype(feeds[spec.name].dtype)
     return feeds
 
 
@@ -94,7 +102,7 @@ def feed_sets(evaluator: Evaluator, seeds: int) -> Iterator[tuple[Outputs, Outpu
     runnable: list[tuple[tuple[int, int], int]] = []
     error = NotRunnable("it has no size to run at")
     for number, plan in enumerate(plans):
-        feeds = random_feeds(evaluator.inputs, np.random.default_rng(number), size=plan[0], batch=plan[1])
+        feeds = _drawn(evaluator, number, plan, len(runnable))
         try:
             outputs = evaluator(feeds)
         except NotRunnable as reason:
@@ -107,9 +115,16 @@ def feed_sets(evaluator: Evaluator, seeds: int) -> Iterator[tuple[Outputs, Outpu
     if not runnable:
         raise error
     for seed in range(len(runnable), seeds):
-        size, batch = runnable[seed % len(runnable)]
-        feeds = random_feeds(evaluator.inputs, np.random.default_rng(1000 + seed), size=size, batch=batch)
+        feeds = _drawn(evaluator, 1000 + seed, runnable[seed % len(runnable)], seed)
         yield feeds, evaluator(feeds)
+
+
+def _drawn(evaluator: Evaluator, seed: int, plan: tuple[tuple[int, int], int], number: int) -> Outputs:
+    size, batch = plan
+    contrast = CONTRASTS[number % len(CONTRASTS)]
+    return random_feeds(
+        evaluator.inputs, np.random.default_rng(seed), size=size, batch=batch, contrast=contrast
+    )
 
 
 def _spatial_axis(spec: TensorSpec, axis: int) -> int | None:

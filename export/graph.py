@@ -43,6 +43,7 @@ def load(model: onnx.ModelProto) -> Graph:
             raise ValueError(f"attribute '{attribute.name}' is of a type that graph surgery cannot carry")
     graph: Graph = gs.import_onnx(model)
     graph.import_domains = list(graph.import_domains)
+    graph.ir_version = max(graph.ir_version, 4)  # before 4 every initializer had to be listed as an input
     taken: set[str] = set()
     for index, node in enumerate(graph.nodes):
         if not node.name or node.name in taken:
@@ -224,6 +225,22 @@ def bypass(graph: Graph, node: Node, index: int = 0) -> None:
     detach(node)
     redirect(source, result)  # the output's name must survive, so the maker now writes to it
     maker.outputs[place] = result
+
+
+def isolated(graph: Graph, node: Node) -> onnx.ModelProto:
+    """A model of one node, its constants included."""
+    outputs = [tensor for tensor in node.outputs if not tensor.is_empty()]
+    alone = gs.Graph(
+        [node], [], outputs, opset=graph.opset, import_domains=graph.import_domains, ir_version=graph.ir_version
+    )
+    model: onnx.ModelProto = gs.export_onnx(alone, do_type_check=False)
+    return model
+
+
+def make_constant(tensor: Tensor, values: NDArray[Any]) -> None:
+    """Turn a computed tensor into a constant, detaching the node that computed it."""
+    tensor.to_constant(np.ascontiguousarray(values).reshape(np.shape(values)))
+    tensor.inputs.clear()
 
 
 def _attributes(nodes: Any) -> Iterator[onnx.AttributeProto]:

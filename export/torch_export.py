@@ -56,7 +56,7 @@ def export_dynamo(
             model = cast(ONNXProgram, program).model_proto  # None only when writing to a file
             _require_size(model, dynamic)
             return _clean(model, opset)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, PERF203  exporters raise anything
             errors.append(error)
     raise ExportError(f"dynamo exporter: {_root(errors[0])}") from errors[0]
 

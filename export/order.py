@@ -1,0 +1,15 @@
+"""The passes of a deployment in the order in which they run; `optimize` repeats the list until nothing fires."""
+
+from __future__ import annotations
+
+DEFAULT_PASSES: tuple[str, ...] = (
+    # clean: fewer nodes, known shapes
+    "drop-dead",
+    "fold-constants",
+    "drop-identity",
+    "merge-duplicates",
+    # fold: arithmetic into weights; BatchNormalization first, since what remains of it is what Mul and Add are
+    "fold-batchnorm",
+    "fold-mul-add",
+    "fold-pad",
+)

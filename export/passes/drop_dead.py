@@ -1,0 +1,27 @@
+"""Nodes from which no output can be reached are removed; the graph's inputs stay, used or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, tidy
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    w = floats(rng, 4, 3, 3, 3)
+    return [
+        text_model("float[1,3,8,8] x", "y", "y = Relu(x) \n d = Conv(x, w) \n e = Tanh(d)", {"w": w}),
+        text_model("float[1,3,8,8] x", "y", "d = Sigmoid(x) \n y = Conv(x, w)", {"w": w}),
+    ]
+
+
+@graph_pass("drop-dead", atol=0.0, cases=cases)
+def drop_dead(graph: Graph) -> int:
+    before = len(graph.nodes)
+    tidy(graph)
+    return before - len(graph.nodes)

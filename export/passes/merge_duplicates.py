@@ -1,0 +1,87 @@
+"""f(x) and f(x) = one f(x): equal initializers, then equal nodes on equal inputs, are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import (
+    Graph,
+    Node,
+    Skip,
+    Tensor,
+    detach,
+    dtype_name,
+    is_constant,
+    is_standard,
+    kept_names,
+    redirect,
+)
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+
+_VARYING = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}) | frozenset(
+    {"Multinomial", "Bernoulli", "Dropout"}
+)
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    w = floats(rng, 4, 3, 3, 3)
+    twice = "a = Relu(x) \n b = Relu(x) \n y = Conv(a, w) \n z = Conv<strides=[1,1]>(b, v)"
+    return [
+        text_model("float[1,3,h,v0] x", "y, z", twice, {"w": w, "v": w.copy()}),
+        text_model("float[1,3,8,8] x", "y", "a = Tanh(x) \n b = Tanh(x) \n y = Concat<axis=1>(a, b)", {}),
+    ]
+
+
+@graph_pass("merge-duplicates", atol=0.0, cases=cases)
+def merge_duplicates(graph: Graph) -> int:
+    hits = _merge_constants(graph)
+    kept = kept_names(graph)
+    seen: dict[Hashable, Node] = {}
+    for node in graph.nodes:
+        if not is_standard(node) or node.op in _VARYING or any(True for _ in node.subgraphs()):
+            continue
+        try:
+            first = seen.setdefault(_key(node), node)
+        except Skip:
+            continue
+        if first is node or any(output.name in kept for output in node.outputs):
+            continue
+        for old, new in zip(node.outputs, first.outputs, strict=True):
+            redirect(old, new)
+        detach(node)
+        hits += 1
+    return hits
+
+
+def _merge_constants(graph: Graph) -> int:
+    seen: dict[Hashable, Tensor] = {}
+    hits, kept = 0, kept_names(graph)
+    for tensor in list(graph.tensors().values()):
+        if not is_constant(tensor) or dtype_name(tensor) in ("object", "str", "string") or tensor.name in kept:
+            continue
+        values = np.asarray(tensor.values)
+        first = seen.setdefault((dtype_name(tensor), values.shape, values.tobytes()), tensor)
+        if first is not tensor:
+            redirect(tensor, first)
+            hits += 1
+    return hits
+
+
+def _key(node: Node) -> Hashable:
+    """Operator, inputs by identity, attributes, and which outputs are there."""
+    inputs = tuple("" if tensor.is_empty() else id(tensor) for tensor in node.inputs)
+    attributes = tuple(sorted((name, _frozen(value)) for name, value in node.attrs.items()))
+    return node.op, inputs, attributes, tuple(output.is_empty() for output in node.outputs)
+
+
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, (int, float, str)):
+        return value
+    raise Skip("an attribute is a tensor")

@@ -1,0 +1,130 @@
+"""Does a rewritten model still compute the same? The judgement behind every pass.
+
+Floating-point outputs are compared by the largest difference over the largest value. In class maps and 8-bit images a
+difference in the last bit moves a few places to a neighbour, so there the mean difference counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgedeploy.core.errors import ParityError
+from edgedeploy.core.parity import compare
+from edgedeploy.export.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
+from edgedeploy.export.passes.base import GraphPass
+
+DISCRETE_TOLERANCE = 1e-3  # of the largest value, mean over a discrete output: ties and roundings that fell otherwise
+QUIET = 1e-4  # outputs below this, say of a sigmoid at -20, hold rounding and little else; errors are measured by it
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+class Refuted(Exception):
+    """The rewritten model is not what its pass promised; the message says how."""
+
+
+@dataclass
+class Proof:
+    """The feeds on which a model is watched, and what it answers to them; moves on with every accepted rewrite."""
+
+    model: onnx.ModelProto
+    pairs: list[tuple[Feeds, Outputs]] = field(default_factory=list)
+    checks: bool = True  # whether the ONNX checker accepts the model we start from
+
+    @staticmethod
+    def of(model: onnx.ModelProto, seeds: int, feeds: Sequence[Feeds]) -> Proof:
+        """Run the model on `seeds` random draws and the given feeds; raises NotRunnable where it cannot be watched."""
+        if _RANDOM & set(_operators(model.graph)):
+            raise NotRunnable("it draws random numbers")
+        evaluator = Evaluator(model)
+        pairs: list[tuple[Feeds, Outputs]] = [(feed, evaluator(feed)) for feed in feeds]
+        pairs += feed_sets(evaluator, seeds)
+        return Proof(model, pairs, _passes_checker(model))
+
+    def advance(self, candidate: onnx.ModelProto, step: GraphPass, options: Any) -> tuple[Proof, float]:
+        """(proof of the candidate, its error); raises Refuted if it breaks the promise of `step`."""
+        if self.checks and not _passes_checker(candidate):
+            raise Refuted(f"the ONNX checker refuses the result: {_checker_says(candidate)}")
+        try:
+            after = Evaluator(candidate)
+            worst, pairs = 0.0, []
+            for feeds, expected in self._expected(step, options):
+                outputs = after(feeds)
+                worst = max(worst, difference(expected, outputs, step.atol))
+                pairs.append((feeds, outputs))
+        except NotRunnable as reason:
+            raise Refuted(f"ONNX Runtime cannot run the result: {reason}") from reason
+        if not worst <= step.atol:
+            raise Refuted(f"an output differs by {worst:.1e} of its largest value; promised {step.atol:.0e}")
+        return Proof(candidate, pairs, self.checks), worst
+
+    def _expected(self, step: GraphPass, options: Any) -> Iterator[tuple[Feeds, Outputs]]:
+        """Feeds for the model after the step, and what it must answer."""
+        before = Evaluator(self.model) if step.old_feeds is not None else None
+        for old_feeds, old_outputs in self.pairs:
+            feeds, outputs = old_feeds, old_outputs
+            if step.old_feeds is not None and before is not None:
+                feeds = step.new_feeds(dict(feeds), options) if step.new_feeds is not None else feeds
+                outputs = before(step.old_feeds(dict(feeds), options))
+            if step.old_outputs is not None:
+                outputs = step.old_outputs(dict(outputs), options)
+            yield feeds, outputs
+
+
+def difference(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]], atol: float) -> float:
+    """The largest error over all outputs, as a pass promises it; infinite where names, dtypes or shapes differ."""
+    if set(expected) != set(got):
+        raise Refuted(f"the outputs are {', '.join(sorted(got))}; expected {', '.join(sorted(expected))}")
+    worst = 0.0
+    for name, reference in expected.items():
+        candidate = got[name]
+        if not isinstance(reference, np.ndarray) or reference.dtype.kind not in "fiub":
+            if not np.array_equal(np.asarray(reference, object), np.asarray(candidate, object)):
+                raise Refuted(f"output '{name}' differs")
+        elif reference.dtype.kind == "f":
+            try:
+                parity = compare(reference, candidate)
+                peak = float(np.abs(reference[np.isfinite(reference)]).max(initial=0.0))
+                worst = max(worst, parity.max_abs / max(peak, QUIET))
+            except ParityError as error:
+                raise Refuted(f"output '{name}': {error}") from error
+        else:
+            error = _discrete(name, reference, candidate)
+            worst = max(worst, 0.0 if error <= max(atol, DISCRETE_TOLERANCE) else error)
+    return worst
+
+
+def _discrete(name: str, reference: NDArray[Any], candidate: NDArray[Any]) -> float:
+    if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
+        raise Refuted(f"output '{name}' is {candidate.dtype}{list(candidate.shape)}")
+    if reference.size == 0:
+        return 0.0
+    apart = np.abs(reference.astype(np.float64) - candidate.astype(np.float64))
+    return float(apart.mean() / max(1.0, np.abs(reference.astype(np.float64)).max()))
+
+
+def _passes_checker(model: onnx.ModelProto) -> bool:
+    return not _checker_says(model)
+
+
+def _checker_says(model: onnx.ModelProto) -> str:
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: more than 2 GB
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _operators(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield node.op_type
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _operators(attribute.g)
