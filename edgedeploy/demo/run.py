@@ -6,9 +6,11 @@ windows have to live. Frames of files wait for each other, of live sources only 
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from edgedeploy.demo.views import View, make_view, write_text
 from edgedeploy.tasks.base import Array, Task, task_for
 
 FILE_QUEUE = 4  # frames waiting between two threads: enough to even out, little enough to keep memory small
-Shown = tuple[Frame, Any]
+STOP_S = 6.0  # a little more than a network source waits for an answer
 
 
 @dataclass(frozen=True)
@@ -86,21 +88,23 @@ def run_demo(
         raise UsageError(f"cannot show {limit} frames", "give --limit 1 or more")
     task = task_for(artifact)
     reader = open_source(source) if isinstance(source, str) else source
+    writer: Sink | None = sink if isinstance(sink, Sink) else None
+    opened, run = session, None
     try:
         make_view(view, task, yuv=False)
-        writer = sink if isinstance(sink, Sink) else open_sink(_distinct(sink, reader), reader.fps)
-        try:
-            opened = session or _open(artifact, task, reader, backend, threads)
-            try:
-                return _Run(task, opened, reader, writer, view, limit, on_frame).go()
-            finally:
-                if session is None:
-                    opened.close()
-        except BaseException:
+        writer = writer or open_sink(_distinct(str(sink), reader), reader.fps)
+        opened = opened or _open(artifact, task, reader, backend, threads)
+        run = _Run(task, opened, reader, writer, view, limit, on_frame)
+        return run.go()
+    except BaseException:
+        if run is None:  # a run closes its source itself, in the thread that reads it
+            reader.close()
+        if writer is not None:
             writer.abort()
-            raise
+        raise
     finally:
-        reader.close()
+        if opened is not None and session is None:
+            opened.close()
 
 
 def _open(artifact: Artifact, task: Task, source: Source, backend: str | None, threads: int) -> Session:
@@ -165,8 +169,8 @@ class _Run:
         finally:
             frames.cancel()
             results.cancel()
-            for worker in workers:
-                worker.join(timeout=5)
+            workers[0].join(STOP_S)  # it may hang in a dead camera; the network always comes to an end
+            workers[1].join()
         self.sink.finish()
         seconds = time.perf_counter() - begin
         count = len(self.ages)
@@ -184,15 +188,18 @@ class _Run:
         )
 
     def _read(self, frames: Channel[Frame]) -> None:
-        with _ending(frames):
+        with _ending(frames), closing(self.source):
             for frame in self.source.frames():
                 frames.put(frame)
 
     def _infer(self, frames: Channel[Frame], results: Channel[tuple[Frame, View, Any]]) -> None:
         session = _Timed(self.session)
+        # A still image keeps its full colour resolution; of a camera speed is wanted.
+        planar = importlib.util.find_spec("av") is not None
         with _ending(results):
             for frame in frames:
-                view = make_view(self.view, self.task, yuv=not isinstance(frame.content, np.ndarray))
+                video = not isinstance(frame.content, np.ndarray) or (self.source.live and planar)
+                view = make_view(self.view, self.task, yuv=video)
                 result = view.infer(session, frame)
                 self.model.append(session.take())
                 results.put((frame, view, result))

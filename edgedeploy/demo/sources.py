@@ -52,7 +52,7 @@ class Source(ABC):
         """The frames in order, once; raises DeviceError or UsageError where reading fails."""
 
     def close(self) -> None:  # noqa: B027  only devices and files have something to close
-        """Give the device or file back; safe to call twice."""
+        """Give the device or file back; safe to call twice, never while another thread reads."""
 
 
 class VideoSource(Source):
@@ -75,7 +75,7 @@ class VideoSource(Source):
 
     def frames(self) -> Iterator[Frame]:
         for index, picture in enumerate(decode_video(self._container, self.uri)):
-            seconds = index / self.fps if picture.time is None else float(picture.time)
+            seconds = index / self.fps if picture.pts is None else float(picture.time)
             yield Frame(index, seconds, time.perf_counter(), as_yuv(picture), f"{index:06d}")
 
     def close(self) -> None:

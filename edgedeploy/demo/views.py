@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.demo.frames import Frame, Plane, new_yuv, planes
+from edgedeploy.demo.frames import Frame, Plane, as_yuv, new_yuv, planes
 from edgedeploy.tasks.base import Image, Run, Task
 from edgedeploy.tasks.segmentation import Segmentation
 from edgedeploy.tasks.super_resolution import SuperResolution
@@ -72,8 +72,8 @@ class LumaView(View):
     task: SuperResolution
     beside: bool
 
-    def infer(self, session: Run, frame: Frame) -> VideoFrame:
-        video: Any = frame.content
+    def infer(self, session: Run, frame: Frame) -> tuple[VideoFrame, VideoFrame]:
+        video = as_yuv(frame.content)
         width, height = self.task.scale * video.width, self.task.scale * video.height
         # Halves begin at an even column, so that chroma, at half the resolution, begins with them.
         half = width + width % 2
@@ -82,11 +82,11 @@ class LumaView(View):
         if half != width:
             out[:, width:half] = BLACK
         self.task.upscale(session, planes(video)[0], out=out[:, -width:])
-        return result
+        return video, result
 
-    def picture(self, frame: Frame, result: Any) -> VideoFrame:
-        video: Any = frame.content
-        (luma, *chroma), (target, *targets) = planes(video), planes(result)
+    def picture(self, frame: Frame, result: Any) -> VideoFrame:  # noqa: ARG002
+        video, picture = result
+        (luma, *chroma), (target, *targets) = planes(video), planes(picture)
         if self.beside:
             width = self.task.scale * video.width
             left, right = target[:, :width], target[:, -width:]
@@ -100,11 +100,11 @@ class LumaView(View):
             size = (self.task.scale * video.width + 1) // 2
             enlarge(small, large[:, :size])
             large[:, -size:] = large[:, :size]
-        return result  # type: ignore[no-any-return]
+        return picture  # type: ignore[no-any-return]
 
 
 def make_view(name: str, task: Task, yuv: bool) -> View:
-    """The view called `name` for frames in YUV or RGB; raises UsageError for an unknown name."""
+    """The view called `name` in YUV or RGB; raises UsageError for an unknown name."""
     if name not in VIEWS:
         raise UsageError(f"unknown view '{name}'", f"known: {', '.join(VIEWS)}")
     beside = name == "side-by-side"

@@ -182,6 +182,8 @@ class SuperResolution(Task):
 
 def to_pixels(luma: Array, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Luma as pixels: float in [0, 1] times 255, rounded and clipped; integers are clipped."""
+    if out is not None and out.shape != luma.shape:
+        raise ValueError(f"memory of {out.shape} does not fit a plane of {luma.shape}")
     if luma.dtype == np.uint8:
         if out is None:
             return np.array(luma, dtype=np.uint8)
