@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -44,14 +46,15 @@ class Cache:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or default_root()
 
-    def get_or_make(self, key: str, make: Callable[[Path], Artifact]) -> tuple[Artifact, bool]:
-        """The artifact under `key`, and whether it was there already.
+    def get_or_make(self, key: str | None, make: Callable[[Path], Artifact]) -> tuple[Artifact, bool]:
+        """The artifact under `key`, and whether it was there already; without a key it is always made.
 
         `make(folder)` writes the artifact into an empty folder; its file name is kept. An entry that does not
         load (a disk that lied) is removed and made again. Raises OutputError where the cache cannot be
         written.
         """
-        entry = self.root / key[:2] / key
+        name = key or self._name_for_once()
+        entry = self.root / name[:2] / name
         if entry.is_dir():
             try:
                 return Artifact.load(entry / (entry / "main").read_text()), True
@@ -65,8 +68,8 @@ class Cache:
                 f"cannot write the cache {self.root}: {error.strerror}", "set EDGEDEPLOY_CACHE"
             ) from error
         try:
-            name = make(folder).path.name
-            (folder / "main").write_text(name)
+            main = make(folder).path.name
+            (folder / "main").write_text(main)
             try:
                 folder.rename(entry)
             except OSError:  # another process made the same entry first; theirs is as good
@@ -74,7 +77,15 @@ class Cache:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return Artifact.load(entry / name), False
+        return Artifact.load(entry / main), False
+
+
+    def _name_for_once(self) -> str:
+        """A name that no later run asks for; what such runs left more than a day ago is removed."""
+        for entry in (self.root / "on").glob("once-*"):
+            if time.time() - entry.stat().st_mtime > 86400:
+                shutil.rmtree(entry, ignore_errors=True)
+        return f"once-{secrets.token_hex(16)}"
 
 
 def default_root() -> Path:

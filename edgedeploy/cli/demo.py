@@ -1,0 +1,61 @@
+"""`edgedeploy demo`: run an artifact on a camera or a clip; given a zoo model, deploy it first and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgedeploy.cli.console import Reporter, print_json, print_next, print_table
+from edgedeploy.cli.options import Json, Limit, TargetName, Threads
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A built artifact, or a zoo model to deploy first.", show_default=False)
+    ],
+    source: Annotated[str, typer.Option(help="Camera index, file, folder, or rtsp/http URL.")] = "0",
+    sink: Annotated[
+        str, typer.Option(help="window, a file (.mp4, .mkv), a folder for pictures, or null.")
+    ] = "window",
+    view: Annotated[str, typer.Option(help="result or side-by-side.")] = "result",
+    limit: Limit = None,
+    target: TargetName = "cpu",
+    threads: Threads = 0,
+    json: Json = False,
+) -> None:
+    from edgedeploy.core.spec import Artifact
+
+    reporter = Reporter(quiet=json)
+    if Path(model).suffix or Path(model).exists():
+        artifact, rows = Artifact.load(model), []
+    else:
+        from edgedeploy.cli.showcase import deploy_and_compare
+
+        artifact, rows = deploy_and_compare(model, source, target, threads, reporter)
+    from edgedeploy.demo.run import run_demo
+
+    with reporter.stage(f"{artifact.path.name}: {source} -> {sink}") as stage:
+        stats = run_demo(
+            artifact, source, sink, view=view, limit=limit, threads=threads, on_frame=stage.progress
+        )
+    if json:
+        print_json({"comparison": rows, "demo": vars(stats)})
+        return
+    if rows:
+        print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+    cells = {
+        "frames": stats.frames,
+        "fps": f"{stats.fps:.1f}",
+        "dropped": stats.dropped,
+        "model p50 ms": f"{stats.model_ms_p50:.1f}",
+        "frame age p50 ms": f"{stats.age_ms_p50:.1f}",
+        "frame age p95 ms": f"{stats.age_ms_p95:.1f}",
+        "written": stats.path or "–",
+    }
+    print_table(tuple(cells), [tuple(cells.values())])
+    print_next(
+        f"edgedeploy demo {artifact.path} --source {source} --sink {sink} --view side-by-side",
+        f"edgedeploy bench {artifact.path}",
+    )

@@ -1,0 +1,51 @@
+"""From the words of a command line to a pipeline job, and from its result to a file with a sensible name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgedeploy.cli.console import Reporter
+from edgedeploy.cli.imports import require_export
+from edgedeploy.core.cache import Cache
+from edgedeploy.core.errors import UsageError
+from edgedeploy.core.recipe import Recipe
+from edgedeploy.core.spec import Artifact
+from edgedeploy.core.target import load_target
+from edgedeploy.pipeline import deliver, run
+from edgedeploy.steps.base import Job
+
+
+def make_job(
+    source: str,
+    edits: Iterable[str],
+    *,
+    target: str = "cpu",
+    data: Path | None = None,
+    size: tuple[int, int] | None = None,
+    weights: str | None = None,
+) -> Job:
+    """A validated job; whatever is wrong with the words is said before any work begins."""
+    recipe = Recipe().edited(edits)
+    chosen = load_target(target)
+    if recipe.precision is not None and recipe.precision not in chosen.precisions:
+        raise UsageError(
+            f"target {target} does not run {recipe.precision}", f"it runs {', '.join(chosen.precisions)}"
+        )
+    if data is not None and not data.exists():
+        raise UsageError(f"{data} does not exist", "name an image folder, a video or an .npz with --data")
+    require_export()
+    return Job(source, recipe, chosen, data, weights, size)
+
+
+def run_and_deliver(
+    job: Job, until: str, reporter: Reporter, out: Path | None, suffix: str | None = None
+) -> Artifact:
+    """Run the pipeline up to a step and put the result at `out`, by default in the current folder."""
+    if out is not None and out.is_dir():
+        raise UsageError(f"{out} is a folder", "name a file with -o")
+    artifact = run(job, reporter, Cache(), until)
+    if out is None:
+        stem = Path(job.source).stem if Path(job.source).suffix in {".onnx", ".pt2"} else artifact.model
+        out = Path(stem + (suffix or f".{job.target.name}{artifact.path.suffix}"))
+    return deliver(artifact, out)

@@ -1,0 +1,30 @@
+"""Options that several verbs share, so that one name means one thing everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: beside, by name.")]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="HxW", help="Height and width in pixels, e.g. 360x640.", show_default=False),
+]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Edit of the recipe, e.g. calibration.method=minmax."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Calibration data: an image folder, a video, or an .npz.", show_default=False),
+]
+TargetName = Annotated[str, typer.Option("--target", "-t", help="Device, a file of targets/; see doctor.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Bundled weights by name, a checkpoint file, or 'random'.", show_default=False),
+]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to the runtime.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use at most so many images.", show_default=False)]

@@ -1,0 +1,47 @@
+"""`edgedeploy quantize`: measure ranges on real data and write INT8 as explicit Q/DQ."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgedeploy.cli.console import Reporter, parse_size, print_json, print_next
+from edgedeploy.cli.options import Data, Edits, Json, Limit, Out, Size, TargetName, Weights
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="An .onnx, or a zoo model.", show_default=False)],
+    data: Data = None,
+    out: Out = None,
+    target: TargetName = "cpu",
+    method: Annotated[
+        str | None, typer.Option(help="Calibrator: entropy, minmax, …", show_default=False)
+    ] = None,
+    limit: Limit = None,
+    size: Size = None,
+    weights: Weights = None,
+    edits: Edits = None,
+    json: Json = False,
+) -> None:
+    from edgedeploy.cli.deploy import make_job, run_and_deliver
+    from edgedeploy.cli.report import describe, print_quantisation
+
+    flags = ["precision=int8"]
+    flags += [f"calibration.method={method}"] if method else []
+    flags += [f"calibration.limit={limit}"] if limit else []
+    reporter = Reporter(quiet=json)
+    job = make_job(
+        source,
+        [*flags, *(edits or [])],
+        target=target,
+        data=data,
+        size=parse_size(size),
+        weights=weights,
+    )
+    artifact = run_and_deliver(job, "lower", reporter, out, suffix=".int8.onnx")
+    if json:
+        print_json(describe(artifact))
+        return
+    print_quantisation(artifact)
+    print_next(f"edgedeploy build {artifact.path} --target {target}")

@@ -1,0 +1,85 @@
+"""What a deployment says of itself: tables for people, documents for programs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from edgedeploy.cli.console import Reporter, print_table
+from edgedeploy.core.cache import Cache
+from edgedeploy.core.spec import Artifact
+from edgedeploy.pipeline import run
+from edgedeploy.steps.base import Job
+
+
+def describe(artifact: Artifact) -> dict[str, Any]:
+    """The artifact as JSON: all that travels inside it, its path, digest and size in bytes."""
+    size = artifact.path.stat().st_size
+    document: dict[str, Any] = json.loads(artifact.to_json())
+    return {"path": str(artifact.path), "sha256": artifact.digest, "bytes": size, **document}
+
+
+def print_passes(artifact: Artifact) -> None:
+    """The history so far, and the nodes before and after."""
+    rows = [
+        (
+            step.name,
+            step.hits,
+            f"{step.milliseconds:.0f}",
+            "not measured" if step.error is None else f"{step.error:.1e}",
+        )
+        for step in artifact.history
+    ]
+    print_table(("step", "rewrites", "ms", "max error / max |y|"), rows, title=_title(artifact))
+    surgery = artifact.details.get("surgery")
+    if surgery:
+        print_table(("nodes before", "nodes after"), [(surgery["nodes_before"], surgery["nodes_after"])])
+
+
+def explain_skips(job: Job, reporter: Reporter) -> None:
+    """Why each candidate that still stands in the graph was not rewritten."""
+    import onnx
+
+    from edgedeploy.export.runner import optimize
+
+    captured = run(job, reporter, Cache(), until="capture")
+    result = optimize(onnx.load(captured.path), verify=False)
+    rows = [(name, skip.op, skip.node, skip.reason) for name, skip in result.skipped]
+    if rows:
+        print_table(("pass", "operator", "node", "left alone because"), rows)
+
+
+def print_quantisation(artifact: Artifact) -> None:
+    """How much of the graph is INT8, and why the rest is not."""
+    step = next(step for step in reversed(artifact.history) if step.name == "quantize")
+    excluded = artifact.details["calibration"]["excluded"]
+    rows = [("int8", step.hits, f"{step.options['method']}, {step.options['inputs']} inputs")]
+    rows += [
+        ("float", count, reason) for reason, count in Counter(e["reason"] for e in excluded).most_common()
+    ]
+    print_table(("precision", "operators", "why"), rows, title=_title(artifact))
+
+
+def print_build(artifact: Artifact) -> None:
+    """What was built, from what was considered."""
+    considered = artifact.details.get("considered", [])
+    if considered:
+        columns = ("backend", "ms", "SQNR dB", "verdict")
+        rows = [
+            (c["backend"], c.get("milliseconds", ""), _decibel(c.get("sqnr_db")), c["verdict"])
+            for c in considered
+        ]
+        print_table(columns, rows, title=_title(artifact))
+    kernels = artifact.details.get("kernels")
+    if kernels:
+        print_table(("of the engine", ""), [(name, value) for name, value in kernels.items()])
+
+
+def _title(artifact: Artifact) -> str:
+    size = artifact.path.stat().st_size / 1e3
+    return f"{artifact.path} ({artifact.precision}, {size:.0f} kB)"
+
+
+def _decibel(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

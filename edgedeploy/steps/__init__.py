@@ -1,0 +1,1 @@
+"""The steps of a deployment, one a file; `edgedeploy.pipeline` knows their order."""

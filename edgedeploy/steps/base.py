@@ -1,0 +1,65 @@
+"""What a pipeline step is, and the job that all steps work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgedeploy.core.recipe import Recipe
+from edgedeploy.core.spec import Artifact
+from edgedeploy.core.target import Target
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to deploy, and how.
+
+    Attributes:
+        source: zoo model, `pkg.module:factory`, `.pt2` or `.onnx`.
+        data: calibration images, video or .npz; needed for int8.
+        weights: bundled weights by name, a checkpoint file, "random", or None for the default.
+        size: (height, width) at which a model of dynamic size is calibrated and timed.
+        model_options: for the builder of a zoo model or a factory.
+    """
+
+    source: str
+    recipe: Recipe
+    target: Target
+    data: Path | None = None
+    weights: str | None = None
+    size: tuple[int, int] | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_file(self) -> bool:
+        return Path(self.source).suffix in {".onnx", ".pt2"}
+
+    @property
+    def is_factory(self) -> bool:
+        return ":" in self.source
+
+
+@dataclass(frozen=True)
+class PipelineStep:
+    """One arrow of the deployment. Imports happen inside its functions, so no step pays for another's libraries.
+
+    Attributes:
+        name: what `run(until=…)` and the cache call it.
+        title: what a person reads.
+        wanted: whether the job needs it, given the artifact so far.
+        decides: all that decides the result besides the artifact, as JSON; None where it cannot be told
+            (a user's own Python code), so that nothing is cached.
+        work: does it: (artifact so far, job, folder to write into, progress) -> artifact.
+        notes: what of the result a person should be told.
+    """
+
+    name: str
+    title: str
+    work: Callable[[Artifact, Job, Path, Progress], Artifact]
+    decides: Callable[[Artifact, Job], Any]
+    notes: Callable[[Artifact], list[str]]
+    wanted: Callable[[Artifact, Job], bool] = lambda artifact, job: True  # noqa: ARG005

@@ -1,0 +1,45 @@
+"""For the target: an engine, or the model in the fastest runtime that computes the right thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedeploy.core.spec import Artifact
+from edgedeploy.steps.base import Job, PipelineStep, Progress
+
+if TYPE_CHECKING:
+    from edgedeploy.backends.base import Shapes
+
+
+def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
+    return {"target": job.target.model_dump(mode="json"), "size": job.size}
+
+
+def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
+    from edgedeploy.backends.base import BACKENDS
+    from edgedeploy.backends.select import build_fastest
+
+    suffix = BACKENDS.get(job.target.backends[0]).suffix
+    out = folder / f"{artifact.path.stem}.{job.target.name}{suffix}"
+    return build_fastest(artifact, job.target, None, out, _run_shapes(artifact, job))
+
+
+def _notes(artifact: Artifact) -> list[str]:
+    return [
+        f"{entry['backend']}: {entry['verdict']}"
+        for entry in artifact.details.get("considered", [])
+        if entry.get("verdict") != "kept"
+    ]
+
+
+def _run_shapes(artifact: Artifact, job: Job) -> Shapes:
+    """Shapes to build and time for: the size asked for, in the layout of the task's one image input."""
+    if job.size is None:
+        return {}
+    from edgedeploy.tasks.base import task_for
+
+    return {artifact.inputs[0].name: task_for(artifact).input_shape(*job.size)}
+
+
+BUILD = PipelineStep("build", "build for the target", _build, _decides, _notes)

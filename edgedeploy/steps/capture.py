@@ -1,0 +1,71 @@
+"""PyTorch, or somebody's ONNX, to an ONNX file that describes itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedeploy.core.files import sha256_file
+from edgedeploy.core.spec import Artifact
+from edgedeploy.steps.base import Job, PipelineStep, Progress
+from edgedeploy.steps.relabel import relabelled
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgedeploy.models.registry import ModelInfo
+
+
+def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
+    if job.is_factory:
+        return None
+    options = job.recipe.capture.model_dump()
+    if job.is_file:
+        return {"file": Path(job.source).name, "sha256": sha256_file(Path(job.source)), "capture": options}
+    weights = job.weights
+    if weights and Path(weights).is_file():
+        weights = sha256_file(Path(weights))
+    return {"model": job.source, "weights": weights, "options": dict(job.model_options), "capture": options}
+
+
+def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
+    from edgedeploy.export.capture import capture as export_network
+
+    options = job.recipe.capture
+    if job.is_file or job.is_factory:
+        name = Path(job.source).stem if job.is_file else job.source.partition(":")[2]
+        return export_network(job.source, options, folder / f"{name}.onnx", builder_options=job.model_options)
+    from edgedeploy.models import MODELS
+    from edgedeploy.models.checkpoint import bundled_weights, load_checkpoint
+
+    info = MODELS.get(job.source).variant(**job.model_options)
+    out = folder / f"{job.source}.onnx"
+    if job.weights == "random" or (job.weights is None and not bundled_weights(job.source)):
+        network, weights = _random(info, job), "random"
+    else:
+        loaded = load_checkpoint(job.source, job.weights, **job.model_options)
+        network, weights = loaded.model, f"{loaded.source.name} (sha256 {loaded.sha256[:12]})"
+    captured = export_network(network, options, out, info=info, name=job.source)
+    return relabelled(captured, details={**captured.details, "weights": weights})
+
+
+def _random(info: ModelInfo, job: Job) -> nn.Module:
+    """The network with the weights of seed 0, so that the same command gives the same file."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return info.build(**job.model_options).eval()
+
+
+def _notes(artifact: Artifact) -> list[str]:
+    notes = []
+    if artifact.details.get("weights") == "random":
+        notes.append("random weights (none are bundled for this model): good for timing, not for results")
+    step = next((step for step in artifact.history if step.name == "capture"), None)
+    if step is not None and step.options.get("why"):
+        notes.append(f"exported by {step.options['exporter']}: {step.options['why']}")
+    return notes
+
+
+CAPTURE = PipelineStep("capture", "capture as ONNX, compare with PyTorch", _capture, _decides, _notes)

@@ -1,0 +1,115 @@
+"""Whatever is wrong with the input: one clear line, a hint, the right exit code, nothing half written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, Outcome
+
+
+def assert_refused(outcome: Outcome, code: int, says: str, hint: str = "") -> None:
+    lines = [line for line in outcome.err.splitlines() if line.startswith(("error:", "hint:"))]
+    assert outcome.code == code, outcome.err
+    assert len(lines) == 2, outcome.err
+    assert says in lines[0]
+    assert hint in lines[1]
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says", "hint"),
+    [
+        (("build", "missing.onnx"), 2, "missing.onnx does not exist", ""),
+        (("bench", "missing.onnx"), 2, "missing.onnx does not exist", "edgedeploy export"),
+        (("demo", "missing.onnx", "--source", "clip.mp4"), 2, "missing.onnx does not exist", ""),
+        (("export", "espcn_x5"), 2, "unknown model 'espcn_x5'", "espcn_x"),
+        (("build", "espcn_x3", "--target", "rtx-4091"), 2, "unknown target 'rtx-4091'", "rtx-4090"),
+        (("build", "espcn_x3", "--precision", "int8"), 2, "int8 needs calibration data", "--data"),
+        (("quantize", "espcn_x3"), 2, "int8 needs calibration data", "--data"),
+        (("quantize", "espcn_x3", "--data", "nowhere"), 2, "nowhere does not exist", "--data"),
+        (
+            ("build", "espcn_x3", "--target", "rtx-4090", "--precision", "bf16"),
+            2,
+            "does not run bf16",
+            "fp16",
+        ),
+        (("export", "espcn_x3", "--size", "640"), 2, "'640' is not a size", "360x640"),
+        (("export", "espcn_x3", "--set", "capture.hight=3"), 2, "capture.hight", "capture.height"),
+        (("export", "espcn_x3", "--set", "capture.opset=9"), 2, "capture.opset", ""),
+        (("export", "espcn_x3", "--weights", "imagenet"), 2, "imagenet", "t91"),
+        (("export", "no_such_package:make"), 2, "no_such_package", ""),
+        (("models", "resnet*"), 2, "resnet*", ""),
+    ],
+)
+def test_refusals(
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    code: int,
+    says: str,
+    hint: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(cli(*words), code, says, hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["build", "bench", "export"])
+@pytest.mark.parametrize("keep", [0, 20, -3])
+def test_truncated_models(cli: Cli, relu: Path, verb: str, keep: int) -> None:
+    data = relu.read_bytes()
+    relu.write_bytes(data[:keep] if keep else b"")
+    outcome = cli(verb, relu)
+    assert outcome.code == 2, outcome.err
+    assert f"error: {relu}" in outcome.err
+    assert "hint:" in outcome.err
+    assert [path.name for path in relu.parent.iterdir()] == ["relu.onnx"]
+
+
+def test_a_picture_is_no_model(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "cat.onnx"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    assert_refused(cli("bench", path), 2, "is not a whole ONNX file")
+
+
+def test_a_pickle_is_never_opened(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    assert_refused(cli("export", path), 2, "pickle", ".pt2")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_unwritable_output(cli: Cli, relu: Path) -> None:
+    (relu.parent / "file").write_text("")
+    assert_refused(cli("export", relu, "-o", relu.parent / "file" / "out.onnx"), 3, "cannot write", "-o")
+    assert_refused(cli("export", relu, "-o", relu.parent), 2, "is a folder", "-o")
+    assert sorted(path.name for path in relu.parent.iterdir()) == ["file", "relu.onnx"]
+
+
+def test_a_size_that_the_model_does_not_take(cli: Cli, relu: Path) -> None:
+    outcome = cli("bench", relu, "--size", "9x9")
+    assert_refused(outcome, 2, "cannot be [1, 3, 9, 9]", "--dynamic")
+
+
+def test_no_camera(cli: Cli, relu: Path) -> None:
+    outcome = cli("demo", relu, "--source", "63", "--sink", "null")
+    assert outcome.code == 3, outcome.err
+    assert "error:" in outcome.err
+    assert "hint:" in outcome.err
+
+
+def test_no_screen(cli: Cli, relu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    outcome = cli("demo", relu, "--source", "0", "--sink", "window")
+    assert outcome.code == 3, outcome.err
+    assert "--sink" in outcome.err
+
+
+def test_unknown_verbs_and_flags_are_usage_errors(cli: Cli) -> None:
+    assert cli("biuld", "x").code == 2
+    assert cli("build", "x.onnx", "--no-such-flag").code == 2

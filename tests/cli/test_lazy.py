@@ -1,0 +1,55 @@
+"""Help is instant, and what runs on a device loads neither torch nor onnx."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnx_graphsurgeon", "onnxscript", "onnxruntime", "openvino", "cv2", "av", "numpy")
+
+
+def modules_after(code: str, cwd: Path) -> set[str]:
+    """Top-level packages in sys.modules of a fresh interpreter after `code`."""
+    tell = "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    script = f"import sys\n{code}\n{tell}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def command(*words: object) -> str:
+    """Code that runs the CLI and goes on where it exits."""
+    return (
+        f"sys.argv = {['edgedeploy', *map(str, words)]!r}\n"
+        "from edgedeploy.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    )
+
+
+@pytest.mark.parametrize("words", [("--help",), ("build", "--help"), ("--version",)])
+def test_help_loads_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert not modules_after(command(*words), tmp_path) & set(HEAVY)
+
+
+def test_the_package_itself_loads_nothing_heavy(tmp_path: Path) -> None:
+    assert not modules_after("import edgedeploy", tmp_path) & set(HEAVY)
+
+
+def test_bench_and_demo_of_a_built_artifact_load_neither_torch_nor_onnx(relu: Path) -> None:
+    built = relu.with_name("built.onnx")
+    modules_after(command("build", relu, "-o", built), relu.parent)
+    loaded = modules_after(command("bench", built, "--runs", 3), relu.parent)
+    assert not loaded & {"torch", "onnx", "onnx_graphsurgeon", "onnxscript"}
+    assert loaded & {"onnxruntime", "openvino"}  # else nothing was run and the test proves nothing
+    image = relu.with_name("image.png")
+    modules_after(
+        f"import cv2, numpy; cv2.imwrite({str(image)!r}, numpy.zeros((8, 8, 3), numpy.uint8))", relu.parent
+    )
+    loaded = modules_after(command("demo", built, "--source", image, "--sink", "null"), relu.parent)
+    assert not loaded & {"torch", "onnx", "onnx_graphsurgeon", "onnxscript"}
+    assert loaded & {"onnxruntime", "openvino"}
