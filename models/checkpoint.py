@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,9 +87,9 @@ def load_checkpoint(
     """
     info = _info(model)
     path = _find(info, source)
-    network = info.build(**options)
+    network, found = info.build(**options), read_state(path)
     try:
-        state, unused = _match(info, network, read_state(path))
+        state, unused = _match(info, network, found)
     except UsageError as error:
         raise UsageError(f"{path}: {error}", error.hint) from None
     network.load_state_dict(state, strict=True)
@@ -111,23 +112,16 @@ def read_state(path: Path) -> State:
         )
     _refuse_compressed(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.load warns of pickles that it goes on to refuse
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[-1] if "GLOBAL" not in str(error) else "it would run code when read"
+        why = "would run code when read" if "GLOBAL" in str(error) else "cannot be read without running code"
         raise ArtifactError(
-            f"{path} holds more than tensors ({reason}) and was not read",
+            f"{path} holds more than tensors: it {why}",
             "where you trust it, load it there and save model.state_dict() alone",
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:
+    except Exception as error:  # noqa: BLE001  a damaged file may fail anywhere in the reader
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ArtifactError(
             f"{path} is not a whole PyTorch checkpoint: {first}", "download or save it again"

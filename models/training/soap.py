@@ -1,9 +1,8 @@
 """SOAP: Adam in the slowly turning eigenbasis of Shampoo's preconditioner.
 
-For a weight as matrix W with gradient G, the averages L = E[G G^T] and R = E[G^T G] have eigenvectors QL and QR; Adam
-works on QL^T G QR and its step is turned back. Small convolutional networks are badly conditioned in their own
-coordinates, and this costs them a few matrix products. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using
-Adam", 2024.
+For a weight matrix with gradient G, E[G G^T] and E[G^T G] have eigenvectors P and Q: Adam sees P^T G Q, and
+its step is turned back. Small networks are badly conditioned in their own coordinates; this costs them a few
+matrix products. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", 2024.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class Soap(torch.optim.Optimizer):
     """Optimiser for networks whose matrices have at most a few thousand rows and columns.
 
     Args:
-        params: weights of any rank; convolutions count as (out, in * kernel) matrices, vectors get plain Adam.
+        params: weights of any rank; convolutions are (out, in * kernel) matrices, vectors get plain Adam.
         lr: step size.
         betas: decay of the averages of the gradient, and of its square and the preconditioner.
         eps: added to the root of the squared average.

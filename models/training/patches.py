@@ -1,0 +1,78 @@
+"""Pairs of low- and high-resolution luma patches from folders of photographs.
+
+Every batch is a pure function of (seed, step): patches are drawn by a generator seeded with both, so a
+training that was killed and resumed goes on with exactly the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.models.training.recipe import TrainingRecipe
+from edgedeploy.tasks.colour import luma_from_rgb
+
+Pair = tuple[Tensor, Tensor]
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
+
+
+def load_pairs(root: Path, recipe: TrainingRecipe) -> list[Pair]:
+    """Low- and high-resolution luma of every image, (H, W) and (s*H, s*W), float32 in [0, 1].
+
+    The low-resolution image is made as test sets are: antialiased bicubic (a = -0.5) on 8-bit RGB, luma
+    afterwards. `shrink` adds copies at smaller sizes: more fine detail from a small set. Images smaller than
+    a patch are left out. Raises UsageError where a folder gives none.
+    """
+    pairs: list[Pair] = []
+    for folder in recipe.folders:
+        files = sorted(p for p in _entries(root / folder) if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = [_pair(file, factor, recipe.scale) for file in files for factor in recipe.shrink]
+        usable = [pair for pair in found if min(pair[0].shape) >= recipe.patch]
+        if not usable:
+            raise UsageError(
+                f"{root / folder} has no image of at least {recipe.patch * recipe.scale} pixels each way",
+                "name the folder that holds the recipe's folders with --data",
+            )
+        pairs += usable
+    return pairs
+
+
+def draw_batch(pairs: list[Pair], recipe: TrainingRecipe, step: int) -> Pair:
+    """The batch of this step: random patches with random flips and transposition, (N, 1, h, w) each."""
+    rng = np.random.default_rng([recipe.seed, step])
+    areas = np.array([low.numel() for low, _ in pairs], dtype=np.float64)
+    lows, highs = [], []
+    p, s = recipe.patch, recipe.scale
+    for index in rng.choice(len(pairs), size=recipe.batch, p=areas / areas.sum()):
+        low, high = pairs[index]
+        y, x = (int(rng.integers(0, n - p + 1)) for n in low.shape)
+        patches = [low[y : y + p, x : x + p], high[y * s : (y + p) * s, x * s : (x + p) * s]]
+        flips = [axis for axis in (0, 1) if rng.integers(2)]
+        patches = [patch.flip(flips) for patch in patches]
+        if rng.integers(2):
+            patches = [patch.T for patch in patches]
+        lows.append(patches[0])
+        highs.append(patches[1])
+    return torch.stack(lows).unsqueeze(1), torch.stack(highs).unsqueeze(1)
+
+
+def _pair(file: Path, factor: float, scale: int) -> Pair:
+    with Image.open(file) as opened:
+        image = opened.convert("RGB")
+    if factor != 1.0:
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    width, height = max(1, image.width // scale), max(1, image.height // scale)
+    high = image.crop((0, 0, width * scale, height * scale))
+    low = high.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(luma_from_rgb(np.asarray(low))), torch.from_numpy(luma_from_rgb(np.asarray(high)))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

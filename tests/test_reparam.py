@@ -1,0 +1,188 @@
+"""Deploy form: the same function, nothing foldable left, never more parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations
+
+from edgedeploy.models import MODELS, create_model
+from edgedeploy.models.reparam import Fusible, fold_batchnorm, reparameterize
+
+RELATIVE = 1e-5
+
+
+def shake(model: nn.Module) -> nn.Module:
+    """Statistics and affine terms as a training leaves them, not the ones and zeros of a new network."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.2, 2.0, generator=generator)
+            if module.affine:
+                nn.init.normal_(module.weight, 1.0, 0.3, generator=generator)
+                nn.init.normal_(module.bias, 0.0, 0.3, generator=generator)
+    return model.eval()
+
+
+def assert_same(model: nn.Module, deployed: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        want, have = model(x), deployed(x)
+    for one, two in zip(*((y if isinstance(y, tuple) else (y,)) for y in (want, have)), strict=True):
+        assert one.shape == two.shape
+        assert (one - two).abs().max() <= RELATIVE * one.abs().max()
+
+
+def foldable(model: nn.Module) -> list[str]:
+    """BatchNorms whose input is a convolution that nobody else reads, found in the traced graph."""
+    traced = fx.symbolic_trace(model)
+    found = []
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and isinstance(traced.get_submodule(node.target), _BatchNorm):
+            source: Any = node.args[0]
+            if source.op == "call_module" and len(source.users) == 1:
+                before = traced.get_submodule(source.target)
+                if isinstance(before, nn.Conv2d | nn.ConvTranspose2d):
+                    found.append(node.target)
+    return found
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_every_model_in_deploy_form(name: str) -> None:
+    info = MODELS.get(name)
+    model = shake(create_model(name))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    deployed = reparameterize(model)
+    x = torch.rand(2, info.input_shape[1], 64, 96, generator=torch.Generator().manual_seed(1))
+    assert_same(model, deployed, x)
+    assert foldable(deployed) == []
+    assert parameters(deployed) <= parameters(model)
+    assert not any(isinstance(module, Fusible) for module in deployed.modules())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not deployed.training
+
+
+def test_ddrnet_keeps_only_the_batchnorms_that_follow_a_sum_or_a_pool() -> None:
+    model = create_model("ddrnet_23_slim", augment=True)
+    assert len(foldable(model.eval())) > 40  # the search above does find pairs where there are some
+    kept = [name for name, m in reparameterize(shake(model)).named_modules() if isinstance(m, _BatchNorm)]
+    assert all(name.startswith(("spp.", "final_layer.0", "seghead_extra.0")) for name in kept)
+    assert len(kept) == 11 + 2
+
+
+CONVOLUTIONS = [
+    (nn.Conv2d(4, 6, 3, padding=1), 6),
+    (nn.Conv2d(4, 6, (3, 1), stride=2, padding=(1, 0), bias=False), 6),
+    (nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=4, padding_mode="reflect"), 8),
+    (nn.ConvTranspose2d(4, 6, 2, stride=2), 6),
+    (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, bias=False), 6),
+    (parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), 6),
+]
+
+
+@pytest.mark.parametrize(("conv", "channels"), CONVOLUTIONS)
+@pytest.mark.parametrize("affine", [True, False])
+def test_fold_of_one_pair(conv: nn.Module, channels: int, affine: bool) -> None:
+    pair = shake(nn.Sequential(conv, nn.BatchNorm2d(channels, eps=1e-3, affine=affine)))
+    folded = fold_batchnorm(*pair)
+    assert type(folded) in {nn.Conv2d, nn.ConvTranspose2d}
+    assert_same(pair, folded, torch.rand(2, 4, 9, 7))
+    assert_same(pair, reparameterize(pair), torch.rand(2, 4, 9, 7))
+
+
+def test_half_precision_stays_half_precision() -> None:
+    pair = shake(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6))).half()
+    assert {p.dtype for p in reparameterize(pair).parameters()} == {torch.float16}
+
+
+def test_places_in_a_sequence_stay() -> None:
+    model = shake(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
+    assert isinstance(reparameterize(model)[2], nn.ReLU)
+
+
+class Doubler(nn.Conv2d):
+    """A convolution of somebody's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class Swapped(nn.Sequential):
+    """A sequence that does not run in sequence."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[0](self[1](x))
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model[0].register_forward_hook(lambda _module, _args, output: output + 1)
+    return model
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(Doubler(3, 3, 1), nn.BatchNorm2d(3)),
+        lambda: Swapped(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)),
+        hooked,
+    ],
+    ids=["own convolution", "own order", "no statistics", "not neighbours", "hook"],
+)
+def test_what_cannot_be_folded_exactly_is_left(build: Any) -> None:
+    model = shake(build())
+    deployed = reparameterize(model)
+    assert any(isinstance(m, _BatchNorm) for m in deployed.modules())
+    assert_same(model, deployed, torch.rand(2, 3, 5, 5))
+    if type(model[0]) is Doubler:
+        with pytest.raises(TypeError, match="cannot fold BatchNorm2d into Doubler"):
+            fold_batchnorm(model[0], model[1])
+
+
+def test_a_module_used_twice_is_deployed_once() -> None:
+    block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model = shake(nn.Sequential(block, nn.ReLU(), block))
+    deployed = reparameterize(model)
+    assert deployed[0] is deployed[2]
+    assert parameters(deployed) <= parameters(model)
+    assert_same(model, deployed, torch.rand(1, 3, 4, 4))
+
+
+class Root(nn.Module):
+    """The whole network offers a simpler form, whose parts still need folding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * 2 / 2
+
+    def fuse(self) -> nn.Module:
+        return nn.Sequential(self.conv, self.norm)
+
+
+def test_the_root_is_fused_too_and_then_folded() -> None:
+    model = shake(Root())
+    deployed = reparameterize(model)
+    assert not any(isinstance(m, _BatchNorm) for m in deployed.modules())
+    assert_same(model, deployed, torch.rand(1, 3, 6, 6))
+
+
+def test_fuse_must_return_a_new_module() -> None:
+    class Lazy(nn.Identity):
+        def fuse(self) -> nn.Module:
+            return self
+
+    with pytest.raises(TypeError, match="must return a new module"):
+        reparameterize(nn.Sequential(Lazy()))
