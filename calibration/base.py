@@ -71,8 +71,8 @@ CALIBRATORS: Registry[type[Calibrator]] = Registry(
     "edgedeploy.calibration",
     skip=frozenset(
         {
-            "base", "collect", "data", "everywhere", "exclusions", "graph_view", "histogram", "images",
-            "placement", "plan", "ptq", "residual", "ruleset", "weights", "writer",
+            "base", "collect", "data", "everywhere", "exclusions", "graph_view", "histogram",
+            "placement", "plan", "ptq", "residual", "ruleset", "sources", "weights", "writer",
         }
     ),
 )  # fmt: skip

@@ -22,32 +22,39 @@ class Entropy(Calibrator):
 
     Attributes:
         levels: positive levels of the quantised tensor; the search begins at one bin per level.
+        coverage: per cent of the values that are never clipped; 0 is the published method, which collapses
+            on tensors of few distinct values (an 8-bit image): with all in the last bin P equals Q.
     """
 
     levels: int = 128
+    coverage: float = 99.99
 
     def __post_init__(self) -> None:
         if not 2 <= self.levels <= 2048:
             raise ValueError(f"levels must be 2 to 2048, not {self.levels}")
+        if not 0.0 <= self.coverage <= 100.0:
+            raise ValueError(f"coverage must be 0 to 100, not {self.coverage}")
 
     def range_of(self, statistics: TensorStatistics) -> Range:
         histogram = statistics.histogram
         assert histogram is not None  # noqa: S101  the driver collects it: needs_histogram
         counts = histogram.magnitudes()
         counts = counts[: counts.nonzero()[0][-1] + 1].copy()
+        least = int(np.searchsorted(np.cumsum(counts), counts.sum() * (self.coverage / 100.0))) + 1
         # Zero is exact in every quantisation; after ReLU there are so many that they would outweigh the rest.
         if counts.size > 1:
             counts[0] = counts[1]
-        cut = best_cut(counts, self.levels)
+        cut = best_cut(counts, self.levels, least)
         bound = (cut + 0.5) * histogram.width
         return clipped(statistics, bound)
 
 
-def best_cut(counts: NDArray[np.int64], levels: int) -> int:
-    """The number of bins to keep, in [levels, len(counts)]; all of them if they are fewer than `levels`."""
-    if counts.size <= levels or not counts.any():
+def best_cut(counts: NDArray[np.int64], levels: int, least: int = 0) -> int:
+    """The number of bins to keep, at least `levels` and `least`; all of them if they are fewer."""
+    start = max(levels, least)
+    if counts.size <= start or not counts.any():
         return counts.size
-    cuts = np.arange(levels, counts.size + 1)
+    cuts = np.arange(start, counts.size + 1)
     return int(cuts[np.argmin(divergences(counts, levels, cuts))])
 
 

@@ -105,6 +105,13 @@ def test_entropy_clips_a_lone_outlier_and_keeps_a_uniform_tensor(rng: np.random.
     assert make_calibrator("entropy", {}).range_of(gather(uniform)).amax > 2.9
 
 
+def test_entropy_does_not_collapse_on_an_eight_bit_image(rng: np.random.Generator) -> None:
+    """Few distinct values: by the published rule the threshold is the darkest pixel."""
+    statistics = gather((rng.integers(16, 236, 100_000) / 255).astype(np.float32))
+    assert make_calibrator("entropy", {}).range_of(statistics).amax > 0.9
+    assert make_calibrator("entropy", {"coverage": 0}).range_of(statistics).amax < 0.1
+
+
 def test_zeros_do_not_move_the_entropy_threshold(rng: np.random.Generator) -> None:
     values = np.abs(rng.standard_normal(50_000)).astype(np.float32)
     zeros = np.zeros(1_000_000, dtype=np.float32)

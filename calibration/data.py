@@ -1,0 +1,135 @@
+"""Calibration inputs from wherever they are: a folder, an image, a video, an .npz, or any Python iterable.
+
+One input is in memory at a time. What cannot be decoded is skipped and counted; nothing is ever made up in
+its place, because ranges of random data give random accuracy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.backends.base import Feeds
+from edgedeploy.calibration.sources import (
+    array_rows,
+    folder_images,
+    is_arrays,
+    single_image,
+    video_images,
+)
+from edgedeploy.core.errors import CalibrationError
+from edgedeploy.tasks.images import resize_image
+from edgedeploy.tasks.video import is_video
+
+Image = NDArray[np.uint8]
+Source = Path | str | Iterable[Mapping[str, NDArray[Any]] | Image]
+FEW = 8
+
+
+@dataclass
+class DataReport:
+    """What a pass over the data met; filled while the feeds are drawn, started afresh by every pass.
+
+    Attributes:
+        used: inputs that were yielded.
+        duplicates: those of them that had been yielded before, byte for byte.
+        skipped: name of each file that could not be used, and why.
+    """
+
+    used: int = 0
+    duplicates: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know about the data, in one line each."""
+        lines = []
+        if self.used < FEW:
+            lines.append(f"only {self.used} calibration inputs: give {FEW} or more, better 32 to 64")
+        if self.duplicates:
+            lines.append(f"{self.duplicates} of {self.used} calibration inputs are duplicates")
+        if self.skipped:
+            name, reason = next(iter(self.skipped.items()))
+            lines.append(f"{len(self.skipped)} files skipped, the first {name}: {reason}")
+        return tuple(lines)
+
+
+def calibration_feeds(
+    source: Source,
+    preprocess: Callable[[Image], Feeds],
+    limit: int = 64,
+    *,
+    inputs: tuple[str, ...] = (),
+    size: tuple[int, int] | None = None,
+    report: DataReport | None = None,
+) -> Iterator[Feeds]:
+    """Feeds for at most `limit` inputs of a source; call it anew for every pass over the data.
+
+    Args:
+        source: a folder (with its subfolders), an image, a video, an .npz or .npy file, or an iterable of
+        images
+            (RGB uint8 (H, W, 3)) or of feeds. Files and frames are spread evenly over what there is.
+        preprocess: a task's own; makes the feeds of an image, and resizes it where the input's size is fixed.
+        limit: most inputs to use.
+        inputs: names of the model's inputs, for arrays: an .npz names its arrays like them, or holds just
+        one. size: (height, width) to which images are resized before `preprocess`, for inputs of dynamic
+        size. report: is filled while the feeds are drawn.
+
+    Raises:
+        CalibrationError: the source is not there, is of no kind known, or gave no usable input.
+    """
+    report = report if report is not None else DataReport()
+    report.used, report.duplicates = 0, 0
+    report.skipped.clear()
+    seen: set[bytes] = set()
+    for item in islice(_items(source, limit, inputs, report), limit):
+        feeds = _feeds(item, preprocess, size)
+        digest = hashlib.sha256()
+        for name in sorted(feeds):
+            digest.update(np.ascontiguousarray(feeds[name]).tobytes())
+        report.duplicates += digest.digest() in seen
+        seen.add(digest.digest())
+        report.used += 1
+        yield feeds
+    if report.used == 0:
+        reason = f": {next(iter(report.skipped.values()))}" if report.skipped else ""
+        raise CalibrationError(
+            f"{source if isinstance(source, (str, Path)) else 'the data'} gave no usable input{reason}",
+            "give a folder with some dozens of typical images",
+        )
+
+
+def _items(
+    source: Source, limit: int, inputs: tuple[str, ...], report: DataReport
+) -> Iterable[Mapping[str, NDArray[Any]] | Image]:
+    if not isinstance(source, (str, Path)):
+        return source
+    path = Path(source)
+    if path.is_dir():
+        return folder_images(path, limit, report.skipped)
+    if not path.is_file():
+        raise CalibrationError(f"{path} does not exist", "give a folder of images, a video or an .npz file")
+    if is_arrays(path):
+        return array_rows(path, limit, inputs)
+    return video_images(path, limit) if is_video(path) else single_image(path, report.skipped)
+
+
+def _feeds(
+    item: Mapping[str, NDArray[Any]] | Image,
+    preprocess: Callable[[Image], Feeds],
+    size: tuple[int, int] | None,
+) -> Feeds:
+    if isinstance(item, Mapping):
+        return item
+    if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3:
+        raise CalibrationError(
+            f"an image is {item.dtype} {list(item.shape)}", "images are RGB uint8 of shape (H, W, 3)"
+        )
+    return preprocess(item if size is None else resize_image(item, *size))
