@@ -69,6 +69,7 @@ def capture(
         network, name = _load_pt2(path), name or path.stem
     else:
         network, info, found = make_network(str(source), builder_options or {})
+        info = info.variant(**(builder_options or {})) if info is not None else None
         name = name or found
     if isinstance(network, ExportedProgram):
         shape = _pt2_shape(network, options)
@@ -86,7 +87,10 @@ def capture(
         error=error,
     )
     task = info.task if info is not None else TaskSpec()
-    artifact = Artifact(path=out, kind="onnx", model=name, inputs=(), outputs=(), task=task, history=(step,))
+    labels = info.labels if info is not None else ()
+    artifact = Artifact(
+        path=out, kind="onnx", model=name, inputs=(), outputs=(), task=task, labels=labels, history=(step,)
+    )
     return save_model(model, artifact, out)
 
 

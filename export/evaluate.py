@@ -69,8 +69,9 @@ def random_feeds(
 ) -> Outputs:
     """One draw for every input: normal floats, integers of the whole range if 8 bits wide and 0..4 otherwise.
 
-    Images (rank 4) get blocks of `contrast` times a normal value on top: noise alone is all that some detectors
-    never answer to. Dimensions of one name get one size: the first is the batch, the spatial ones are `size`.
+    Images (rank 4) get blocks of `contrast` times a normal value on top: noise alone is all that some
+    detectors never answer to. Dimensions of one name get one size: the first is the batch, the spatial ones
+    are `size`.
     """
     sizes: dict[str, int] = {}
     feeds: Outputs = {}
@@ -136,7 +137,7 @@ def _spatial_axis(spec: TensorSpec, axis: int) -> int | None:
 
 def _draw(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
     if dtype == "bool":
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if dtype == "str":
         raise NotRunnable("it has text inputs")
     try:
@@ -146,8 +147,8 @@ def _draw(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArr
     if kind.kind in "iu":
         info = np.iinfo(kind)
         low, high = (info.min, info.max) if kind.itemsize == 1 else (0, 4)
-        return rng.integers(low, high, shape, endpoint=True).astype(kind)
-    return rng.standard_normal(shape).astype(kind)
+        return np.asarray(rng.integers(low, high, shape, endpoint=True), kind)
+    return np.asarray(rng.standard_normal(shape), kind)
 
 
 def _open(source: bytes | str, options: Any) -> Any:

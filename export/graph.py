@@ -231,7 +231,12 @@ def isolated(graph: Graph, node: Node) -> onnx.ModelProto:
     """A model of one node, its constants included."""
     outputs = [tensor for tensor in node.outputs if not tensor.is_empty()]
     alone = gs.Graph(
-        [node], [], outputs, opset=graph.opset, import_domains=graph.import_domains, ir_version=graph.ir_version
+        [node],
+        [],
+        outputs,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        ir_version=graph.ir_version,
     )
     model: onnx.ModelProto = gs.export_onnx(alone, do_type_check=False)
     return model

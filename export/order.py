@@ -1,4 +1,4 @@
-"""The passes of a deployment in the order in which they run; `optimize` repeats the list until nothing fires."""
+"""The passes of a deployment in the order in which they run, again and again until nothing fires."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "drop-dead",
     "fold-constants",
     "drop-identity",
+    "drop-neutral",
     "merge-duplicates",
-    # fold: arithmetic into weights; BatchNormalization first, since what remains of it is what Mul and Add are
+    # fold: arithmetic into weights; BatchNormalization first, since what remains of it is what Mul and Add
+    # are
     "fold-batchnorm",
     "fold-mul-add",
     "fold-pad",

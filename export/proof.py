@@ -1,7 +1,7 @@
 """Does a rewritten model still compute the same? The judgement behind every pass.
 
-Floating-point outputs are compared by the largest difference over the largest value. In class maps and 8-bit images a
-difference in the last bit moves a few places to a neighbour, so there the mean difference counts.
+Floating-point outputs are compared by the largest difference over the largest value. In class maps and 8-bit
+images a difference in the last bit moves a few places to a neighbour, so there the mean difference counts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ from edgedeploy.core.parity import compare
 from edgedeploy.export.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
 from edgedeploy.export.passes.base import GraphPass
 
-DISCRETE_TOLERANCE = 1e-3  # of the largest value, mean over a discrete output: ties and roundings that fell otherwise
-QUIET = 1e-4  # outputs below this, say of a sigmoid at -20, hold rounding and little else; errors are measured by it
+# Mean over a discrete output, of its largest value: ties and roundings that fell otherwise.
+DISCRETE_TOLERANCE = 1e-3
+# Outputs below this, say of a sigmoid at -20, hold rounding and little else; errors are measured by it.
+QUIET = 1e-3
+# Some networks amplify rounding: reordering a sum in the first layer moves their output by more than any
+# promise. What the last bit of the input does to the output is beyond proof, so a few times that is granted,
+# within reason.
+LAST_BIT, GRANT, GRANT_LIMIT = 2.0**-23, 4.0, 100.0
 _RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
@@ -32,7 +38,7 @@ class Refuted(Exception):
 
 @dataclass
 class Proof:
-    """The feeds on which a model is watched, and what it answers to them; moves on with every accepted rewrite."""
+    """The feeds on which a model is watched and what it answers; moves on with every accepted rewrite."""
 
     model: onnx.ModelProto
     pairs: list[tuple[Feeds, Outputs]] = field(default_factory=list)
@@ -40,7 +46,7 @@ class Proof:
 
     @staticmethod
     def of(model: onnx.ModelProto, seeds: int, feeds: Sequence[Feeds]) -> Proof:
-        """Run the model on `seeds` random draws and the given feeds; raises NotRunnable where it cannot be watched."""
+        """Run the model on `seeds` draws and the given feeds; raises NotRunnable where it cannot be."""
         if _RANDOM & set(_operators(model.graph)):
             raise NotRunnable("it draws random numbers")
         evaluator = Evaluator(model)
@@ -61,9 +67,22 @@ class Proof:
                 pairs.append((feeds, outputs))
         except NotRunnable as reason:
             raise Refuted(f"ONNX Runtime cannot run the result: {reason}") from reason
-        if not worst <= step.atol:
+        if not worst <= step.atol and not worst <= self._granted(step.atol):
             raise Refuted(f"an output differs by {worst:.1e} of its largest value; promised {step.atol:.0e}")
         return Proof(candidate, pairs, self.checks), worst
+
+    def _granted(self, atol: float) -> float:
+        """What a promise of `atol` may come to in a network as sensitive to rounding as this one."""
+        rng, before, worst = np.random.default_rng(0), Evaluator(self.model), 0.0
+        for feeds, outputs in self.pairs:
+            nudged = {
+                name: value * (1 + LAST_BIT * rng.choice((-1, 1), value.shape)).astype(value.dtype)
+                if value.dtype == np.float32
+                else value
+                for name, value in feeds.items()
+            }
+            worst = max(worst, difference(outputs, before(nudged), 0.0))
+        return min(GRANT * worst, GRANT_LIMIT * atol)
 
     def _expected(self, step: GraphPass, options: Any) -> Iterator[tuple[Feeds, Outputs]]:
         """Feeds for the model after the step, and what it must answer."""
@@ -79,16 +98,17 @@ class Proof:
 
 
 def difference(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]], atol: float) -> float:
-    """The largest error over all outputs, as a pass promises it; infinite where names, dtypes or shapes differ."""
+    """The largest error over all outputs; raises Refuted where names, dtypes or shapes differ."""
     if set(expected) != set(got):
         raise Refuted(f"the outputs are {', '.join(sorted(got))}; expected {', '.join(sorted(expected))}")
     worst = 0.0
     for name, reference in expected.items():
         candidate = got[name]
-        if not isinstance(reference, np.ndarray) or reference.dtype.kind not in "fiub":
+        kind = getattr(getattr(reference, "dtype", None), "kind", "")  # sequences come as lists
+        if kind not in ("f", "i", "u", "b"):
             if not np.array_equal(np.asarray(reference, object), np.asarray(candidate, object)):
                 raise Refuted(f"output '{name}' differs")
-        elif reference.dtype.kind == "f":
+        elif kind == "f":
             try:
                 parity = compare(reference, candidate)
                 peak = float(np.abs(reference[np.isfinite(reference)]).max(initial=0.0))
@@ -96,8 +116,8 @@ def difference(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[A
             except ParityError as error:
                 raise Refuted(f"output '{name}': {error}") from error
         else:
-            error = _discrete(name, reference, candidate)
-            worst = max(worst, 0.0 if error <= max(atol, DISCRETE_TOLERANCE) else error)
+            moved = _discrete(name, reference, candidate)
+            worst = max(worst, 0.0 if moved <= max(atol, DISCRETE_TOLERANCE) else moved)
     return worst
 
 

@@ -89,13 +89,13 @@ def optimize(
     Args:
         model: is not changed.
         passes: names or passes.
-        verify: prove each pass in ONNX Runtime on `seeds` random draws (several sizes where dynamic) and on `feeds`,
-            real inputs. A pass that errs beyond its promise, raises, or leaves an invalid graph is reverted, recorded
-            and not tried again.
+        verify: prove each pass in ONNX Runtime on `seeds` random draws (several sizes where dynamic) and on
+            `feeds`, real inputs. A pass that errs beyond its promise, raises, or leaves an invalid graph is
+            reverted, recorded and not tried again.
         options: per pass name, an object of that pass's options_type.
 
-    A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the reason in
-    `left_alone`. Raises UnknownNameError for an unknown pass.
+    A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the
+    reason in `left_alone`. Raises UnknownNameError for an unknown pass.
     """
     chosen = [PASSES.get(entry) if isinstance(entry, str) else entry for entry in passes]
     try:
@@ -103,8 +103,10 @@ def optimize(
         start = infer_model(model)
         load(start)
     except NotRunnable as reason:
-        return OptimizeResult(model, left_alone=f"ONNX Runtime cannot run the model, so nothing proves it: {reason}")
-    except Exception as error:  # noqa: BLE001  the graph library fails in many ways on models it cannot carry
+        return OptimizeResult(
+            model, left_alone=f"ONNX Runtime cannot run the model, so nothing proves it: {reason}"
+        )
+    except Exception as error:  # noqa: BLE001  the graph library fails in many ways
         return OptimizeResult(model, left_alone=f"graph surgery cannot read the model: {error}")
     return _Run(start, proof, options or {}).rounds(chosen)
 
@@ -122,7 +124,8 @@ class _Run:
     def rounds(self, passes: Sequence[GraphPass]) -> OptimizeResult:
         for number in range(MAX_ROUNDS):
             active = [p for p in passes if p.name not in self.banned and (p.keeps_contract or number == 0)]
-            if not any([self._try(step) for step in active]):
+            fired = [step.name for step in active if self._try(step)]
+            if not fired:
                 break
         model = self.model
         if model is not self.original:
@@ -154,7 +157,7 @@ class _Run:
         except Refuted as reason:
             self._revert(entry, started, str(reason))
             return False
-        except Exception as failure:  # noqa: BLE001  a pass at fault must not end the deployment
+        except Exception as failure:  # noqa: BLE001
             fault = PassError(f"it raised {type(failure).__name__}: {failure}")
             self._revert(entry, started, str(fault))
             return False

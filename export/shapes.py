@@ -37,7 +37,7 @@ def infer(graph: Graph) -> None:
     known = load(infer_model(dump(graph))).tensors()
     for name, tensor in graph.tensors().items():
         other = known.get(name)
-        if other is not None and tensor.inputs and not other.inputs == []:
+        if other is not None and tensor.inputs and other.inputs:
             tensor.shape = other.shape if other.shape is not None else tensor.shape
             tensor.dtype = other.dtype if other.dtype is not None else tensor.dtype
 

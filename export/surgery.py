@@ -7,9 +7,10 @@ from typing import Any
 
 import onnx
 
-from edgedeploy.core.errors import UnknownNameError
+from edgedeploy.core.errors import ParityError, UnknownNameError, UsageError
 from edgedeploy.core.recipe import SurgeryOptions
 from edgedeploy.core.spec import Artifact
+from edgedeploy.export.embed import embed_argmax, embed_preprocess, embed_uint8_output
 from edgedeploy.export.metadata import save_model
 from edgedeploy.export.order import DEFAULT_PASSES
 from edgedeploy.export.passes.base import PASSES
@@ -29,7 +30,33 @@ def operate(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
     model = onnx.load(artifact.path)
     passes = [name for name in DEFAULT_PASSES if name not in options.skip]
     result = optimize(model, passes, verify=options.verify, seeds=options.seeds)
-    return save_model(result.model, _recorded(artifact, model, result), out)
+    operated = save_model(result.model, _recorded(artifact, model, result), out)
+    if options.preprocess or options.uint8_input:
+        operated = embed_preprocess(
+            operated, out, uint8_input=options.uint8_input, verify=options.verify, seeds=options.seeds
+        )
+    if options.argmax:
+        operated = embed_argmax(operated, out, verify=options.verify, seeds=options.seeds)
+    if options.uint8_output:
+        operated = embed_uint8_output(operated, out, verify=options.verify, seeds=options.seeds)
+    return operated
+
+
+def to_fp16(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
+    """Lower an fp32 artifact to float16 where that is safe; inputs and outputs stay as they are.
+
+    Raises ParityError where the result is further from fp32 than the pass promises, UsageError where the
+    model cannot be lowered at all.
+    """
+    result = optimize(onnx.load(artifact.path), ["to-fp16"], verify=options.verify, seeds=options.seeds)
+    if result.left_alone:
+        raise UsageError(f"{artifact.model} cannot be lowered to fp16: {result.left_alone}", "build in fp32")
+    for step in result.reverted:
+        raise ParityError(f"fp16 breaks {artifact.model}: {step.reason}", "build in fp32")
+    history = (*artifact.history, *result.history())
+    return save_model(
+        result.model, artifact.model_copy(update={"precision": "fp16", "history": history}), out
+    )
 
 
 def _recorded(artifact: Artifact, before: onnx.ModelProto, result: OptimizeResult) -> Artifact:

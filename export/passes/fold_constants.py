@@ -1,12 +1,14 @@
 """f(constants) = constant: what does not depend on the input is computed once, by ONNX Runtime.
 
-Shapes are inferred first, and shapes and parts of shapes that are known become constants too. Results that are larger
-than what they are made of (an expanded mask) stay computed; DequantizeLinear stays, for it says where INT8 is.
+Shapes are inferred first, and shapes and parts of shapes that are known become constants too. Results that
+are larger than what they are made of (an expanded mask) stay computed; DequantizeLinear stays, for it says
+where INT8 is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,10 +32,20 @@ from edgedeploy.export.shapes import infer, is_static
 
 SMALL = 1 << 16  # bytes that a result may always have
 _KEPT = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "Dropout", "Bernoulli", "Multinomial", "RandomNormal", "RandomUniform"}
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Dropout",
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomUniform",
+    }
     | {"RandomNormalLike", "RandomUniformLike"}
 )
-_GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "Pad", "EyeLike", "MatMul"})
+_GROWING = frozenset(
+    {"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "Pad", "EyeLike", "MatMul"}
+)
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -44,8 +56,15 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
         text_model("float[2,3,h,v] x", "y", "a = Constant<value_float=2.0>() \n y = Mul(x, a)", w),
         text_model("float[1,3,8,6] x", "y", "s = Shape(x) \n r = Reshape(x, s) \n y = Relu(r)", w),
         text_model("float[2,3] x", "y", f"{flat} y = Reshape(x, r)", w),
-        text_model("float[1,3,h,v] x", "y", "s = Shape<start=1, end=2>(x) \n f = Cast<to=1>(s) \n y = Mul(x, f)", w),
-        text_model("float[1,3,h,v] x", "y", "s = Shape(x) \n n = Gather(s, i) \n f = Cast<to=1>(n) \n y = Add(x, f)", w),
+        text_model(
+            "float[1,3,h,v] x", "y", "s = Shape<start=1, end=2>(x) \n f = Cast<to=1>(s) \n y = Mul(x, f)", w
+        ),
+        text_model(
+            "float[1,3,h,v] x",
+            "y",
+            "s = Shape(x) \n n = Gather(s, i) \n f = Cast<to=1>(n) \n y = Add(x, f)",
+            w,
+        ),
     ]
 
 
@@ -82,7 +101,7 @@ def _fold(graph: Graph, node: Node, kept: set[str]) -> int:
     except NotRunnable:
         return 0
     arrays = [results[tensor.name] for tensor in outputs]
-    is_plain = all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays)
+    is_plain = all(getattr(array, "dtype", object) != object for array in arrays)
     if not is_plain or (node.op != "Constant" and sum(array.nbytes for array in arrays) > room):
         return 0
     for tensor, array in zip(outputs, arrays, strict=True):
@@ -107,7 +126,7 @@ def _known_shape(node: Node) -> NDArray[np.int64] | None:
     return np.array(chosen, np.int64).reshape(picked.shape) if is_static(chosen) else None
 
 
-def _sizes(node: Node) -> list[object] | None:
+def _sizes(node: Node) -> list[Any] | None:
     shape = node.inputs[0].shape
     if shape is None:
         return None

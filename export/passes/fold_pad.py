@@ -1,7 +1,7 @@
 """Conv(Pad(x, p), q) = Conv(x, p + q): a Pad of zeros over height and width joins the operator's own padding.
 
-AveragePool then counts its padding (count_include_pad = 1). MaxPool pads with -inf, so a Pad of zeros may join only
-where x >= 0 and no window lies in the padding alone.
+AveragePool then counts its padding (count_include_pad = 1). MaxPool pads with -inf, so a Pad of zeros may
+join only where x >= 0 and no window lies in the padding alone.
 """
 
 from __future__ import annotations
@@ -43,11 +43,15 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     wide = "AveragePool<kernel_shape=[5,5], pads=[1,1,0,1], count_include_pad=1>(a)"
     return [
         text_model(image, "y", "a = Pad(x, p) \n y = Conv<pads=[0,1,1,0]>(a, w)", c),
-        text_model(image, "y", 'a = Pad<mode="constant">(x, p, zero) \n y = Conv<group=2, auto_pad="VALID">(a, g)', c),
+        text_model(
+            image, "y", 'a = Pad<mode="constant">(x, p, zero) \n y = Conv<group=2, auto_pad="VALID">(a, g)', c
+        ),
         text_model(image, "y", "a = Pad(x, q, , axes) \n y = Conv<strides=[2,2]>(a, w)", c),
         text_model(image, "y", f"a = Pad(x, q, , axes) \n y = {pool.format('')}", c),
         text_model(image, "y", f"a = Pad(x, p) \n y = {wide}", c),
-        text_model(image, "y", "r = Relu(x) \n a = Pad(r, q, , axes) \n y = MaxPool<kernel_shape=[3,3]>(a)", c),
+        text_model(
+            image, "y", "r = Relu(x) \n a = Pad(r, q, , axes) \n y = MaxPool<kernel_shape=[3,3]>(a)", c
+        ),
     ]
 
 
@@ -94,7 +98,7 @@ def _require_pool(reader: Node, own: list[int], total: list[int], maker: Node | 
 
 
 def _spatial_pads(node: Node, reader: Node) -> tuple[list[int], list[int]]:
-    """(begin, end) over the spatial axes; raises Skip if others are padded, or by a computed or negative amount."""
+    """(begin, end) over the spatial axes; raises Skip if others are padded, or by a computed amount."""
     pads = value_of(node.inputs[1], "the padding") if has(node, 1) else np.asarray(node.attrs.get("pads", ()))
     shape = node.inputs[0].shape
     rank = reader.inputs[1].values.ndim if reader.op == "Conv" and is_constant(reader.inputs[1]) else None

@@ -62,7 +62,11 @@ def _merge_constants(graph: Graph) -> int:
     seen: dict[Hashable, Tensor] = {}
     hits, kept = 0, kept_names(graph)
     for tensor in list(graph.tensors().values()):
-        if not is_constant(tensor) or dtype_name(tensor) in ("object", "str", "string") or tensor.name in kept:
+        if (
+            not is_constant(tensor)
+            or dtype_name(tensor) in ("object", "str", "string")
+            or tensor.name in kept
+        ):
             continue
         values = np.asarray(tensor.values)
         first = seen.setdefault((dtype_name(tensor), values.shape, values.tobytes()), tensor)

@@ -1,0 +1,181 @@
+"""Every float32 tensor becomes float16, the graph's own inputs and outputs excepted, with Casts where types
+meet.
+
+The result is strongly typed: no builder flag decides a precision. Kept in float32: normalisations,
+Softmax, exponentials, the way from a square to its root, interpolation, and any node with a constant that
+float16 cannot hold (beyond 65504, or a small epsilon that would become 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx.defs import SchemaError, get_schema
+
+from edgedeploy.export.graph import (
+    Graph,
+    Node,
+    Tensor,
+    constant,
+    dtype_name,
+    insert,
+    is_constant,
+    is_standard,
+    kept_names,
+    producer,
+    variable,
+)
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.shapes import infer
+
+HALF, FULL = "tensor(float16)", "tensor(float)"
+_LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
+# Casts keep what they are: those from integers carry sizes, whose products float16 does not hold.
+ISLANDS = (
+    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
+    "LpNormalization", "MeanVarianceNormalization", "Softmax", "LogSoftmax", "Exp", "Log", "Pow",
+    "Reciprocal", "CumSum", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
+    "ReduceLogSumExp", "ReduceProd", "Resize", "Upsample", "GridSample", "Range", "Cast", "CastLike",
+    "NonMaxSuppression", "QuantizeLinear", "DequantizeLinear",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fp16Options:
+    """keep_ops: operators to leave in float32; keep_nodes: names of nodes to leave in float32."""
+
+    keep_ops: tuple[str, ...] = ISLANDS
+    keep_nodes: tuple[str, ...] = ()
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    c = {
+        "w": floats(rng, 8, 3, 3, 3),
+        "g": floats(rng, 8, 4, 3, 3),
+        "huge": np.float32(1e9),
+        "eps": np.float32(1e-12),
+        "axes": np.array([1]),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+    }
+    rms = "q = Mul(a, a) \n m = ReduceMean(q, axes) \n e = Add(m, eps) \n s = Sqrt(e) \n y = Div(a, s)"
+    branches = ", ".join(
+        f"{name}_branch = {name}_ () => (float[] p) {{ p = {op}(a) }}"
+        for name, op in (("then", "Tanh"), ("else", "Neg"))
+    )
+    resize = 'Resize<mode="linear">(a, , scales)'
+    return [
+        text_model("float[1,3,h,v] x", "y", "a = Conv(x, w) \n b = Relu(a) \n y = Conv<group=2>(b, g)", c),
+        text_model("float[1,3,9,8] x", "y, z", "z = Conv(x, w) \n y = Relu(z)", c),
+        text_model("float[1,3,9,8] x", "y", f"a = Conv(x, w) \n {rms}", c),
+        text_model("float[1,3,9,8] x", "y", f"a = Conv(x, w) \n b = {resize} \n y = Sigmoid(b)", c),
+        text_model(
+            "float[1,3,9,8] x", "y", "a = Conv(x, w) \n b = Min(a, huge) \n y = Softmax<axis=1>(b)", c
+        ),
+        text_model("float[1,3,h,v] x, bool flag", "y", f"a = Conv(x, w) \n y = If(flag) <{branches}>", c),
+    ]
+
+
+@graph_pass("to-fp16", atol=1e-2, cases=cases, options=Fp16Options)
+def to_fp16(graph: Graph, options: Fp16Options) -> int:
+    infer(graph)
+    kept = kept_names(graph) | {tensor.name for tensor in graph.inputs}
+    halves: dict[str, Tensor] = {}  # float32 tensor -> its float16 twin
+    squares = _from_square_to_root(graph)
+    hits = 0
+    for node in list(graph.nodes):
+        wanted = node.name not in options.keep_nodes and node.op not in options.keep_ops
+        places = _convertible(node, graph.opset) if wanted and id(node) not in squares else None
+        if places is None:
+            continue
+        inputs, outputs = places
+        for index in inputs:
+            node.inputs[index] = _half(graph, node.inputs[index], halves)
+        for index in outputs:
+            full = node.outputs[index]
+            half = variable(graph, f"{full.name}_fp16", np.dtype(np.float16), full.shape)
+            node.outputs[index] = half
+            halves[full.name] = half
+            # Whoever reads the float32 tensor later finds this Cast; it dies unless somebody does.
+            insert(graph, "Cast", [half], [full], to=int(onnx.TensorProto.FLOAT))
+        hits += 1
+    _require_outputs(graph, kept)
+    return hits
+
+
+def _half(graph: Graph, tensor: Tensor, halves: dict[str, Tensor]) -> Tensor:
+    twin = halves.get(tensor.name)
+    if twin is None:
+        name = f"{tensor.name}_fp16"
+        if is_constant(tensor):
+            twin = constant(graph, name, np.asarray(tensor.values), np.float16)
+        else:
+            twin = variable(graph, name, np.dtype(np.float16), tensor.shape)
+            insert(graph, "Cast", [tensor], [twin], to=int(onnx.TensorProto.FLOAT16))
+        halves[tensor.name] = twin
+    return twin
+
+
+def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
+    """Places of the float32 inputs and outputs that may be float16 by the operator's schema, or None."""
+    if not is_standard(node) or any(True for _ in node.subgraphs()):
+        return None
+    try:
+        schema = get_schema(node.op, opset)
+    except SchemaError:
+        return None
+    types = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+
+    def places(tensors: Sequence[Tensor], formals: Sequence[object]) -> list[int] | None:
+        found = []
+        for index, tensor in enumerate(tensors):
+            if tensor.is_empty() or dtype_name(tensor) != "float32":
+                if not tensor.is_empty() and not dtype_name(tensor):
+                    return None
+                continue
+            formal = formals[min(index, len(formals) - 1)]
+            if HALF in types.get(formal.type_str, ()):  # type: ignore[attr-defined]
+                found.append(index)
+        return found
+
+    inputs, outputs = places(node.inputs, schema.inputs), places(node.outputs, schema.outputs)
+    if inputs is None or outputs is None or not inputs or "dtype" in node.attrs:
+        return None
+    held = all(_held(node.inputs[index]) for index in inputs if is_constant(node.inputs[index]))
+    return (inputs, outputs) if held else None
+
+
+def _held(tensor: Tensor) -> bool:
+    """Whether float16 holds a constant: nothing overflows, and not everything but zeros vanishes."""
+    values = np.abs(np.asarray(tensor.values))
+    largest = float(values.max(initial=0.0))
+    return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)
+
+
+def _from_square_to_root(graph: Graph) -> set[int]:
+    """Nodes from x*x or x^2 over a mean to the division by its root: squares overflow float16 first."""
+    found: set[int] = set()
+    for node in graph.nodes:
+        maker = producer(node.inputs[0]) if node.inputs else None
+        squared = maker is not None and (
+            maker.op == "Pow" or (maker.op == "Mul" and maker.inputs[0] is maker.inputs[1])
+        )
+        if node.op in ("ReduceMean", "GlobalAveragePool") and maker is not None and squared:
+            found |= {id(maker), id(node)}
+        elif node.op in ("Add", "Sqrt", "Div", "Mul", "Clip", "Max") and any(
+            producer(tensor) is not None and id(producer(tensor)) in found and producer(tensor).op != "Div"
+            for tensor in node.inputs
+        ):
+            found.add(id(node))
+    return found
+
+
+def _require_outputs(graph: Graph, kept: set[str]) -> None:
+    """Every name that the outside knows must still be made in float32."""
+    made = {tensor.name for node in graph.nodes for tensor in node.outputs} | {t.name for t in graph.inputs}
+    missing = {tensor.name for tensor in graph.outputs} & kept - made
+    if missing:
+        raise RuntimeError(f"outputs lost: {', '.join(sorted(missing))}")

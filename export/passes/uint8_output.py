@@ -1,0 +1,51 @@
+"""y = uint8(round(clip(255 x, 0, 255))): an image in [0, 1] leaves the graph as pixels, half to even."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Skip, constant, dtype_name, insert, producer, redirect, variable
+from edgedeploy.export.passes.base import Feeds, graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    w = {"w": floats(rng, 4, 1, 3, 3)}
+    body = 'a = Conv(x, w) \n y = DepthToSpace<blocksize=2, mode="CRD">(a)'
+    return [
+        text_model("float[1,1,8,6] x", "y", body, w),
+        text_model("float[1,1,h,v] x", "y, z", f"{body} \n z = Relu(y)", w),
+    ]
+
+
+def old_outputs(outputs: Feeds, _: Any) -> Feeds:
+    name, image = next(iter(outputs.items()))
+    return {**outputs, name: np.rint(np.clip(image * np.float32(255), 0, 255)).astype(np.uint8)}
+
+
+@graph_pass("uint8-output", atol=0.0, cases=cases, old_outputs=old_outputs)
+def uint8_output(graph: Graph) -> int:
+    result = graph.outputs[0]
+    maker = producer(result)
+    if dtype_name(result) != "float32" or maker is None:
+        raise Skip(f"the output '{result.name}' is not a computed float32 tensor")
+    image = variable(graph, f"{result.name}_float", np.float32, result.shape)
+    place = next(index for index, tensor in enumerate(maker.outputs) if tensor is result)
+    redirect(result, image)
+    maker.outputs[place] = image
+    scaled, clipped, rounded = (
+        variable(graph, f"{result.name}_{step}", np.float32, result.shape)
+        for step in ("scaled", "clipped", "rounded")
+    )
+    white = constant(graph, "white", np.asarray(255.0), np.float32)
+    black = constant(graph, "black", np.asarray(0.0), np.float32)
+    insert(graph, "Mul", [image, white], [scaled])
+    insert(graph, "Clip", [scaled, black, white], [clipped])
+    insert(graph, "Round", [clipped], [rounded])
+    insert(graph, "Cast", [rounded], [result], to=int(onnx.TensorProto.UINT8))
+    result.dtype = np.dtype(np.uint8)
+    return 1
