@@ -18,8 +18,7 @@ from edgedeploy.core.spec import Artifact
 
 FP32_MAX_REL = 1e-3
 # Signal to noise against the same graph computed exactly, in dB. bf16 has 8 bits of mantissa, fp16 11, and
-# depth costs some of them; int8 runtimes differ in rounding only, but a deep network makes flipped steps of
-# that.
+# depth costs some of them; int8 runtimes differ in rounding only, which depth turns into flipped steps.
 MIN_SQNR_DB = {"bf16": 25.0, "fp16": 40.0, "int8": 20.0}
 SEEDS = 2
 WARMUP, ROUNDS, SECONDS = 2, 15, 3.0

@@ -22,6 +22,7 @@ UNSUPPORTED = (
     re.compile(r"No registered schema for operator '(?P<op>[^']+)'"),
     re.compile(r"Node type '(?P<op>[^']+)' from domain '[^']*' is unknown"),
 )
+OTHER_RUNTIMES = "another runtime may take it; to see which are here: edgedeploy doctor"
 _LONGEST_MESSAGE = 400
 
 
@@ -62,8 +63,8 @@ def refusal(backend: str, artifact: Artifact, message: str) -> BuildError:
             # OpenVINO appends the opset to the name of a standard operator: Frobnicate-20
             op = re.sub(r"-\d+$", "", re.split(r"[.:]", match["op"])[-1])
             node = match.groupdict().get("node") or _first_node(operators(artifact.path), op)
-            return UnsupportedOpError(op, node, backend, "another backend may have it: --backend NAME")
-    return BuildError(f"{backend} refuses {artifact.path}: {shortened(message)}", "try another --backend")
+            return UnsupportedOpError(op, node, backend, OTHER_RUNTIMES)
+    return BuildError(f"{backend} refuses {artifact.path}: {shortened(message)}", OTHER_RUNTIMES)
 
 
 def shortened(message: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
+from edgedeploy.backends._onnx_file import OTHER_RUNTIMES
 from edgedeploy.core.errors import BuildError, UnsupportedOpError
 
 _LONGEST_MESSAGE = 600
@@ -44,7 +46,9 @@ def build_error(sdk: Any, backend: str, logger: Any, what: str) -> BuildError:
     else:
         said = ["it says nothing"]
     text = "; ".join(dict.fromkeys(" ".join(message.split()) for message in said))
-    hint = "give it more memory: --workspace" if "workspace" in text else "see its log with --verbose"
+    hint = (
+        "give the builder more scratch memory" if "workspace" in text else "simplify the model and try again"
+    )
     return BuildError(f"{backend} could not build {what}: {text[:_LONGEST_MESSAGE]}", hint)
 
 
@@ -55,17 +59,16 @@ def parser_error(sdk: Any, backend: str, parser: Any, logger: Any, what: str) ->
         op, node, why = problem.node_operator(), problem.node_name(), " ".join(problem.desc().split())
         unsupported = problem.code() == sdk.ErrorCode.UNSUPPORTED_NODE or "Plugin not found" in why
         if unsupported:
-            return UnsupportedOpError(op, node, backend, "another backend may have it: --backend NAME")
+            return UnsupportedOpError(op, node, backend, OTHER_RUNTIMES)
         if op:
-            said = [m for severity, m in logger.messages if severity <= sdk.ILogger.ERROR]
-            detail = " ".join((said[-1] if said else why).split())[:_LONGEST_MESSAGE]
-            return BuildError(
-                f"{backend} refuses {op} (node '{node}') of {what}: {detail}", _hint(op, detail)
-            )
+            # The condition that failed, as C++: where it carries a sentence, that is what to show.
+            sentence = re.search(r'"(.+)"', why)
+            detail = (sentence[1] if sentence else why)[:_LONGEST_MESSAGE]
+            return BuildError(f"{backend} refuses {op} (node '{node}') of {what}: {detail}", _hint(op))
     return build_error(sdk, backend, logger, what)
 
 
-def _hint(op: str, detail: str) -> str:
-    if "QuantizeLinear" in op or "Int32" in detail:
+def _hint(op: str) -> str:
+    if op in {"QuantizeLinear", "DequantizeLinear"}:
         return "quantise again with the TensorRT rules: edgedeploy quantize MODEL.onnx --data FOLDER"
-    return "another backend may take it: --backend NAME"
+    return OTHER_RUNTIMES
