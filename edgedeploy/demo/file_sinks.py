@@ -5,6 +5,8 @@ Nothing half-written is ever seen: a video is written beside its place and renam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from edgedeploy.tasks.video import require_av
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-CLOCK = 90_000  # ticks a second of a file's timestamps, as MPEG has them
+CLOCK = 60_000  # ticks a second of timestamps: whole for the usual frame rates, and MPEG-4 takes no more
 ENCODERS = ("libx264", "h264", "mpeg4")  # the first that this build of FFmpeg has
 X264_OPTIONS = {"preset": "ultrafast", "crf": "20"}
 
@@ -39,29 +41,34 @@ class VideoSink(Sink):
         self._open_place = True
         self._container: Any = None
         self._stream: Any = None
-        self._size = (0, 0)
+        self._size: tuple[int, int] | None = None
         self._last = -1
 
     def write(self, picture: Image | VideoFrame, timestamp: float, name: str) -> bool:  # noqa: ARG002
         frame = _even(as_yuv(picture))
-        if self._stream is None:
-            self._size = (frame.width, frame.height)
-            self._open(frame)
+        self._size = self._size or (frame.width, frame.height)
         if (frame.width, frame.height) != self._size:
             sizes = f"{frame.width}x{frame.height} does not fit a video of {self._size[0]}x{self._size[1]}"
             raise UsageError(f"a frame of {sizes}", "write image files instead: --sink FOLDER")
         # Players refuse times that stand still, as those of some cameras do.
         self._last = max(round(timestamp * CLOCK), self._last + 1)
         frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
-        self._mux(frame)
+        frame.pict_type = (
+            require_av().video.frame.PictureType.NONE
+        )  # not what it was in the file it came from
+        with self._reported():
+            if self._stream is None:
+                self._open(frame)
+            self._encode(frame)
         return True
 
     def finish(self) -> None:
         if self._stream is None:  # an empty file would be no video
             self.abort()
             return
-        self._mux(None)
-        self._close()
+        with self._reported():
+            self._encode(None)
+            self._close()
         self._open_place = False
         self._place.__exit__(None, None, None)
 
@@ -69,12 +76,9 @@ class VideoSink(Sink):
         if not self._open_place:
             return
         self._open_place = False
-        error = OutputError(f"{self.path} was not finished")
-        try:
+        with suppress(OSError, require_av().error.FFmpegError):  # the file is thrown away in any case
             self._close()
-        except OSError:
-            error.hint = "its end could not be written either"
-        self._place.__exit__(OutputError, error, None)
+        self._place.__exit__(OutputError, OutputError(f"{self.path} was not finished"), None)
 
     def _open(self, frame: VideoFrame) -> None:
         av = require_av()
@@ -88,14 +92,20 @@ class VideoSink(Sink):
         context.thread_type = "AUTO"
         context.color_range, context.colorspace = frame.color_range, frame.colorspace
 
-    def _mux(self, frame: VideoFrame | None) -> None:
+    def _encode(self, frame: VideoFrame | None) -> None:
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """FFmpeg's own errors, a full disk among them, as one line."""
         try:
-            for packet in self._stream.encode(frame):
-                self._container.mux(packet)
-        except OSError as error:  # PyAV's errors of the file system are OSErrors too
+            yield
+        except (OSError, require_av().error.FFmpegError) as error:
+            reason = getattr(error, "strerror", "") or str(error)
             raise OutputError(
-                f"cannot write {self.path}: {error.strerror or error}", "free some space"
-            ) from None
+                f"cannot write {self.path}: {reason}", "check the space that is left"
+            ) from error
 
     def _close(self) -> None:
         if self._container is not None:

@@ -60,6 +60,7 @@ def draw_legend(
             break
         rgb = tuple(int(value) for value in colour)
         cv2.rectangle(result, (4, top), (4 + line, top + line - 3), rgb, cv2.FILLED)
+        cv2.rectangle(result, (4, top), (4 + line, top + line - 3), (255, 255, 255), 1)
         place = (10 + line, top + line - line // 3)
         # A dark rim keeps text legible on anything.
         for shade, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):

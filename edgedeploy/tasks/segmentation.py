@@ -73,7 +73,7 @@ class Segmentation(Task):
             mixed = np.asarray(cv2.addWeighted(mixed, alpha, image, 1 - alpha, 0), dtype=np.uint8)
         names = self.artifact.labels or default_names(len(colours))
         shares = np.bincount(result.ravel(), minlength=len(colours)) / result.size
-        order = [int(i) for i in np.argsort(-shares) if shares[i] >= LEGEND_SHARE]
+        order = np.flatnonzero(shares >= LEGEND_SHARE).tolist()
         return draw_legend(mixed, [(names[i] if i < len(names) else str(i), colours[i]) for i in order])
 
     @property
