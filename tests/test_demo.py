@@ -43,11 +43,11 @@ class Camera(Source):
     def __init__(self, count: int = 1_000_000, live: bool = True) -> None:
         super().__init__("camera", live, 16, 12, 30.0)
         self.count, self.given, self.closed = count, 0, 0
-        self.allowed = threading.Semaphore(0)
+        self.allowed, self.flowing = threading.Semaphore(0), False
 
     def frames(self) -> Iterator[Frame]:
         for index in range(self.count):
-            assert self.allowed.acquire(timeout=PATIENCE_S)
+            assert self.flowing or self.allowed.acquire(timeout=PATIENCE_S)
             self.given = index + 1
             image = np.full((12, 16, 3), 8 * index % 256, np.uint8)
             yield Frame(index, index / 30, time.perf_counter(), image, f"{index}")
@@ -243,7 +243,8 @@ def test_of_a_live_source_only_the_newest_frame_is_kept(model: Artifact) -> None
 
     def flow_on(count: int) -> bool:
         if count == 4:  # a camera does not stop because nobody looks
-            camera.allowed.release(1000)
+            camera.flowing = True
+            camera.allowed.release()
         return True
 
     sink = Collect(flow_on)
