@@ -1,4 +1,4 @@
-"""`edgedeploy demo`: run an artifact on a camera or a clip; given a zoo model, deploy it first and compare."""
+"""`edgedeploy demo`: an artifact on a camera or a clip; a zoo model is deployed first, and compared."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def command(
         "model p50 ms": f"{stats.model_ms_p50:.1f}",
         "frame age p50 ms": f"{stats.age_ms_p50:.1f}",
         "frame age p95 ms": f"{stats.age_ms_p95:.1f}",
-        "written": stats.path or "–",
+        "written": stats.path or "nothing",
     }
     print_table(tuple(cells), [tuple(cells.values())])
     print_next(

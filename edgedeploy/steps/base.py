@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class PipelineStep:
-    """One arrow of the deployment. Imports happen inside its functions, so no step pays for another's libraries.
+    """One arrow of the deployment; imports happen inside it, so no step pays for another's libraries.
 
     Attributes:
         name: what `run(until=…)` and the cache call it.

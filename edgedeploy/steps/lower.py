@@ -27,7 +27,7 @@ def check_precision(job: Job, until: str) -> None:
     if until in {"lower", "build"} and precision == "int8" and job.data is None:
         raise CalibrationError(
             "int8 needs calibration data: a few dozen typical images",
-            "add --data FOLDER, --data clip.mp4 or --data inputs.npz (random data would give random accuracy)",
+            "add --data FOLDER, --data clip.mp4 or --data inputs.npz (random data gives random accuracy)",
         )
 
 
@@ -51,7 +51,7 @@ def _precision(artifact: Artifact, job: Job) -> Precision:
 def _decides(artifact: Artifact, job: Job) -> Any:
     wanted = _precision(artifact, job)
     if wanted != "int8":
-        return {"precision": wanted}
+        return {"precision": wanted, "surgery": job.recipe.surgery.model_dump()}
     assert job.data is not None  # noqa: S101  `check` refused it
     return {
         "precision": wanted,
@@ -70,7 +70,7 @@ def _lower(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     if wanted == "fp16":
         from edgedeploy.export.surgery import to_fp16
 
-        return to_fp16(artifact, out)
+        return to_fp16(artifact, job.recipe.surgery, out)
     # bfloat16 is the runtime's business on CPUs: the file stays float32 and says what it is to run in.
     step = Step(name="lower", options={"precision": wanted}, hits=1)
     return relabelled(artifact, out, precision=wanted, history=(*artifact.history, step))
