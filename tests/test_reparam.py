@@ -179,6 +179,14 @@ def test_the_root_is_fused_too_and_then_folded() -> None:
     assert_same(model, deployed, torch.rand(1, 3, 6, 6))
 
 
+def test_a_fusible_module_used_twice_stays_one() -> None:
+    block = Root()
+    model = shake(nn.ModuleDict({"first": block, "second": block}))
+    deployed = reparameterize(model)
+    assert deployed["first"] is deployed["second"]
+    assert parameters(deployed) <= parameters(model)
+
+
 def test_fuse_must_return_a_new_module() -> None:
     class Lazy(nn.Identity):
         def fuse(self) -> nn.Module:

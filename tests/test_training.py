@@ -217,3 +217,36 @@ def test_soap_on_a_vector_is_adam_one_step_late() -> None:
             adam.grad = gradient.clone()
             two.step()
     torch.testing.assert_close(soap, adam)
+
+
+def test_soap_follows_the_eigenbasis_as_it_turns() -> None:
+    weight = nn.Parameter(torch.zeros(6, 4))
+    optimiser = Soap([weight], lr=1e-3)
+    torch.manual_seed(0)
+    left = torch.linalg.qr(torch.randn(6, 6))[0] * torch.logspace(0, -2, 6)
+    right = torch.linalg.qr(torch.randn(4, 4))[0] * torch.logspace(0, -1, 4)
+    for _ in range(300):
+        weight.grad = left @ torch.randn(6, 4) @ right.T
+        optimiser.step()
+    state = optimiser.state[weight]
+    basis = state["left_basis"]
+    turned = basis.T @ state["left"] @ basis
+    torch.testing.assert_close(basis.T @ basis, torch.eye(6))
+    off = turned - turned.diag().diag()
+    assert off.norm() < 0.05 * turned.norm()
+
+
+def test_soap_keeps_squares_with_their_directions_when_the_order_changes() -> None:
+    weight = nn.Parameter(torch.zeros(2, 2))
+    optimiser = Soap([weight], lr=1e-3)
+    orders = set()
+    for step in range(160):
+        large, small = (3.0, 1.0) if step < 80 else (1.0, 3.0)
+        weight.grad = torch.diag(torch.tensor([large * (-1) ** step, small]))
+        optimiser.step()
+        if step > 60:
+            state = optimiser.state[weight]
+            turned = (state["left_basis"].T @ state["left"] @ state["left_basis"]).diag()
+            torch.testing.assert_close(state["square"].diag(), turned, rtol=0.1, atol=0.1)
+            orders.add(int(state["left_basis"][:, 0].abs().argmax()))
+    assert orders == {0, 1}  # it did change
