@@ -28,7 +28,7 @@ from edgedeploy.core.target import Target
 class TensorRtBackend(Backend):
     """What the two flavours share; they differ in which GPU an engine is for, `_aim`."""
 
-    precisions = ("fp32", "bf16", "fp16", "int8")
+    precisions = ("fp32", "fp16", "int8")
     suffix = ".engine"
 
     def version(self) -> str:

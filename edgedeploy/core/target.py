@@ -21,14 +21,36 @@ PACKAGE = "edgedeploy.targets"
 
 
 class Figures(BaseModel):
-    """Peak rates of a device, dense, for the roofline; None where nobody publishes one."""
+    """Peak rates of a device for the roofline, dense (no sparsity); None where nobody publishes one.
+
+    Attributes:
+        fp32_tflops: of the CUDA cores; TF32 engines exceed it.
+        fp16_tflops: of the tensor cores with FP16 accumulation; on GeForce half of it with FP32 accumulation.
+        int8_tops: of the GPU, without DLA; dla_int8_tops: of all DLA cores together.
+        memory_gb_per_s, memory_gb: bandwidth and size. l2_mb: second-level cache.
+        sms, clock_ghz: multiprocessors and their clock. power_w: modes, or board power, in watts.
+        unsure: names of the figures above on which sources disagree; measure them on the device.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    fp32_tflops: float | None = None
-    fp16_tflops: float | None = None
-    int8_tops: float | None = None
-    memory_gb_per_s: float | None = None
-    memory_gb: float | None = None
+    fp32_tflops: float | None = Field(default=None, gt=0)
+    fp16_tflops: float | None = Field(default=None, gt=0)
+    int8_tops: float | None = Field(default=None, gt=0)
+    dla_int8_tops: float | None = Field(default=None, gt=0)
+    memory_gb_per_s: float | None = Field(default=None, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0)
+    l2_mb: float | None = Field(default=None, gt=0)
+    sms: int | None = Field(default=None, gt=0)
+    clock_ghz: float | None = Field(default=None, gt=0)
+    power_w: str = ""
+    unsure: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _unsure_of_what(self) -> Figures:
+        strange = sorted(set(self.unsure) - set(type(self).model_fields))
+        if strange:
+            raise ValueError(f"unsure names no figure: {', '.join(strange)}")
+        return self
 
 
 class Target(BaseModel):
@@ -42,6 +64,7 @@ class Target(BaseModel):
         qdq: name of the Q/DQ rule set in calibration/rules for int8.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
         precision_note: why the default precision is the default, printed by `build`.
+        notes: what else to know before deploying there.
         figures: see Figures.
     """
 
@@ -54,6 +77,7 @@ class Target(BaseModel):
     qdq: str = "tensorrt"
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
     precision_note: str = ""
+    notes: str = ""
     figures: Figures = Figures()
 
     @model_validator(mode="after")
