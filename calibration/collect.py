@@ -7,9 +7,8 @@ in several passes over the data. Activations are never kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -92,7 +91,7 @@ def collect(
         )
     groups = _groups(model, tensors, first, memory_mb << 20)
     total = None if total is None else total * len(groups)
-    feeds_left: Iterable[Feeds] = chain([first], iterator)
+    feeds_left: Iterable[Feeds] = _rejoined([first], iterator)
     del first, iterator, source
     images = done = 0
     statistics: dict[str, TensorStatistics] = {}
@@ -115,6 +114,12 @@ def collect(
         statistics |= {name: entry.statistics() for name, entry in accumulators.items()}
         feeds_left = feeds_factory() if number + 1 < len(groups) else ()
     return Collected(statistics, images, len(groups))
+
+
+def _rejoined(first: list[Feeds], rest: Iterator[Feeds]) -> Iterator[Feeds]:
+    """The first feed and the rest; unlike itertools.chain it lets go of the first."""
+    yield first.pop()
+    yield from rest
 
 
 def _groups(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, budget: int) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from edgedeploy.calibration.base import Range, TensorStatistics, make_calibrator
-from edgedeploy.calibration.collect import FeedsFactory, Progress, collect
+from edgedeploy.calibration.collect import Collected, FeedsFactory, Progress, collect
 from edgedeploy.calibration.placement import PlacementReport, place, prepared, wanted
 from edgedeploy.calibration.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
@@ -72,21 +72,20 @@ def quantize(
     rules = load_rules(rules) if isinstance(rules, str) else rules
     model, notes = prepared(model)
     tensors = wanted(model, rules)
-    if not tensors:
-        _, report = place(model, {}, rules)
-        why = "; ".join(f"{note.node}: {note.reason}" for note in report.excluded[:3])
-        raise CalibrationError(f"nothing in the model can run in INT8 ({why or 'no operator with weights'})")
-    collected = collect(
-        model,
-        tensors,
-        feeds_factory,
-        histograms=calibrator.needs_histogram,
-        memory_mb=memory_mb,
-        progress=progress,
-    )
+    collected = Collected()
+    if tensors:
+        histograms = calibrator.needs_histogram
+        collected = collect(
+            model, tensors, feeds_factory, histograms=histograms, memory_mb=memory_mb, progress=progress
+        )
     usable = {name: entry for name, entry in collected.statistics.items() if entry.count}
     ranges = {name: calibrator.range_of(entry) for name, entry in usable.items()}
     quantized, placement = place(model, ranges, rules)
+    if not placement.quantized:
+        why = "; ".join(f"{note.node}: {note.reason}" for note in placement.excluded[:3])
+        raise CalibrationError(
+            f"no operator can run in INT8 ({why or 'none has weights'})", "deploy it in fp16 or fp32 instead"
+        )
     if notes:
         placement = PlacementReport(**{**vars(placement), "notes": (*notes, *placement.notes)})
     problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))
