@@ -120,18 +120,21 @@ class Segmentation(Task):
 
 
 def argmax_at(logits: Array, height: int, width: int) -> NDArray[np.uint8]:
-    """Class of every pixel at (height, width) from logits (C, h, w), enlarged bilinearly (half-pixel
-    centres).
+    """Class of every pixel at (height, width) from logits (C, h, w), C <= 256, enlarged bilinearly.
 
-    One class at a time: the enlarged logits of all classes together would not fit a small device's cache or
-    memory.
+    One class at a time, in place: the enlarged logits of all classes together would leave every cache.
     """
-    best = _enlarge(logits[0].astype(np.float32), height, width, cv2.INTER_LINEAR).copy()
+    if len(logits) > 256:
+        raise UsageError(f"a class map holds 256 classes, not {len(logits)}", "export with an argmax head")
+    size = (width, height)
+    best = cv2.resize(logits[0].astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     classes = np.zeros((height, width), np.uint8)
     for index in range(1, len(logits)):
-        plane = _enlarge(logits[index].astype(np.float32), height, width, cv2.INTER_LINEAR)
-        classes[plane > best] = index
-        np.maximum(best, plane, out=best)
+        plane = cv2.resize(logits[index].astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+        wins = cv2.compare(plane, best, cv2.CMP_GT)  # 255 where this class beats all before it
+        cv2.max(best, plane, dst=best)
+        # Classes only grow, so the maximum writes this one over whatever stood there.
+        cv2.max(classes, cv2.bitwise_and(wins, index), dst=classes)  # type: ignore[call-overload]
     return classes
 
 
