@@ -55,8 +55,8 @@ def cases(rng: np.random.Generator) -> Sequence[tuple[onnx.ModelProto, Preproces
         PreprocessOptions((127.5,), (128.0,), uint8_input=True),
     ]
     return [
-        (text_model("float[1,3,h,v] x", names, body, weights), choice)
-        for body, names in bodies
+        (text_model(image, names, body, weights), choice)
+        for image, (body, names) in zip(("float[n,3,h,v] x", *["float[1,3,9,12] x"] * 2), bodies, strict=True)
         for choice in options
     ]
 

@@ -101,7 +101,7 @@ def _fold(graph: Graph, node: Node, kept: set[str]) -> int:
     except NotRunnable:
         return 0
     arrays = [results[tensor.name] for tensor in outputs]
-    is_plain = all(getattr(array, "dtype", object) != object for array in arrays)
+    is_plain = all(hasattr(array, "dtype") and array.dtype.kind != "O" for array in arrays)
     if not is_plain or (node.op != "Constant" and sum(array.nbytes for array in arrays) > room):
         return 0
     for tensor, array in zip(outputs, arrays, strict=True):
