@@ -1,4 +1,4 @@
-"""The whole way in front of the user: one zoo model in fp32 and int8, built, scored and timed on a real clip."""
+"""The whole way in front of the user: a zoo model in fp32 and int8, built, timed and scored on a clip."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCORED_FRAMES = 12
 def deploy_and_compare(
     model: str, source: str, target: str, threads: int, reporter: Reporter
 ) -> tuple[Artifact, list[dict[str, Any]]]:
-    """Deploy `model` in fp32 and int8 for the size of `source`; (the int8 artifact, a row of figures for each).
+    """Deploy `model` in fp32 and int8 for the size of `source`: (int8 artifact, a row of figures for each).
 
-    The clip itself calibrates and scores: its frames are shrunk, enlarged again and compared where the task is
-    super-resolution; other tasks have no truth in a clip, and get no score. Raises UsageError for a camera.
+    The clip itself calibrates and scores: where the task is super-resolution, frames are shrunk, enlarged again
+    and compared; other tasks find no truth in a clip, and get no score. Raises UsageError for a camera.
     """
     from edgedeploy.backends.pool import SessionPool
     from edgedeploy.bench import bench

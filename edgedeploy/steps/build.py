@@ -25,12 +25,8 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     return build_fastest(artifact, job.target, None, out, _run_shapes(artifact, job))
 
 
-def _notes(artifact: Artifact) -> list[str]:
-    return [
-        f"{entry['backend']}: {entry['verdict']}"
-        for entry in artifact.details.get("considered", [])
-        if entry.get("verdict") != "kept"
-    ]
+def _notes(artifact: Artifact) -> list[str]:  # noqa: ARG001  the commands print what was considered as a table
+    return []
 
 
 def _run_shapes(artifact: Artifact, job: Job) -> Shapes:

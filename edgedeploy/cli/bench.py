@@ -1,0 +1,68 @@
+"""`edgedeploy bench`: artifacts side by side in one interleaved run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgedeploy.cli.console import Reporter, parse_size, print_json, print_next, print_table
+from edgedeploy.cli.options import Json, Size, Threads
+
+# What fits a terminal; a --report and --json have every figure.
+SHOWN = {"model", "precision", "backend", "p50 ms", "p95", "p99", "device ms", "per second", "speed-up"}
+
+
+def command(
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(
+            help="Artifacts; the first is the baseline. FILE.onnx@BACKEND opens one elsewhere.",
+            show_default=False,
+        ),
+    ],
+    size: Size = None,
+    threads: Threads = 0,
+    runs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rounds; default: 3 seconds for each artifact.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="End with exit code 4 unless met, e.g. 'p99<20ms'.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a report: .md, .json or .csv.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    from edgedeploy.bench import bench
+
+    reporter = Reporter(quiet=json)
+    height_width = parse_size(size)
+    with reporter.stage("interleaved rounds") as stage:
+        result = bench(
+            artifacts,
+            threads=threads,
+            runs=runs,
+            size=height_width,
+            budget=budget or (),
+            progress=stage.progress,
+        )
+    if report is not None:
+        result.write(report)
+    if json:
+        print_json(result.to_dict())
+    else:
+        shown = [index for index, name in enumerate(result.columns) if name in SHOWN]
+        print_table(
+            [result.columns[index] for index in shown],
+            [[row[index] for index in shown] for row in result.rows],
+        )
+        for line in result.results:
+            if line.note:
+                reporter.note(f"{line.name}: {line.note}")
+        reporter.note(", ".join(f"{name} {value}" for name, value in result.machine.items()))
+        print_next(f"edgedeploy demo {artifacts[-1]} --source 0")
+    result.check()
