@@ -1,0 +1,9 @@
+"""Measure latency, throughput and memory of artifacts side by side."""
+
+from edgedeploy.bench.artifacts import bench
+from edgedeploy.bench.budget import Budget, parse_budgets
+from edgedeploy.bench.machine import describe_machine
+from edgedeploy.bench.measure import BenchResult, run
+from edgedeploy.bench.report import BenchReport
+
+__all__ = ["BenchReport", "BenchResult", "Budget", "bench", "describe_machine", "parse_budgets", "run"]

@@ -1,0 +1,128 @@
+"""Bench files: open each artifact, feed it what its task would, and time all of them in turns."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from edgedeploy.backends.base import BACKENDS, Feeds, OpenOptions, Session, Shapes, concrete_shapes
+from edgedeploy.backends.feeds import random_feeds
+from edgedeploy.backends.select import backend_for, open_artifact
+from edgedeploy.bench.budget import parse_budgets
+from edgedeploy.bench.machine import describe_machine
+from edgedeploy.bench.measure import Progress, run
+from edgedeploy.bench.memory import PeakMemory
+from edgedeploy.bench.report import BenchReport
+from edgedeploy.core.errors import UsageError
+from edgedeploy.core.spec import Artifact
+
+SECONDS_EACH = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """An artifact as the user named it, with the figures of opening it."""
+
+    name: str
+    artifact: Artifact
+    backend: str
+    load_ms: float = 0.0
+    memory_mb: float | None = None
+
+
+def bench(
+    paths: Sequence[Path | str],
+    *,
+    threads: int = 0,
+    runs: int | None = None,
+    seconds: float | None = None,
+    warmup: int = 3,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    budget: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Time artifacts against each other in one interleaved run; the first is the baseline.
+
+    Args:
+        paths: files; `model.onnx@onnxruntime` opens a file with another backend than its own.
+        threads: CPU threads of each model, 0 for the runtime's own choice. They take turns: none competes.
+        runs: rounds; without it they go on for `seconds` (3 for each model).
+        size: height and width for models of dynamic size.
+        budget: conditions such as "p99<20ms"; call `check()` on the report to enforce them.
+        progress: called with (rounds done, rounds in all).
+
+    Raises UsageError for wrong sizes or budgets, ArtifactError for wrong files, DeviceError without a device.
+    """
+    if not paths:
+        raise UsageError("there is nothing to bench", "name at least one artifact")
+    budgets = parse_budgets(budget)
+    entries = _entries(paths)
+    machine = describe_machine()
+    sessions: dict[str, Session] = {}
+    feeds: dict[str, Feeds] = {}
+    with ExitStack() as stack:
+        for index, entry in enumerate(entries):
+            shapes = run_shapes(entry.artifact, size)
+            feeds[entry.name] = random_feeds(entry.artifact, shapes, seed)
+            BACKENDS.get(entry.backend).version()  # imports the SDK, which is not part of this model's cost
+            start = time.perf_counter()
+            with PeakMemory() as memory:
+                options = OpenOptions(shapes=shapes, threads=threads)
+                session = stack.enter_context(open_artifact(entry.artifact, options, entry.backend))
+                load_ms = (time.perf_counter() - start) * 1e3
+                session(feeds[entry.name])
+            sessions[entry.name] = session
+            entries[index] = dataclasses.replace(entry, load_ms=load_ms, memory_mb=memory.rise_mb)
+        seconds = SECONDS_EACH * len(entries) if seconds is None else seconds
+        results = run(
+            sessions, feeds, runs=runs, min_seconds=seconds, warmup=warmup, seed=seed, progress=progress
+        )
+    settings = {
+        "inputs": "; ".join(dict.fromkeys(_shapes_text(feeds[entry.name]) for entry in entries)),
+        "threads": threads or "runtime's choice",
+        "rounds": results[0].runs,
+        "warm-up rounds": warmup,
+        "seed": seed,
+    }
+    complete = (
+        dataclasses.replace(
+            result,
+            precision=entry.artifact.precision,
+            backend=entry.backend,
+            load_ms=entry.load_ms,
+            memory_mb=entry.memory_mb,
+        )
+        for result, entry in zip(results, entries, strict=True)
+    )
+    return BenchReport(tuple(complete), machine, settings, budgets)
+
+
+def run_shapes(artifact: Artifact, size: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
+    """Concrete input shapes for images of `size` (height, width); raises UsageError where they do not fit."""
+    from edgedeploy.tasks.base import task_for
+
+    wanted: Shapes = {}
+    if size is not None:
+        wanted = {artifact.inputs[0].name: task_for(artifact).input_shape(*size)}
+    return concrete_shapes(artifact, wanted)
+
+
+def _entries(paths: Sequence[Path | str]) -> list[_Entry]:
+    entries: list[_Entry] = []
+    for path in paths:
+        file, at, backend = str(path).rpartition("@")
+        chosen = backend if at and backend in BACKENDS.names() else None
+        artifact = Artifact.load(file if chosen else path)
+        name = f"{artifact.path.name}@{chosen}" if chosen else artifact.path.name
+        taken = sum(entry.name.split(" #")[0] == name for entry in entries)
+        unique = f"{name} #{taken + 1}" if taken else name
+        entries.append(_Entry(unique, artifact, backend_for(artifact, chosen).name))
+    return entries
+
+
+def _shapes_text(feeds: Feeds) -> str:
+    return ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())

@@ -1,0 +1,143 @@
+"""Time several open models in turns, so that whatever else the machine does hits all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgedeploy.backends.base import Feeds, Session
+from edgedeploy.bench.statistics import (
+    Times,
+    median_interval,
+    noise_note,
+    percentiles,
+    speedup_interval,
+)
+
+LEAST_ROUNDS, MOST_ROUNDS = 10, 1000
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Figures of one model; times in milliseconds of the caller's clock, from feeds in to outputs out.
+
+    Attributes:
+        name: what the user called it; precision, backend: as its artifact says.
+        runs: timed runs. throughput: samples per second, batch / mean.
+        low_ms, high_ms: 95 % confidence interval of the median (p50).
+        speedup, speedup_low, speedup_high: p50 of the first model over this one's, with its 95 % interval.
+        device_p50_ms: median by the device's own clock, None where it has none.
+        load_ms: time to open. memory_mb: rise of peak memory while it was opened and first run.
+        note: what is suspicious about the measurement.
+        times_ms: every timed run, in order.
+    """
+
+    name: str
+    runs: int
+    mean_ms: float
+    min_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    low_ms: float
+    high_ms: float
+    throughput: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    note: str
+    times_ms: tuple[float, ...]
+    device_p50_ms: float | None = None
+    precision: str = ""
+    backend: str = ""
+    load_ms: float | None = None
+    memory_mb: float | None = None
+
+
+def run(
+    sessions: Mapping[str, Session],
+    feeds: Mapping[str, Feeds],
+    *,
+    runs: int | None = None,
+    min_seconds: float = 5.0,
+    warmup: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[BenchResult]:
+    """Time the sessions in rounds, each round in another order, after `warmup` untimed rounds.
+
+    Without `runs` the rounds go on for `min_seconds`, at least LEAST_ROUNDS and at most MOST_ROUNDS.
+    The first session is the baseline of the speed-ups. The garbage collector rests meanwhile.
+    """
+    order = np.random.default_rng(seed)
+    names = list(sessions)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    device: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(warmup):
+        for name in names:
+            sessions[name](feeds[name])
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        begin = time.perf_counter()
+        done, wanted = 0, runs or LEAST_ROUNDS
+        while done < wanted:
+            for index in order.permutation(len(names)):
+                name = names[index]
+                session, feed = sessions[name], feeds[name]
+                start = time.perf_counter()
+                session(feed)
+                times[name].append((time.perf_counter() - start) * 1e3)
+                if session.device_ms is not None:
+                    device[name].append(session.device_ms)
+            done += 1
+            if runs is None:
+                passed = time.perf_counter() - begin
+                wanted = min(MOST_ROUNDS, max(LEAST_ROUNDS, round(done * min_seconds / passed)))
+            if progress:
+                progress(done, max(done, wanted))
+    finally:
+        if collecting:
+            gc.enable()
+    baseline = np.asarray(times[names[0]])
+    return [_result(n, sessions[n], np.asarray(times[n]), device[n], baseline, seed) for n in names]
+
+
+def _result(
+    name: str, session: Session, times: Times, device: list[float], baseline: Times, seed: int
+) -> BenchResult:
+    p = percentiles(times)
+    low, high = median_interval(times, seed)
+    slower, faster = speedup_interval(baseline, times, seed)
+    mean = float(times.mean())
+    return BenchResult(
+        name=name,
+        runs=len(times),
+        mean_ms=mean,
+        min_ms=float(times.min()),
+        p50_ms=p[50],
+        p90_ms=p[90],
+        p95_ms=p[95],
+        p99_ms=p[99],
+        low_ms=low,
+        high_ms=high,
+        throughput=1e3 * _batch(session) / mean,
+        speedup=float(np.median(baseline)) / p[50],
+        speedup_low=slower,
+        speedup_high=faster,
+        note=noise_note(times),
+        times_ms=tuple(float(t) for t in times),
+        device_p50_ms=float(np.median(device)) if device else None,
+    )
+
+
+def _batch(session: Session) -> int:
+    shape = session.inputs[0].shape if session.inputs else ()
+    return shape[0] if shape and isinstance(shape[0], int) else 1
