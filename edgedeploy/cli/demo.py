@@ -33,10 +33,11 @@ def command(
     else:
         from edgedeploy.cli.showcase import deploy_and_compare
 
-        artifact, rows = deploy_and_compare(model, source, target, threads, reporter)
+        folder = Path(sink).parent if Path(sink).suffix else Path()
+        artifact, rows = deploy_and_compare(model, source, target, threads, folder, reporter)
     from edgedeploy.demo.run import run_demo
 
-    with reporter.stage(f"{artifact.path.name}: {source} -> {sink}") as stage:
+    with reporter.stage(f"{artifact.path.name} on {source}") as stage:
         stats = run_demo(
             artifact, source, sink, view=view, limit=limit, threads=threads, on_frame=stage.progress
         )
@@ -54,7 +55,7 @@ def command(
         "frame age p95 ms": f"{stats.age_ms_p95:.1f}",
         "written": stats.path or "nothing",
     }
-    print_table(tuple(cells), [tuple(cells.values())])
+    print_table(("demo", ""), cells.items())
     print_next(
         f"edgedeploy demo {artifact.path} --source {source} --sink {sink} --view side-by-side",
         f"edgedeploy bench {artifact.path}",

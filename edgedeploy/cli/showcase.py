@@ -10,18 +10,19 @@ from edgedeploy.cli.deploy import make_job
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact
-from edgedeploy.pipeline import run
+from edgedeploy.pipeline import deliver, run
 
 SCORED_FRAMES = 12
 
 
 def deploy_and_compare(
-    model: str, source: str, target: str, threads: int, reporter: Reporter
+    model: str, source: str, target: str, threads: int, folder: Path, reporter: Reporter
 ) -> tuple[Artifact, list[dict[str, Any]]]:
     """Deploy `model` in fp32 and int8 for the size of `source`: (int8 artifact, a row of figures for each).
 
-    The clip itself calibrates and scores: where the task is super-resolution, frames are shrunk, enlarged again
-    and compared; other tasks find no truth in a clip, and get no score. Raises UsageError for a camera.
+    The artifacts are put into `folder`. The clip itself calibrates and scores: for super-resolution, frames are
+    shrunk, enlarged again and compared; other tasks find no truth in a clip, and get no score. Raises UsageError
+    for a camera.
     """
     from edgedeploy.backends.pool import SessionPool
     from edgedeploy.bench import bench
@@ -41,7 +42,8 @@ def deploy_and_compare(
         reporter.note(f"{model}, {precision}")
         edits = [f"precision={precision}", "capture.dynamic=true", "calibration.limit=32"]
         job = make_job(model, edits, target=target, data=Path(source), size=size)
-        artifacts.append(run(job, reporter, Cache()))
+        built = run(job, reporter, Cache())
+        artifacts.append(deliver(built, folder / f"{model}.{precision}.{target}{built.path.suffix}"))
     with reporter.stage("time both, interleaved"):
         report = bench([artifact.path for artifact in artifacts], threads=threads, size=size)
     rows = []
