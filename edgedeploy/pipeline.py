@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edgedeploy.core.cache import Cache, step_key
 from edgedeploy.core.errors import UnknownNameError
@@ -31,15 +31,18 @@ class Stage(Protocol):
     def progress(self, done: int, total: int | None) -> None: ...
 
 
-class Monitor(Protocol):
+S = TypeVar("S", bound=Stage, covariant=True)
+
+
+class Monitor(Protocol[S]):
     """Who is told what happens; the command line prints it."""
 
-    def stage(self, title: str) -> AbstractContextManager[Stage]: ...
+    def stage(self, title: str) -> AbstractContextManager[S]: ...
 
     def note(self, text: str) -> None: ...
 
 
-def run(job: Job, monitor: Monitor, cache: Cache, until: str = "build") -> Artifact:
+def run(job: Job, monitor: Monitor[Stage], cache: Cache, until: str = "build") -> Artifact:
     """Run the steps up to and including `until`; the result lies in the cache, see `deliver`.
 
     Raises the EdgeDeployError family; the cache then holds the steps before the failed one, and no half one.

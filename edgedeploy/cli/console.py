@@ -17,6 +17,15 @@ from rich.table import Table
 from edgedeploy.core.errors import EdgeDeployError, UsageError
 
 
+class Stage:
+    """Handle of a running stage: report progress, and leave a summary for its last line."""
+
+    summary: str = ""
+
+    def progress(self, done: int, total: int | None) -> None:
+        """So many of so many done; the total may be unknown."""
+
+
 class Reporter:
     """Progress and notes of a long run, for people; silent parts cost nothing.
 
@@ -32,7 +41,7 @@ class Reporter:
         self.console.print(f"  {escape(text)}")
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[_Stage]:
+    def stage(self, title: str) -> Iterator[Stage]:
         """A named step with its duration; give it `progress` calls and it shows a bar with the time left."""
         columns = (
             TextColumn("{task.description}"),
@@ -44,21 +53,20 @@ class Reporter:
         with Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         ) as bar:
-            stage = _Stage(bar, title)
+            stage = _BarStage(bar, title)
             yield stage
         summary = f" [dim]{escape(stage.summary)}[/dim]" if stage.summary else ""
         seconds = time.perf_counter() - begin
         self.console.print(f"[green]✓[/green] {escape(title)}{summary} [dim]{seconds:.1f} s[/dim]")
 
 
-class _Stage:
-    """Handle of a running stage."""
+class _BarStage(Stage):
+    """A running stage that shows a bar where the total is known."""
 
     def __init__(self, bar: Progress, title: str) -> None:
         self._bar, self._task = bar, bar.add_task(title, total=None)
-        self.summary = ""
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int | None) -> None:
         self._bar.update(self._task, completed=done, total=total)
 
 

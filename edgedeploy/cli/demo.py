@@ -28,8 +28,9 @@ def command(
     from edgedeploy.core.spec import Artifact
 
     reporter = Reporter(quiet=json)
+    rows: list[dict[str, object]] = []
     if Path(model).suffix or Path(model).exists():
-        artifact, rows = Artifact.load(model), []
+        artifact = Artifact.load(model)
     else:
         from edgedeploy.cli.showcase import deploy_and_compare
 

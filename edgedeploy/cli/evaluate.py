@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def command(
     if not data.exists():
         raise UsageError(f"{data} does not exist", "name a folder of images or a video with --data")
     reporter = Reporter(quiet=json)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in artifacts:
         artifact = Artifact.load(path)
         task = task_for(artifact)

@@ -18,11 +18,11 @@ SCORED_FRAMES = 12
 def deploy_and_compare(
     model: str, source: str, target: str, threads: int, folder: Path, reporter: Reporter
 ) -> tuple[Artifact, list[dict[str, Any]]]:
-    """Deploy `model` in fp32 and int8 for the size of `source`: (int8 artifact, a row of figures for each).
+    """Deploy `model` in fp32 and int8 for the size of `source`: (int8 artifact, a row of figures each).
 
-    The artifacts are put into `folder`. The clip itself calibrates and scores: for super-resolution, frames are
-    shrunk, enlarged again and compared; other tasks find no truth in a clip, and get no score. Raises UsageError
-    for a camera.
+    The artifacts are put into `folder`. The clip itself calibrates and scores: for super-resolution, frames
+    are shrunk, enlarged again and compared; other tasks find no truth in a clip, and get no score. Raises
+    UsageError for a camera.
     """
     from edgedeploy.backends.pool import SessionPool
     from edgedeploy.bench import bench
