@@ -80,6 +80,14 @@ def test_an_argmax_head_is_taken_as_it_is(shape: tuple[int, ...], dtype: type) -
     np.testing.assert_array_equal(result, classes)
 
 
+def test_more_classes_than_a_byte_holds_are_refused() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(UsageError, match="says class 300"):
+        make().postprocess({"logits": np.full((1, 8, 8), 300)}, image)
+    with pytest.raises(UsageError, match="holds 256 classes"):
+        make().postprocess({"logits": np.zeros((1, 257, 2, 2), np.float32)}, image)
+
+
 def test_normalisation_and_size_multiple() -> None:
     task = make(mean=[10.0, 20.0, 30.0], std=[1.0, 2.0, 4.0], size_multiple=32)
     image = np.full((60, 100, 3), (11, 24, 38), np.uint8)

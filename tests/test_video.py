@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -71,6 +75,44 @@ def test_yuv_pictures_keep_studio_range_unchanged_and_rgb_makes_the_round_trip()
     for old, new in zip(planes(picture), planes(copy), strict=True):
         new[:] = old
     np.testing.assert_array_equal(as_rgb(copy), as_rgb(picture))
+
+
+def test_a_video_that_was_filmed_sideways_is_turned(tmp_path: Path) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = 255  # top left
+    sink = VideoSink(tmp_path / "clip.mp4", 25)
+    sink.write(picture, 0, "")
+    sink.finish()
+    data = bytearray((tmp_path / "clip.mp4").read_bytes())
+    matrix = data.index(b"tkhd") + 44  # ISO 14496-12: version 0, the matrix follows 40 bytes of other fields
+    data[matrix : matrix + 36] = struct.pack(
+        ">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30
+    )  # as phones write it
+    (tmp_path / "clip.mp4").write_bytes(data)
+    source = open_source(str(tmp_path / "clip.mp4"))
+    assert (source.width, source.height) == (48, 64)
+    turned = next(source.frames()).rgb()
+    source.close()
+    assert turned.shape == (64, 48, 3)
+    expected = np.rot90(picture, -1)  # clockwise
+    assert np.abs(turned.astype(int) - expected).mean() < 8
+
+
+def test_an_http_address_of_a_file_is_no_live_source(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mkv", 6)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        source = open_source(f"http://127.0.0.1:{server.server_port}/clip.mkv")
+        count, live = len(list(source.frames())), source.live
+        source.close()
+        server.shutdown()
+        thread.join()
+    assert (count, live) == (6, False)
 
 
 def test_images_and_folders_are_sources(tmp_path: Path) -> None:

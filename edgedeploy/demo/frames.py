@@ -68,6 +68,20 @@ def new_yuv(width: int, height: int, like: VideoFrame) -> VideoFrame:
     return frame
 
 
+def upright(frame: VideoFrame) -> VideoFrame:
+    """A YUV 4:2:0 picture turned as its display matrix says: phones film sideways and only note it."""
+    quarters = round(frame.rotation / 90) % 4
+    if not quarters:
+        return frame
+    swapped = quarters % 2 == 1
+    size = (frame.height, frame.width) if swapped else (frame.width, frame.height)
+    result = new_yuv(*size, frame)
+    result.pts, result.time_base = frame.pts, frame.time_base
+    for old, new in zip(planes(frame), planes(result), strict=True):
+        new[:] = np.rot90(old, quarters)
+    return result
+
+
 def planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
     """Writable views of Y (H, W), U and V (H/2, W/2, rounded up) of a YUV 4:2:0 picture."""
     views = []

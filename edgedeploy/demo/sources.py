@@ -13,13 +13,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from edgedeploy.core.errors import DeviceError, UsageError
-from edgedeploy.demo.frames import Frame, as_yuv
+from edgedeploy.demo.frames import Frame, as_yuv, upright
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import is_image, list_images, read_image
 from edgedeploy.tasks.video import decode_video, open_video
@@ -56,7 +57,7 @@ class Source(ABC):
 
 
 class VideoSource(Source):
-    """A file or address that FFmpeg reads; frames are YUV 4:2:0."""
+    """A file or address that FFmpeg reads; frames are YUV 4:2:0, upright."""
 
     def __init__(self, uri: str) -> None:
         scheme = uri.partition("://")[0].lower() if "://" in uri else ""
@@ -65,20 +66,26 @@ class VideoSource(Source):
             options = {**options, **LOW_LATENCY}
         self._container = open_video(uri, options)
         stream = self._container.streams.video[0]
+        self._decoded = decode_video(self._container, uri)
+        try:
+            # Read now: a file without a picture is refused at once, and only a picture tells which way is up.
+            self._first = upright(as_yuv(next(self._decoded)))
+        except BaseException:
+            self.close()
+            raise
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         live = scheme in LIVE_SCHEMES or (bool(scheme) and self._container.duration is None)
-        context = stream.codec_context
-        if min(context.width, context.height) < 1:
-            self._container.close()
-            raise UsageError(f"{uri} holds no frames", "copy or record it again")
-        super().__init__(uri, live, context.width, context.height, fps, stream.frames or None)
+        super().__init__(uri, live, self._first.width, self._first.height, fps, stream.frames or None)
 
     def frames(self) -> Iterator[Frame]:
-        for index, picture in enumerate(decode_video(self._container, self.uri)):
+        rest = (upright(as_yuv(picture)) for picture in self._decoded)
+        # Of a live source the first is old by now: the model was opened since.
+        for index, picture in enumerate(rest if self.live else chain([self._first], rest)):
             seconds = index / self.fps if picture.pts is None else float(picture.time)
-            yield Frame(index, seconds, time.perf_counter(), as_yuv(picture), f"{index:06d}")
+            yield Frame(index, seconds, time.perf_counter(), picture, f"{index:06d}")
 
     def close(self) -> None:
+        self._decoded.close()
         self._container.close()
 
 

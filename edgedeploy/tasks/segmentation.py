@@ -33,6 +33,7 @@ from edgedeploy.tasks.palette import default_names, draw_legend, palette
 
 ALPHA = 0.55  # share of the class colour in an overlay
 LEGEND_SHARE = 0.002  # classes below this share of the picture are left out of the legend
+MOST = 256  # classes that a map of bytes can tell apart
 VOID = {11: 11, 19: 255}  # the unlabelled index of CamVid and Cityscapes, by class count
 
 
@@ -43,7 +44,7 @@ class Segmentation(Task):
     metric_name = "miou"
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
-        step = int(self.options.get("size_multiple", 8))
+        step = int(self.options.get("size_multiple", self.options.get("stride", 8)))
         return super().input_shape(*(max(step, round(size / step) * step) for size in (height, width)))
 
     def preprocess(self, image: Image) -> dict[str, Array]:
@@ -53,6 +54,8 @@ class Segmentation(Task):
         output = outputs[self.artifact.outputs[0].name]
         height, width = image.shape[:2]
         if output.dtype.kind in "iu":
+            if output.dtype.itemsize > 1 and output.size and not 0 <= output.min() <= output.max() < MOST:
+                raise UsageError(f"the model says class {output.max()}", f"a class map holds 0 to {MOST - 1}")
             classes = output.reshape(output.shape[-2:] if output.shape[-1] != 1 else output.shape[-3:-1])
             return _enlarge(classes.astype(np.uint8), height, width, cv2.INTER_NEAREST_EXACT)
         return argmax_at(output[0], height, width)
@@ -120,12 +123,12 @@ class Segmentation(Task):
 
 
 def argmax_at(logits: Array, height: int, width: int) -> NDArray[np.uint8]:
-    """Class of every pixel at (height, width) from logits (C, h, w), C <= 256, enlarged bilinearly.
+    """Class of every pixel at (height, width) from logits (C, h, w), at most 256, enlarged bilinearly.
 
     One class at a time, in place: the enlarged logits of all classes together would leave every cache.
     """
-    if len(logits) > 256:
-        raise UsageError(f"a class map holds 256 classes, not {len(logits)}", "export with an argmax head")
+    if len(logits) > MOST:
+        raise UsageError(f"a class map holds {MOST} classes, not {len(logits)}", "export with an argmax head")
     size = (width, height)
     best = cv2.resize(logits[0].astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     classes = np.zeros((height, width), np.uint8)

@@ -6,7 +6,7 @@ used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ def open_video(uri: str, options: dict[str, str] | None = None) -> InputContaine
     return container
 
 
-def decode_video(container: InputContainer, uri: str) -> Iterator[VideoFrame]:
+def decode_video(container: InputContainer, uri: str) -> Generator[VideoFrame, None, None]:
     """The frames of an open video in order; UsageError for damaged data and where there are none."""
     av = require_av()
     stream = container.streams.video[0]
