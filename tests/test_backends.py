@@ -1,7 +1,7 @@
 """One suite for every backend: what is built opens, what opens computes, what is wrong is said.
 
-A backend whose SDK is absent is skipped with the reason; one that builds for a device elsewhere is tested up to
-the engine, and on what it says when opened here.
+A backend whose SDK is absent is skipped with the reason; one that builds for a device elsewhere is tested up
+to the engine, and on what it says when opened here.
 """
 
 from __future__ import annotations

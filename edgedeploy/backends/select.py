@@ -21,6 +21,7 @@ from edgedeploy.core.errors import (
     DeviceError,
     EdgeDeployError,
     MissingDependencyError,
+    OutputError,
     UnsupportedOpError,
 )
 from edgedeploy.core.files import replacing, sha256_file
@@ -76,8 +77,7 @@ def build_fastest(
     options = options or BuildOptions()
     shapes = representative_shapes(artifact, {**options.opt_shapes, **(shapes or {})})
     options = dataclasses.replace(options, opt_shapes=options.opt_shapes or shapes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".build-") as folder:
+    with _workplace(out) as folder:
         built, verdicts = _build_all(artifact, target, options, out, Path(folder))
         winner = _measure(artifact, built, verdicts, shapes)
         kept = winner.model_copy(
@@ -130,6 +130,17 @@ def _measure(artifact: Artifact, built: dict[str, Artifact], verdicts: Verdicts,
         slower = f"{median / medians[fastest]:.2f} times as long as {fastest}"
         verdicts[name] |= {"milliseconds": round(median, 4), "verdict": "kept" if name == fastest else slower}
     return built[fastest]
+
+
+def _workplace(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder to build in beside `out`, so that the winner only has to be renamed."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=out.parent, prefix=".build-")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {out}: {error.strerror or error}", "choose another place with -o"
+        ) from error
 
 
 def _attempt(action: Callable[[], T]) -> T | EdgeDeployError:

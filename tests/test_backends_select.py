@@ -1,0 +1,288 @@
+"""The choice of a backend, random feeds, and the labels that make a built .onnx tell where it belongs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions, Session
+from edgedeploy.backends._contest import agrees
+from edgedeploy.backends.base import Feeds, Outputs, concrete_shapes
+from edgedeploy.backends.feeds import random_feeds, representative_shapes
+from edgedeploy.backends.select import backend_for, build_fastest, open_artifact
+from edgedeploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    MissingDependencyError,
+    OutputError,
+    ParityError,
+    UnsupportedOpError,
+)
+from edgedeploy.core.onnx_header import external_files, operators, read_onnx_header, with_metadata
+from edgedeploy.core.parity import Parity
+from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
+from edgedeploy.core.target import Target
+from tests.onnx_models import save_convolutions, save_two_inputs, save_unsupported
+
+SHAPE = (1, 3, 16, 24)
+
+
+class Altered(Session):
+    """Another session, slower by `seconds`, with `noise` added to its outputs."""
+
+    def __init__(self, inner: Session, seconds: float, noise: float) -> None:
+        super().__init__(inner.inputs, inner.outputs)
+        self.inner, self.seconds, self.noise = inner, seconds, noise
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        time.sleep(self.seconds)
+        return {name: value + np.float32(self.noise) for name, value in self.inner(feeds).items()}
+
+
+@pytest.fixture
+def cpu() -> Target:
+    for name in ("onnxruntime", "openvino"):
+        if BACKENDS.get(name).why_not():
+            pytest.skip(BACKENDS.get(name).why_not())
+    return Target(
+        name="cpu",
+        title="CPU",
+        backends=("openvino", "onnxruntime"),
+        precisions=("fp32", "bf16", "int8"),
+        default_precision="fp32",
+    )
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Artifact:
+    return Artifact.load(save_convolutions(tmp_path / "m.onnx", SHAPE))
+
+
+def alter(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float = 0.0, noise: float = 0.0) -> None:
+    """Let a backend be slower or wrong in the contest; the unoptimised reference stays right."""
+    backend = BACKENDS.get(name)
+    original = backend._open
+
+    def opened(artifact: Artifact, options: OpenOptions) -> Session:
+        session = original(artifact, options)
+        return Altered(session, seconds, noise) if options.optimise else session
+
+    monkeypatch.setattr(backend, "_open", opened)
+
+
+def verdicts(built: Artifact) -> dict[str, dict[str, Any]]:
+    return {entry["backend"]: entry for entry in built.details["considered"]}
+
+
+@pytest.mark.parametrize(("slow", "fast"), [("openvino", "onnxruntime"), ("onnxruntime", "openvino")])
+def test_the_faster_wins_whatever_its_place(
+    cpu: Target, model: Artifact, slow: str, fast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alter(monkeypatch, slow, seconds=0.05)
+    built = build_fastest(model, cpu, None, tmp_path / "out" / "b.onnx")
+    assert built.backend == fast
+    assert Artifact.load(built.path) == built
+    assert verdicts(built)[fast]["verdict"] == "kept"
+    assert f"times as long as {fast}" in verdicts(built)[slow]["verdict"]
+    assert all(entry["milliseconds"] > 0 and entry["max_rel"] < 1e-3 for entry in verdicts(built).values())
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.onnx"], "no leftovers"
+
+
+def test_wrong_results_lose_however_fast(
+    cpu: Target, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alter(monkeypatch, "openvino", noise=0.5)
+    alter(monkeypatch, "onnxruntime", seconds=0.05)
+    built = build_fastest(model, cpu, None, tmp_path / "b.onnx")
+    assert built.backend == "onnxruntime"
+    assert "wrong results" in verdicts(built)["openvino"]["verdict"]
+
+
+def test_nobody_right_is_an_error(
+    cpu: Target, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alter(monkeypatch, "openvino", noise=0.5)
+    alter(monkeypatch, "onnxruntime", noise=0.5)
+    with pytest.raises(ParityError, match="SQNR") as caught:
+        build_fastest(model, cpu, None, tmp_path / "b.onnx")
+    assert caught.value.exit_code == 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_precision_only_one_backend_has(cpu: Target, model: Artifact, tmp_path: Path) -> None:
+    core = pytest.importorskip("openvino").Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bfloat16")
+    wanted = model.model_copy(update={"precision": "bf16"})
+    built = build_fastest(wanted, cpu, None, tmp_path / "b.onnx")
+    assert built.backend == "openvino"
+    assert "does not run bf16" in verdicts(built)["onnxruntime"]["verdict"]
+    assert 20 < verdicts(built)["openvino"]["sqnr_db"] < 80, "bfloat16 was really computed"
+
+
+def test_unsupported_operator_is_told_for_the_target(cpu: Target, tmp_path: Path) -> None:
+    source = Artifact.load(save_unsupported(tmp_path / "m.onnx"))
+    with pytest.raises(UnsupportedOpError, match="Frobnicate"):
+        build_fastest(source, cpu, None, tmp_path / "b.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_nothing_installed_is_told(
+    cpu: Target, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in cpu.backends:
+        monkeypatch.setattr(BACKENDS.get(name), "why_not", lambda: "it is not installed")
+    with pytest.raises(MissingDependencyError) as caught:
+        build_fastest(model, cpu, None, tmp_path / "b.onnx")
+    assert "edgedeploy[cpu]" in caught.value.hint
+    with pytest.raises(MissingDependencyError):
+        open_artifact(model)
+
+
+def test_engine_for_elsewhere_is_kept_unmeasured(model: Artifact, tmp_path: Path) -> None:
+    if BACKENDS.get("tensorrt-rtx").why_not() or not BACKENDS.get("tensorrt").why_not():
+        pytest.skip("needs tensorrt-rtx and no GPU")
+    target = Target(
+        name="rtx",
+        title="RTX",
+        backends=("tensorrt", "tensorrt-rtx"),
+        precisions=("fp32",),
+        default_precision="fp32",
+        compute_capability="8.9",
+    )
+    built = build_fastest(model, target, None, tmp_path / "b.engine")
+    assert built.backend == "tensorrt-rtx"
+    assert Artifact.load(tmp_path / "b.engine") == built
+    assert "not measured" in verdicts(built)["tensorrt-rtx"]["verdict"]
+    assert str(tmp_path / "b.engine") in built.details["rebuild"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.engine", "b.engine.json", "m.onnx"]
+    with pytest.raises(ArtifactError, match="engine of tensorrt-rtx"):
+        open_artifact(built, backend="openvino")
+
+
+def test_artifact_opens_in_the_backend_that_built_it(cpu: Target, model: Artifact, tmp_path: Path) -> None:
+    built = BACKENDS.get("onnxruntime").build(model, cpu, BuildOptions(), tmp_path / "b.onnx")
+    assert backend_for(Artifact.load(built.path)).name == "onnxruntime"
+    assert backend_for(built, "openvino").name == "openvino"
+    assert backend_for(model).name == "openvino", "a plain file takes the faster runtime"
+    with open_artifact(model) as session:
+        assert session({"x": np.zeros(SHAPE, np.float32)})["y"].shape == (1, 8, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("precision", "parity", "right"),
+    [
+        ("fp32", Parity(0, 9e-4, 40.0, 1.0), True),
+        ("fp32", Parity(0, 2e-3, 90.0, 1.0), False),
+        ("int8", Parity(0, 0.2, 21.0, 1.0), True),
+        ("int8", Parity(0, 0.0, 19.0, 1.0), False),
+        ("bf16", Parity(0, 0.2, 26.0, 1.0), True),
+        ("fp16", Parity(0, 0.2, 26.0, 1.0), False),
+    ],
+)
+def test_what_counts_as_the_same(precision: str, parity: Parity, right: bool) -> None:
+    assert agrees(parity, precision) is right
+
+
+def test_random_feeds_are_in_the_range_of_the_task() -> None:
+    specs = (
+        TensorSpec(name="image", dtype="float32", shape=(1, 3, "h", "w"), layout="NCHW"),
+        TensorSpec(name="bytes", dtype="uint8", shape=(1, 8, 8, 3), layout="NHWC"),
+        TensorSpec(name="index", dtype="int64", shape=(2,)),
+    )
+    task = TaskSpec(name="segmentation", options={"mean": [10.0, 20.0, 30.0], "std": [1.0, 2.0, 4.0]})
+    artifact = Artifact(path=Path("m"), kind="onnx", model="m", inputs=specs, outputs=(), task=task)
+    shapes = representative_shapes(artifact, {"image": (1, 3, 64, 64)})
+    assert representative_shapes(artifact, {})["image"] == (1, 3, 256, 256)
+    feeds = random_feeds(artifact, shapes, seed=5)
+    for channel, (mean, std) in enumerate([(10, 1), (20, 2), (30, 4)]):
+        values = feeds["image"][0, channel]
+        assert values.min() == pytest.approx((0 - mean) / std, abs=1)
+        assert values.max() == pytest.approx((255 - mean) / std, abs=1)
+    assert feeds["image"].dtype == np.float32
+    assert feeds["bytes"].dtype == np.uint8
+    assert feeds["bytes"].max() > 200
+    assert set(feeds["index"]) <= {0, 1}
+    again = random_feeds(artifact, shapes, seed=5)
+    assert all(np.array_equal(feeds[name], again[name]) for name in feeds)
+    assert not np.array_equal(feeds["image"], random_feeds(artifact, shapes, seed=6)["image"])
+    assert concrete_shapes(artifact, {"image": (1, 3, 9, 9)})["bytes"] == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize("value", ["", "x" * 127, "ü" * 300, '{"a": 1}' * 5000])
+def test_metadata_by_wire_format(value: str, tmp_path: Path) -> None:
+    path = save_two_inputs(tmp_path / "m.onnx")
+    before = onnx.load(str(path))
+    out = tmp_path / "o.onnx"
+    with_metadata(path, "first", "1", out)
+    with_metadata(out, "key", "old", out)
+    with_metadata(out, "key", value, out)
+    after = onnx.load(str(out))
+    onnx.checker.check_model(after)
+    assert {p.key: p.value for p in after.metadata_props} == {"first": "1", "key": value}
+    assert len(after.metadata_props) == 2, "replaced, not added"
+    assert read_onnx_header(out).metadata == {"first": "1", "key": value}
+    del after.metadata_props[:]
+    assert after == before, "all else is as it was"
+
+
+def test_metadata_of_a_damaged_file(tmp_path: Path) -> None:
+    path = save_convolutions(tmp_path / "m.onnx", SHAPE)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ArtifactError, match="not a whole ONNX file"):
+        with_metadata(path, "key", "value", tmp_path / "o.onnx")
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_operators_are_listed_without_the_onnx_package(tmp_path: Path) -> None:
+    path = save_convolutions(tmp_path / "m.onnx", SHAPE)
+    assert operators(path) == [("Conv", "conv1"), ("Relu", "relu"), ("Conv", "conv2")]
+
+
+def test_weights_in_another_file_stay_beside(cpu: Target, tmp_path: Path) -> None:
+    path = save_convolutions(tmp_path / "m.onnx", SHAPE)
+    proto = onnx.load(str(path))
+    onnx.save(proto, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert external_files(path) == ["weights.bin"]
+    source = Artifact.load(path)
+    backend = BACKENDS.get("onnxruntime")
+    with pytest.raises(ArtifactError, match=r"weights\.bin"):
+        backend.build(source, cpu, BuildOptions(), tmp_path / "elsewhere" / "b.onnx")
+    with backend.open(backend.build(source, cpu, BuildOptions(), tmp_path / "b.onnx")) as session:
+        assert session({"x": np.ones(SHAPE, np.float32)})["y"].any()
+
+
+def test_unwritable_output_is_told(cpu: Target, model: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        BACKENDS.get("onnxruntime").build(model, cpu, BuildOptions(), tmp_path / "file" / "b.onnx")
+    with pytest.raises(OutputError):
+        build_fastest(model, cpu, None, tmp_path / "file" / "b.onnx")
+
+
+def test_listing_backends_imports_no_sdk() -> None:
+    code = (
+        "import sys; from edgedeploy.backends import BACKENDS; "
+        "[BACKENDS.get(name).why_not() for name in BACKENDS.names()]; "
+        "sdks = {'torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cv2'}; "
+        "assert not sdks & set(sys.modules), sdks & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_backend_contract_is_complete() -> None:
+    for name in BACKENDS.names():
+        backend = BACKENDS.get(name)
+        assert isinstance(backend, Backend)
+        assert backend.name == name
+        assert backend.precisions
+        if backend.package:
+            assert backend.extra.startswith("edgedeploy["), "a user has to know what to install"
+    assert issubclass(UnsupportedOpError, BuildError)
