@@ -24,10 +24,12 @@ done
 Layers:
 Name: move, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,3,4,5], Strides: [60,20,5,1], \
 Datatype: Float, Format: (Linear) Row major linear format }], Constants: [], Outputs: [ { Name: q, \
-Dimensions: [1,4,4,5], Strides: [80,1,20,4], Datatype: Int8, Format: (NHWC) Channel major format }], TacticName: t, StreamId: 0, Metadata: 
+Dimensions: [1,4,4,5], Strides: [80,1,20,4], Datatype: Int8, \
+Format: (NHWC) Channel major format }], TacticName: t, StreamId: 0, Metadata: 
 Name: conv, LayerType: correlation, Inputs: [ { Name: q, Dimensions: [1,4,4,5], Datatype: Int8, Format: a }, \
 { Name: skip, Dimensions: [1,8,4,5], Datatype: Half, Format: b }], Constants: [ { Name: w, \
-Dimensions: [8,4,3,3], Datatype: Int8, Format: c }], Outputs: [ { Name: y, Dimensions: [1,8,4,5], Datatype: Half, Format: d }], \
+Dimensions: [8,4,3,3], Datatype: Int8, Format: c }], \
+Outputs: [ { Name: y, Dimensions: [1,8,4,5], Datatype: Half, Format: d }], \
 TacticName: t, StreamId: 0, Metadata: [ONNX Layer: conv [a]][ONNX Layer: add]
 
 I/O Tensors:
