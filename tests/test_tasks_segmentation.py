@@ -61,6 +61,10 @@ def test_argmax_at_is_the_argmax_of_the_enlarged_logits(rng: np.random.Generator
     whole = np.stack([cv2.resize(plane, (48, 40), interpolation=cv2.INTER_LINEAR) for plane in logits])
     np.testing.assert_array_equal(argmax_at(logits, 40, 48), whole.argmax(0))
     np.testing.assert_array_equal(argmax_at(logits, 5, 6), logits.argmax(0))
+    ties = rng.integers(0, 2, (7, 5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(
+        argmax_at(ties, 5, 6), ties.argmax(0)
+    )  # the first of equals, as argmax heads
 
 
 @pytest.mark.parametrize("size", [("h", "w"), (64, 96), (32, 48)])

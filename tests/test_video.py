@@ -91,7 +91,7 @@ def test_a_video_that_was_filmed_sideways_is_turned(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(data)
     source = open_source(str(tmp_path / "clip.mp4"))
     assert (source.width, source.height) == (48, 64)
-    turned = next(source.frames()).rgb()
+    turned = next(source.frames()).rgb
     source.close()
     assert turned.shape == (64, 48, 3)
     expected = np.rot90(picture, -1)  # clockwise
@@ -121,7 +121,7 @@ def test_images_and_folders_are_sources(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     source = open_source(str(tmp_path))
     assert (source.total, source.width, source.height, source.live) == (2, 9, 6, False)
-    assert [(frame.name, int(frame.rgb()[0, 0, 0])) for frame in source.frames()] == [("a", 97), ("b", 98)]
+    assert [(frame.name, int(frame.rgb[0, 0, 0])) for frame in source.frames()] == [("a", 97), ("b", 98)]
     assert [frame.name for frame in open_source(str(tmp_path / "b.png")).frames()] == ["b"]
 
 

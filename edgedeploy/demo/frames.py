@@ -7,6 +7,7 @@ never becomes RGB, which would cost more time than the network does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,9 @@ class Frame:
     content: Image | VideoFrame
     name: str
 
+    @cached_property
     def rgb(self) -> Image:
+        """The picture as RGB (H, W, 3) uint8; converted once, both threads want it."""
         return as_rgb(self.content)
 
 

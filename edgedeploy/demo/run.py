@@ -215,7 +215,7 @@ class _Run:
                 picture = as_rgb(picture)
                 age = (time.perf_counter() - frame.captured_at) * 1e3
                 fps = len(self.ages) / max(1e-9, time.perf_counter() - begin)
-                write_text(picture, ["", f"{fps:.1f} fps  {age:.0f} ms old"])
+                write_text(picture, f"{fps:.1f} fps  {age:.0f} ms old", bottom=True)
             first = frame.timestamp if first is None else first
             wanted = self.sink.write(picture, frame.timestamp - first, frame.name)
             self.ages.append(time.perf_counter() - frame.captured_at)

@@ -48,10 +48,10 @@ class DrawView(View):
     beside: bool
 
     def infer(self, session: Run, frame: Frame) -> Any:
-        return self.task.run(session, frame.rgb())
+        return self.task.run(session, frame.rgb)
 
     def picture(self, frame: Frame, result: Any) -> Image:
-        image = frame.rgb()
+        image = frame.rgb
         if not self.beside:
             return self.task.draw(image, result)
         if isinstance(self.task, Segmentation):
@@ -60,8 +60,8 @@ class DrawView(View):
         height, width = right.shape[:2]
         left = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
         if isinstance(self.task, SuperResolution):
-            write_text(left, ["bicubic"])
-            write_text(right, [self.task.artifact.model])
+            write_text(left, "bicubic")
+            write_text(right, self.task.artifact.model)
         return np.hstack([left, right])
 
 
@@ -91,8 +91,8 @@ class LumaView(View):
             width = self.task.scale * video.width
             left, right = target[:, :width], target[:, -width:]
             enlarge(luma, left)
-            write_text(left, ["bicubic"])
-            write_text(right, [self.task.artifact.model])
+            write_text(left, "bicubic")
+            write_text(right, self.task.artifact.model)
         for small, large in zip(chroma, targets, strict=True):
             if not self.beside:
                 enlarge(small, large)
@@ -118,12 +118,11 @@ def enlarge(small: Plane, large: Plane) -> None:
     cv2.resize(small, (large.shape[1], large.shape[0]), dst=large, interpolation=cv2.INTER_CUBIC)
 
 
-def write_text(picture: Image | Plane, lines: list[str]) -> None:
-    """Lines of text at the top left of an RGB picture or a luma plane, in place."""
+def write_text(picture: Image | Plane, text: str, bottom: bool = False) -> None:
+    """A line of text at the top or bottom left of an RGB picture or a luma plane, in place."""
     size = max(0.4, min(picture.shape[:2]) / 700)
     line = round(size * 32)
-    for row, text in enumerate(lines, 1):
-        # A dark rim keeps text legible on anything.
-        for shade, thickness in (((BLACK,) * 3, 4), ((WHITE,) * 3, 1)):
-            place = (line // 3, row * line)
-            cv2.putText(picture, text, place, FONT, size, shade, thickness, cv2.LINE_AA)
+    place = (line // 3, picture.shape[0] - line // 3 if bottom else line)
+    # A dark rim keeps text legible on anything.
+    for shade, thickness in (((BLACK,) * 3, 4), ((WHITE,) * 3, 1)):
+        cv2.putText(picture, text, place, FONT, size, shade, thickness, cv2.LINE_AA)
