@@ -100,13 +100,14 @@ def test_a_channel_keeps_order_and_makes_its_producer_wait() -> None:
     assert channel.dropped == 0
 
 
-def test_a_channel_of_the_latest_forgets_the_oldest() -> None:
-    channel: Channel[int] = Channel(1, latest=True)
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_a_channel_of_the_latest_forgets_the_oldest(capacity: int) -> None:
+    channel: Channel[int] = Channel(capacity, latest=True)
     for item in range(5):
         channel.put(item)
     channel.end()
-    assert list(channel) == [4]
-    assert channel.dropped == 4
+    assert list(channel) == [3, 4][-capacity:]
+    assert channel.dropped == 5 - capacity
 
 
 def test_an_error_overtakes_waiting_items_and_a_cancelled_channel_stops_its_producer() -> None:
