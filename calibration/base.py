@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgedeploy.calibration.histogram import Histogram
 from edgedeploy.core.errors import RecipeError
 from edgedeploy.core.registry import Registry
@@ -41,6 +44,7 @@ class TensorStatistics:
         count: finite values seen.
         nonfinite: NaN and infinite values seen, which nothing else here counts.
         histogram: of the finite values, None where the method does not need one.
+        peaks: largest magnitude per channel (axis 1), only where it was asked for.
     """
 
     minimum: float
@@ -48,6 +52,7 @@ class TensorStatistics:
     count: int
     nonfinite: int = 0
     histogram: Histogram | None = None
+    peaks: NDArray[np.float64] | None = None
 
 
 def clipped(statistics: TensorStatistics, bound: float) -> Range:
@@ -71,7 +76,7 @@ CALIBRATORS: Registry[type[Calibrator]] = Registry(
     "edgedeploy.calibration",
     skip=frozenset(
         {
-            "base", "collect", "data", "everywhere", "exclusions", "graph_view", "histogram",
+            "base", "collect", "data", "equalize", "everywhere", "exclusions", "graph_view", "histogram",
             "placement", "plan", "ptq", "residual", "ruleset", "sources", "weights", "writer",
         }
     ),

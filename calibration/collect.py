@@ -31,6 +31,8 @@ class Accumulator:
     """Running statistics of one tensor."""
 
     histogram: Histogram | None
+    channels: bool = False
+    peaks: NDArray[np.float64] | None = None
     minimum: float = np.inf
     maximum: float = -np.inf
     count: int = 0
@@ -38,6 +40,11 @@ class Accumulator:
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a tensor of any shape; NaN and infinities are counted apart."""
+        if self.channels and values.ndim > 1 and values.size:
+            peaks = np.nan_to_num(
+                np.abs(np.moveaxis(values, 1, 0)).reshape(values.shape[1], -1).max(axis=1), posinf=0.0
+            )
+            self.peaks = peaks.astype(np.float64) if self.peaks is None else np.maximum(self.peaks, peaks)
         values = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         if values.size == 0:
             return
@@ -54,7 +61,9 @@ class Accumulator:
             self.histogram.add(values, max(abs(low), abs(high)))
 
     def statistics(self) -> TensorStatistics:
-        return TensorStatistics(self.minimum, self.maximum, self.count, self.nonfinite, self.histogram)
+        return TensorStatistics(
+            self.minimum, self.maximum, self.count, self.nonfinite, self.histogram, self.peaks
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ def collect(
     feeds_factory: FeedsFactory,
     *,
     histograms: bool,
+    channels: bool = False,
     memory_mb: int = 512,
     progress: Progress | None = None,
 ) -> Collected:
@@ -96,7 +106,7 @@ def collect(
     images = done = 0
     statistics: dict[str, TensorStatistics] = {}
     for number, group in enumerate(groups):
-        accumulators = {name: Accumulator(Histogram() if histograms else None) for name in group}
+        accumulators = {name: Accumulator(Histogram() if histograms else None, channels) for name in group}
         run = _runner(model, group)
         seen = 0
         for feeds in feeds_left:

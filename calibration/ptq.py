@@ -11,7 +11,10 @@ import onnx
 
 from edgedeploy.calibration.base import Range, TensorStatistics, make_calibrator
 from edgedeploy.calibration.collect import Collected, FeedsFactory, Progress, collect
+from edgedeploy.calibration.equalize import candidates, equalize
+from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.placement import PlacementReport, place, prepared, wanted
+from edgedeploy.calibration.plan import make_plan
 from edgedeploy.calibration.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
 
@@ -71,6 +74,8 @@ def quantize(
     calibrator = make_calibrator(method, options or {})
     rules = load_rules(rules) if isinstance(rules, str) else rules
     model, notes = prepared(model)
+    model, equalized = _equalized(model, rules, feeds_factory, memory_mb, progress)
+    notes = (*notes, *equalized)
     tensors = wanted(model, rules)
     collected = Collected()
     if tensors:
@@ -92,6 +97,27 @@ def quantize(
     seconds = time.perf_counter() - start
     report_ = QuantizeReport(placement, collected.images, collected.passes, problems, seconds)
     return QuantizeResult(quantized, ranges, report_)
+
+
+def _equalized(
+    model: onnx.ModelProto,
+    rules: RuleSet,
+    feeds_factory: FeedsFactory,
+    memory_mb: int,
+    progress: Progress | None,
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The model with equalised channels where the rules want it, for a pass over the data of its own; and a
+    note.
+    """
+    view = GraphView(model)
+    names = candidates(view, make_plan(view, rules)) if rules.equalize else []
+    if not names:
+        return model, ()
+    found = collect(
+        model, names, feeds_factory, histograms=False, channels=True, memory_mb=memory_mb, progress=progress
+    )
+    peaks = {name: entry.peaks for name, entry in found.statistics.items() if entry.peaks is not None}
+    return equalize(model, peaks, rules.equalize), (f"channels of {len(peaks)} tensors equalised",)
 
 
 def _problems(name: str, entry: TensorStatistics) -> list[str]:

@@ -41,6 +41,7 @@ class RuleSet(BaseModel):
         concat: "after" quantises what is read after a Concat, "shared" its inputs with one scale.
         small_channels: leave out operators with too few channels to gain anything.
         first, last: quantise layers with no weighted operator before, or after, them.
+        equalize: strength of channel equalisation before quantising, 0 (off) to 1 (fully alike).
         known_ranges: operators whose output range is known without data, (low, high).
     """
 
@@ -61,6 +62,7 @@ class RuleSet(BaseModel):
     small_channels: bool = True
     first: bool = True
     last: bool = True
+    equalize: float = Field(default=0.0, ge=0.0, le=1.0)
     known_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     def with_options(self, **changes: Any) -> RuleSet:

@@ -16,7 +16,7 @@ from edgedeploy.calibration import PlacementReport, Range, RuleSet, load_rules, 
 from edgedeploy.core.errors import CalibrationError, RecipeError, UnknownNameError
 from edgedeploy.core.parity import compare
 
-RULES = load_rules("tensorrt").with_options(first=True)  # most graphs here are a layer or two deep
+RULES = load_rules("tensorrt").with_options(first=True, last=True)  # most graphs here are a layer or two deep
 
 
 class Net:
