@@ -32,7 +32,7 @@ from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
 
 HINT_KEY = "openvino_inference_precision"
-ROUNDS = 12
+ROUNDS = 20
 CLEARLY_FASTER = 0.95
 
 
@@ -128,8 +128,8 @@ class OpenVino(Backend):
     def _faster_hint(self, artifact: Artifact, shapes: Shapes) -> str:
         """Precision of what stands between the int8 layers, timed here.
 
-        bf16 halves the traffic of those tensors but adds conversions and some noise (ESPCN x3: 55 dB SQNR
-        against the exact int8 result, 74 dB with f32), so it has to be clearly faster.
+        bf16 halves the traffic of those tensors but adds conversions and some noise (SQNR against the exact
+        int8 result: ESPCN x3 74 to 55 dB, DDRNet-23-slim 29.5 to 28.9), so it has to be clearly faster.
         """
         generator = np.random.default_rng(0)
         feeds = [generator.random(shapes[spec.name]).astype(np.dtype(spec.dtype)) for spec in artifact.inputs]
@@ -143,13 +143,9 @@ class OpenVino(Backend):
                 start = time.perf_counter()
                 request.infer(feeds, share_inputs=True, share_outputs=True)
                 times[hint].append(time.perf_counter() - start)
-        kept = {hint: values[2:] for hint, values in times.items()}
-        # The minimum too: a busy machine moves a median of so few rounds by more than the margin.
-        faster = all(
-            float(figure(kept["bf16"])) < CLEARLY_FASTER * float(figure(kept["f32"]))
-            for figure in (np.median, np.min)
-        )
-        return "bf16" if faster else "f32"
+        quartiles = {hint: np.percentile(values[2:], [25, 50]) for hint, values in times.items()}
+        # Both, not the median alone: a busy machine moves that by more than the margin in so few rounds.
+        return "bf16" if (quartiles["bf16"] < CLEARLY_FASTER * quartiles["f32"]).all() else "f32"
 
 
 def _hint(artifact: Artifact) -> str:
