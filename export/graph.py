@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx_graphsurgeon.logger import G_LOGGER
 
 # The library has no types; these names say in signatures what is meant.
 Graph: TypeAlias = Any
@@ -20,6 +21,8 @@ Node: TypeAlias = Any
 Tensor: TypeAlias = Any
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
+# The library logs to stdout, where commands print JSON; what it raises is raised all the same.
+G_LOGGER.severity = G_LOGGER.CRITICAL
 _LOST_ATTRIBUTES = frozenset(
     {
         onnx.AttributeProto.SPARSE_TENSOR,

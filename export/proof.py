@@ -108,6 +108,8 @@ def difference(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[A
         if kind not in ("f", "i", "u", "b"):
             if not np.array_equal(np.asarray(reference, object), np.asarray(candidate, object)):
                 raise Refuted(f"output '{name}' differs")
+        elif reference.dtype != candidate.dtype:
+            raise Refuted(f"output '{name}' is {candidate.dtype} and was {reference.dtype}")
         elif kind == "f":
             try:
                 parity = compare(reference, candidate)

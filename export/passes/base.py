@@ -16,11 +16,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgedeploy.core.errors import PassError
 from edgedeploy.core.registry import Registry
 from edgedeploy.export.graph import Graph, Node, Skip, is_standard, tidy
 
 __all__ = ["PASSES", "Applied", "Feeds", "GraphPass", "Skip", "Skipped", "graph_pass"]
 
+MAX_SWEEPS = 100  # a sweep visits every candidate, so real chains need two or three
 Feeds = dict[str, NDArray[Any]]
 Cases = Callable[[np.random.Generator], Sequence[onnx.ModelProto | tuple[onnx.ModelProto, Any]]]
 
@@ -94,7 +96,7 @@ class GraphPass:
                 return Applied(0, (Skipped("", self.name, str(skip)),))
         hits = 0
         skipped: dict[str, Skipped] = {}
-        while True:
+        for _ in range(MAX_SWEEPS):
             before = hits
             for node in [node for node in graph.nodes if node.op in self.ops and is_standard(node)]:
                 if limit is not None and hits >= limit:
@@ -110,6 +112,9 @@ class GraphPass:
             if hits == before or (limit is not None and hits >= limit):
                 alive = {node.name for node in graph.nodes}
                 return Applied(hits, tuple(s for s in skipped.values() if s.node in alive))
+        raise PassError(
+            f"{self.name} still fires after {MAX_SWEEPS} sweeps: it does not undo what it looks for"
+        )
 
 
 PASSES: Registry[GraphPass] = Registry(
