@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from edgedeploy.core.errors import ArtifactError, EdgeDeployError, ExportError, 
 from edgedeploy.core.parity import compare_all
 from edgedeploy.core.recipe import CaptureOptions
 from edgedeploy.core.spec import Artifact, Step, TaskSpec
+from edgedeploy.export.adopt import adopt
 from edgedeploy.export.evaluate import Evaluator, NotRunnable, feed_sets
 from edgedeploy.export.metadata import save_model
 from edgedeploy.export.sources import input_shape, is_file_source, make_network
@@ -91,29 +91,6 @@ def capture(
     artifact = Artifact(
         path=out, kind="onnx", model=name, inputs=(), outputs=(), task=task, labels=labels, history=(step,)
     )
-    return save_model(model, artifact, out)
-
-
-def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -> Artifact:
-    """Check an ONNX file, infer its shapes, write it with metadata to `out`; raises ArtifactError if bad."""
-    known = Artifact.load(source)
-    started = time.perf_counter()
-    try:
-        model = onnx.load(source)
-        onnx.checker.check_model(str(source))
-    except Exception as error:  # the checker, protobuf and the file system each raise their own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(f"{source} is not a valid ONNX model: {first}", "export it again") from error
-    with suppress(ValueError, RuntimeError):  # over 2 GB, or custom operators: the file's own shapes must do
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    own = bool(known.history)
-    step = Step(
-        name="adopt",
-        options={"file": source.name},
-        hits=1,
-        milliseconds=(time.perf_counter() - started) * 1e3,
-    )
-    artifact = known.with_step(step, model=known.model if own else name, task=task or known.task, kind="onnx")
     return save_model(model, artifact, out)
 
 

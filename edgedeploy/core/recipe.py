@@ -82,7 +82,15 @@ class Recipe(_Options):
             return Recipe.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
-            raise RecipeError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            name = ".".join(map(str, first["loc"]))
+            raise RecipeError(f"{name}: {first['msg']}", f"its default is {_default(name)}") from None
+
+
+def _default(name: str) -> Any:
+    value: Any = Recipe().model_dump()
+    for part in name.split("."):
+        value = value.get(part, "unset") if isinstance(value, dict) else value
+    return value
 
 
 def _descend(document: dict[str, Any], name: str, key: str) -> dict[str, Any]:

@@ -34,14 +34,6 @@ class Job:
     size: tuple[int, int] | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_file(self) -> bool:
-        return Path(self.source).suffix in {".onnx", ".pt2"}
-
-    @property
-    def is_factory(self) -> bool:
-        return ":" in self.source
-
 
 @dataclass(frozen=True)
 class PipelineStep:

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from edgedeploy.models.registry import ModelInfo
 
 
+def _wanted(artifact: Artifact, job: Job) -> bool:  # noqa: ARG001
+    return Path(job.source).suffix.lower() != ".onnx"
+
+
 def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
-    if job.is_factory:
-        return None
+    from edgedeploy.export.sources import is_file_source
+
     options = job.recipe.capture.model_dump()
-    if job.is_file:
-        return {"file": Path(job.source).name, "sha256": sha256_file(Path(job.source)), "capture": options}
+    if is_file_source(job.source):
+        return {"sha256": sha256_file(Path(job.source)), "capture": options}
+    if ":" in job.source:
+        return None
     weights = job.weights
     if weights and Path(weights).is_file():
         weights = sha256_file(Path(weights))
@@ -32,9 +38,11 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
     from edgedeploy.export.capture import capture as export_network
 
     options = job.recipe.capture
-    if job.is_file or job.is_factory:
-        name = Path(job.source).stem if job.is_file else job.source.partition(":")[2]
-        return export_network(job.source, options, folder / f"{name}.onnx", builder_options=job.model_options)
+    if job.source.endswith(".pt2"):
+        return export_network(job.source, options, folder / f"{Path(job.source).stem}.onnx")
+    if ":" in job.source:
+        out = folder / f"{job.source.partition(':')[2]}.onnx"
+        return export_network(job.source, options, out, builder_options=job.model_options)
     from edgedeploy.models import MODELS
     from edgedeploy.models.checkpoint import bundled_weights, load_checkpoint
 
@@ -68,4 +76,6 @@ def _notes(artifact: Artifact) -> list[str]:
     return notes
 
 
-CAPTURE = PipelineStep("capture", "capture as ONNX, compare with PyTorch", _capture, _decides, _notes)
+CAPTURE = PipelineStep(
+    "capture", "capture as ONNX, compare with PyTorch", _capture, _decides, _notes, _wanted
+)

@@ -22,7 +22,7 @@ def check_precision(job: Job, until: str) -> None:
             f"target {job.target.name} does not run {precision}",
             f"it runs {', '.join(job.target.precisions)}",
         )
-    if job.is_file:
+    if Path(job.source).suffix.lower() == ".onnx":
         precision = precision if Artifact.load(job.source).precision == "fp32" else None
     if until in {"lower", "build"} and precision == "int8" and job.data is None:
         raise CalibrationError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.cli.conftest import Cli, Outcome
@@ -105,7 +107,9 @@ def test_no_camera(cli: Cli, relu: Path) -> None:
 def test_no_screen(cli: Cli, relu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    outcome = cli("demo", relu, "--source", "0", "--sink", "window")
+    image = relu.with_name("image.png")
+    cv2.imwrite(str(image), np.zeros((8, 8, 3), np.uint8))
+    outcome = cli("demo", relu, "--source", image, "--sink", "window")
     assert outcome.code == 3, outcome.err
     assert "--sink" in outcome.err
 
