@@ -10,7 +10,7 @@ import pytest
 from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions, _cuda
 from edgedeploy.backends._kernel_log import parse_kernels, summarise
 from edgedeploy.core.errors import ArtifactError, BuildError, DeviceError, EngineMismatchError, UsageError
-from edgedeploy.core.spec import Artifact
+from edgedeploy.core.spec import Artifact, Step
 from edgedeploy.core.target import Target, load_target
 from tests.onnx_models import save_convolutions, save_int32_bias, save_quantised
 
@@ -80,19 +80,37 @@ def test_int8_shows_what_it_runs_as(rtx: Backend, capability: str, runs_as: str,
     assert "FP16" in built.details["note"]
 
 
-def test_rebuild_command_names_target_and_files(engine: Artifact) -> None:
-    words = engine.details["rebuild"].split()
-    assert words[:2] == ["edgedeploy", "build"]
-    assert words[2].endswith("m.onnx")
-    assert words[words.index("--target") + 1] == "test"
-    assert words[words.index("-o") + 1] == str(engine.path)
+def test_rebuild_command_of_a_file(engine: Artifact, tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    assert engine.details["rebuild"] == f"edgedeploy build {source} --target test --precision fp32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({"history": (Step(name="capture"),)}, "build net --target test --precision fp32"),
+        ({"details": {"source": "pkg.mod:make"}}, "build pkg.mod:make --target test --precision fp32"),
+        (
+            {"details": {"source": "net", "weights": "random"}, "precision": "int8"},
+            "build net --target test --precision int8 --weights random --data FOLDER",
+        ),
+    ],
+)
+def test_rebuild_command_names_what_the_user_named(
+    rtx: Backend, changes: dict[str, object], command: str, tmp_path: Path
+) -> None:
+    """Not the intermediate file that was built."""
+    source = Artifact.load(save_convolutions(tmp_path / "step3.onnx", SHAPE))
+    source = source.model_copy(update={"model": "net", **changes})
+    built = rtx.build(source, target("8.9"), BuildOptions(), tmp_path / "m.engine")
+    assert built.details["rebuild"] == f"edgedeploy {command}"
 
 
 def test_another_version_is_refused_with_the_command(rtx: Backend, engine: Artifact) -> None:
     older = engine.model_copy(update={"details": {**engine.details, "runtime_version": "1.0.0"}})
     with pytest.raises(EngineMismatchError, match=r"1\.0\.0") as caught:
         rtx.open(older)
-    assert caught.value.hint == engine.details["rebuild"]
+    assert caught.value.hint == f"{engine.details['rebuild']} -o {engine.path}"
 
 
 def test_another_device_is_refused_with_the_command(
@@ -101,7 +119,7 @@ def test_another_device_is_refused_with_the_command(
     monkeypatch.setattr(_cuda, "compute_capability", lambda: "8.6")
     with pytest.raises(EngineMismatchError, match=r"8\.9; the GPU here has 8\.6") as caught:
         rtx.open(engine)
-    assert caught.value.hint == engine.details["rebuild"]
+    assert caught.value.hint == f"{engine.details['rebuild']} -o {engine.path}"
 
 
 def test_changed_engine_is_refused(engine: Artifact) -> None:

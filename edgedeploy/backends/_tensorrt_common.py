@@ -65,7 +65,7 @@ class TensorRtBackend(Backend):
             "flags": flags,
             "onnx": artifact.path.name,
             "onnx_sha256": artifact.digest,
-            "rebuild": _rebuild_command(artifact, target, out),
+            "rebuild": _rebuild_command(artifact, target),
             **({"engine": summarise(kernels)} if kernels else {}),
             **self._notes(artifact),
         }
@@ -93,6 +93,7 @@ class TensorRtBackend(Backend):
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
         built_with = artifact.details.get("runtime_version")
         rebuild = str(artifact.details.get("rebuild", "edgedeploy build MODEL.onnx --target TARGET"))
+        rebuild += f" -o {shlex.quote(str(artifact.path))}"
         if artifact.kind != "engine":
             raise UsageError(f"{artifact.path} is not an engine", rebuild)
         if built_with != self.version():
@@ -157,6 +158,19 @@ def _add_profile(builder: Any, config: Any, artifact: Artifact, options: BuildOp
     config.add_optimization_profile(profile)
 
 
-def _rebuild_command(artifact: Artifact, target: Target, out: Path) -> str:
-    words = ["edgedeploy", "build", str(artifact.path), "--target", target.name]
-    return shlex.join([*words, "--precision", artifact.precision, "-o", str(out)])
+def _rebuild_command(artifact: Artifact, target: Target) -> str:
+    """The command line that makes this engine again, all but where it goes.
+
+    The file that was built may be an intermediate that the user never saw. What they named is in
+    `details["source"]` where the deployment noted it, else the zoo model that it was captured from.
+    """
+    source = str(artifact.details.get("source", ""))
+    if not source and artifact.history and artifact.history[0].name == "capture":
+        source = artifact.model
+    words = ["edgedeploy", "build", source or str(artifact.path), "--target", target.name]
+    words += ["--precision", artifact.precision]
+    if source and artifact.details.get("weights"):
+        words += ["--weights", str(artifact.details["weights"])]
+    if source and artifact.precision == "int8" and not source.endswith(".onnx"):
+        words += ["--data", "FOLDER"]
+    return shlex.join(words)

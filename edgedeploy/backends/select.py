@@ -156,8 +156,6 @@ def _move(winner: Artifact, kept: Artifact) -> Artifact:
     if winner.kind == "onnx":
         with_metadata(winner.path, METADATA_KEY, kept.to_json(), kept.path)
         return kept.model_copy(update={"digest": sha256_file(kept.path)})
-    rebuild = str(kept.details.get("rebuild", "")).replace(str(winner.path), str(kept.path))
-    kept = kept.model_copy(update={"details": {**kept.details, "rebuild": rebuild}})
     with replacing(kept.path) as temporary:
         winner.path.replace(temporary)
     kept.save_sidecar()
