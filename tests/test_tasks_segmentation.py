@@ -197,6 +197,8 @@ def test_the_tensor_task_takes_any_image_network(rng: np.random.Generator, chann
     image = rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)
     result = task.run(lambda feeds: {"out": feeds["image"] * 2}, image)
     assert result["out"].shape == (1, channels, 16, 24)
+    memory = np.zeros((1, 2))
+    assert not np.shares_memory(task.postprocess({"out": memory}, image)["out"], memory)
     assert 0 <= result["out"].min() < result["out"].max() <= 2
     drawn = task.draw(image, result)
     assert drawn.shape == image.shape

@@ -14,7 +14,8 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
 from edgedeploy.tasks.base import task_for
 from edgedeploy.tasks.images import write_image
-from edgedeploy.tasks.super_resolution import SuperResolution, to_pixels
+from edgedeploy.tasks.luma import to_pixels
+from edgedeploy.tasks.super_resolution import SuperResolution
 
 Array = np.ndarray[Any, Any]
 

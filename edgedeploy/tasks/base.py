@@ -51,7 +51,10 @@ class Task(ABC):
 
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Any:
-        """The task's result (an upscaled image, a class map, boxes) in the coordinates of `image`."""
+        """The task's result (an upscaled image, a class map, boxes) in the coordinates of `image`.
+
+        It owns its memory: the outputs may be the runtime's, gone at its next run.
+        """
 
     def run(self, session: Run, image: Image) -> Any:
         """The task's result for one image; `session` is a Session or any callable feeds -> outputs."""
@@ -75,7 +78,9 @@ class Task(ABC):
 TASKS: Registry[type[Task]] = Registry(
     "task",
     "edgedeploy.tasks",
-    skip=frozenset({"base", "colour", "images", "label_map", "metrics", "palette", "resize", "video"}),
+    skip=frozenset(
+        {"base", "colour", "images", "label_map", "luma", "metrics", "palette", "resize", "video"}
+    ),
 )
 
 

@@ -30,14 +30,14 @@ from edgedeploy.tasks.base import (
     session_input,
     size_of,
 )
-from edgedeploy.tasks.colour import luma_from_rgb, rgb_from_ycbcr, ycbcr_from_rgb
+from edgedeploy.tasks.colour import luma_from_rgb
 from edgedeploy.tasks.images import fit_input, list_images, read_image, to_tensor
+from edgedeploy.tasks.luma import tiles, to_pixels, with_chroma
 from edgedeploy.tasks.metrics import psnr, ssim
 from edgedeploy.tasks.resize import imresize
 from edgedeploy.tasks.video import is_video, read_video
 
 Luma = NDArray[Any]  # uint8, or float32 where luma was computed from RGB; 0..255 in both
-MARGIN = 8  # pixels around a tile that only serve as context; ESPCN sees 4 in each direction
 
 
 class SuperResolution(Task):
@@ -65,10 +65,10 @@ class SuperResolution(Task):
             luma = np.asarray(
                 cv2.resize(luma, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8
             )
-        return _with_chroma(luma, image)
+        return with_chroma(luma, image)
 
     def run(self, session: Run, image: Image) -> Image:
-        return _with_chroma(self.upscale(session, luma_from_rgb(image) * np.float32(255)), image)
+        return with_chroma(self.upscale(session, luma_from_rgb(image) * np.float32(255)), image)
 
     def draw(self, image: Image, result: Any) -> Image:  # noqa: ARG002
         return np.asarray(result, dtype=np.uint8)
@@ -103,8 +103,8 @@ class SuperResolution(Task):
         padded = np.asarray(cv2.copyMakeBorder(luma, *padding, cv2.BORDER_REPLICATE), dtype=luma.dtype)
         s = self.scale
         result = np.empty((padded.shape[0] * s, padded.shape[1] * s), np.uint8)
-        for y, (top, bottom) in _tiles(padded.shape[0], model[0]):
-            for x, (left, right) in _tiles(padded.shape[1], model[1]):
+        for y, (top, bottom) in tiles(padded.shape[0], model[0]):
+            for x, (left, right) in tiles(padded.shape[1], model[1]):
                 tile = self.luma_result(
                     session(self.luma_feed(padded[y : y + model[0], x : x + model[1]], spec))
                 )
@@ -178,46 +178,6 @@ class SuperResolution(Task):
             )
         high = image[: height * self.scale, : width * self.scale]
         return imresize(high, height, width), high
-
-
-def to_pixels(luma: Array, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Luma as pixels: float in [0, 1] times 255, rounded and clipped; integers are clipped."""
-    if out is not None and out.shape != luma.shape:
-        raise ValueError(f"memory of {out.shape} does not fit a plane of {luma.shape}")
-    if luma.dtype == np.uint8:
-        if out is None:
-            return np.array(luma, dtype=np.uint8)
-        out[:] = luma
-        return out
-    factor = 255.0 if luma.dtype.kind == "f" else 1.0
-    if luma.dtype not in (np.float32, np.float64):
-        luma = luma.astype(np.float32)
-    # OpenCV saturates and rounds while it converts: one pass over memory instead of numpy's four.
-    pixels = cv2.multiply(luma, factor, dst=out, dtype=cv2.CV_8U)  # type: ignore[call-overload]
-    return np.asarray(pixels, dtype=np.uint8)
-
-
-def _tiles(size: int, tile: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Places of tiles that cover an axis: (start of the tile, the (from, to) that it is good for)."""
-    if tile <= 2 * MARGIN < size:
-        raise UsageError(
-            f"a model of {tile} pixels is too small to tile {size}", "export it for a larger size"
-        )
-    start = done = 0
-    while done < size:
-        last = start + tile >= size
-        start = size - tile if last else start
-        end = size if last else start + tile - MARGIN
-        yield start, (done, end)
-        done, start = end, end - MARGIN
-
-
-def _with_chroma(luma: NDArray[np.uint8], image: Image) -> Image:
-    """RGB of enlarged luma and the bicubically enlarged chroma of the image."""
-    height, width = luma.shape
-    enlarged = cv2.resize(ycbcr_from_rgb(image), (width, height), interpolation=cv2.INTER_CUBIC)
-    enlarged[:, :, 0] = luma
-    return rgb_from_ycbcr(np.asarray(enlarged, dtype=np.float32))
 
 
 def _scale(artifact: Artifact) -> int:

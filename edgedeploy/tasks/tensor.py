@@ -26,7 +26,7 @@ class TensorTask(Task):
         return self._feed(image, self.input)
 
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> dict[str, Array]:  # noqa: ARG002
-        return dict(outputs)
+        return {name: np.array(value) for name, value in outputs.items()}
 
     def run(self, session: Run, image: Image) -> dict[str, Array]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
