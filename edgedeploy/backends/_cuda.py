@@ -63,14 +63,18 @@ class Stream:
     """A stream in the first GPU's primary context, which the runtime API shares, with two events for time."""
 
     def __init__(self) -> None:
-        device, context = c_int(), c_void_p()
+        device, self._context = c_int(), c_void_p()
         call("cuDeviceGet", byref(device), c_int(0))
-        call("cuDevicePrimaryCtxRetain", byref(context), device)
-        call("cuCtxSetCurrent", context)
+        call("cuDevicePrimaryCtxRetain", byref(self._context), device)
+        self.use()
         self.handle, self._start, self._end = c_void_p(), c_void_p(), c_void_p()
         call("cuStreamCreate", byref(self.handle), c_int(1))  # non-blocking
         call("cuEventCreate", byref(self._start), c_int(0))
         call("cuEventCreate", byref(self._end), c_int(0))
+
+    def use(self) -> None:
+        """Make the context current in this thread, which may be another than the one that opened the session."""
+        call("cuCtxSetCurrent", self._context)
 
     def start(self) -> None:
         call("cuEventRecord", self._start, self.handle)

@@ -95,7 +95,9 @@ class TensorRtBackend(Backend):
         rebuild = str(artifact.details.get("rebuild", "edgedeploy build MODEL.onnx --target TARGET"))
         rebuild += f" -o {shlex.quote(str(artifact.path))}"
         if artifact.kind != "engine":
-            raise UsageError(f"{artifact.path} is not an engine", rebuild)
+            raise UsageError(
+                f"{artifact.path} is not an engine", "build one: edgedeploy build, for a GPU target"
+            )
         if built_with != self.version():
             raise EngineMismatchError(
                 f"{artifact.path} was built by {self.name} {built_with}; here is {self.version()}", rebuild

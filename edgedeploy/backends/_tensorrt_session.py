@@ -18,12 +18,14 @@ class TensorRtSession(Session):
 
     def __init__(self, sdk: Any, backend: str, artifact: Artifact, options: OpenOptions) -> None:
         shapes = concrete_shapes(artifact, options.shapes)
+        self._sdk, self._backend = sdk, backend
         self._stream = Stream()
         self._logger = make_logger(sdk, verbose=False)
-        self._runtime = sdk.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
+        self._runtime: Any = sdk.Runtime(self._logger)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
         if self._engine is None:
             raise build_error(sdk, backend, self._logger, f"a session of {artifact.path}")
+        self._open = True
         self._context: Any = self._engine.create_execution_context()
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
@@ -42,15 +44,22 @@ class TensorRtSession(Session):
         self._buffers: dict[str, Buffer] = {}
         for name, spec in specs.items():
             shape = tuple(int(dim) for dim in spec.shape)
+            if min(shape, default=0) < 0:
+                raise UsageError(
+                    f"the size of output {name} depends on the data, which is not supported",
+                    "let the model end before that operator",
+                )
             self._buffers[name] = Buffer(shape, np.dtype(spec.dtype))
             self._context.set_tensor_address(name, self._buffers[name].device.value)
 
     def _run(self, feeds: Feeds) -> Outputs:
+        self._stream.use()
         for name, value in feeds.items():
             np.copyto(self._buffers[name].host, value)
             self._buffers[name].upload(self._stream)
         self._stream.start()
-        self._context.execute_async_v3(self._stream.handle.value)
+        if not self._context.execute_async_v3(self._stream.handle.value):
+            raise build_error(self._sdk, self._backend, self._logger, "a run")
         self._stream.end()
         for spec in self.outputs:
             self._buffers[spec.name].download(self._stream)
@@ -58,7 +67,11 @@ class TensorRtSession(Session):
         return {spec.name: self._buffers[spec.name].host for spec in self.outputs}
 
     def close(self) -> None:
-        self._context = None
+        if not self._open:
+            return
+        self._open = False
+        self._stream.use()
+        self._context = self._engine = self._runtime = None
         for buffer in self._buffers.values():
             buffer.close()
         self._buffers = {}

@@ -15,7 +15,7 @@ from edgedeploy.core.spec import Precision
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # JetPack 6 ships Python 3.10
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 PACKAGE = "edgedeploy.targets"
 
