@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgedeploy.calibration.everywhere import quantize_outputs
 from edgedeploy.calibration.exclusions import why_excluded
 from edgedeploy.calibration.graph_view import Edge, GraphView, attribute
 from edgedeploy.calibration.residual import skip_input
@@ -32,6 +33,7 @@ class Plan:
         reads: tensor -> edges that read its quantised form; the other readers keep the float one.
         whole: tensors of which every reader, and the graph output, takes the quantised form.
         weights: edge of a constant weight -> output-channel axis, None for one scale.
+        biases: edge of a constant bias that becomes int32 -> the activation whose scale it takes part of.
         leader: tensor -> the tensor whose scale it takes; itself where it stands alone.
         quantized, excluded: notes on nodes.
     """
@@ -39,6 +41,7 @@ class Plan:
     reads: defaultdict[str, list[Edge]] = field(default_factory=lambda: defaultdict(list))
     whole: set[str] = field(default_factory=set)
     weights: dict[Edge, int | None] = field(default_factory=dict)
+    biases: dict[Edge, str] = field(default_factory=dict)
     leader: dict[str, str] = field(default_factory=dict)
     quantized: list[Note] = field(default_factory=list)
     excluded: list[Note] = field(default_factory=list)
@@ -51,6 +54,9 @@ class Plan:
     def read(self, name: str, edge: Edge) -> None:
         if edge not in self.reads[name]:
             self.reads[name].append(edge)
+
+    def quantize(self, node: str, op: str, reason: str = "") -> None:
+        self.quantized.append(Note(node, op, reason))
 
     def find(self, name: str) -> str:
         while self.leader.get(name, name) != name:
@@ -70,7 +76,8 @@ def make_plan(view: GraphView, rules: RuleSet, unusable: Mapping[str, str] | Non
     bad = unusable or {}
     weighted = _weighted(view, rules, bad, plan)
     if rules.outputs:
-        raise NotImplementedError
+        quantize_outputs(view, rules, bad, weighted, plan)
+        return plan
     if rules.residual_add:
         _residuals(view, bad, weighted, plan)
     if rules.concat == "shared":
@@ -92,7 +99,9 @@ def _weighted(view: GraphView, rules: RuleSet, bad: Mapping[str, str], plan: Pla
             continue
         plan.read(name, edge)
         plan.weights[(index, 1)] = _axis(view, index, rules)
-        plan.quantized.append(Note(view.label(index), node.op_type))
+        if rules.bias == "int32" and len(node.input) > 2 and node.input[2] in view.constants:
+            plan.biases[(index, 2)] = name
+        plan.quantize(view.label(index), node.op_type)
         quantized.add(index)
     return quantized
 
@@ -130,7 +139,7 @@ def _residuals(view: GraphView, bad: Mapping[str, str], weighted: set[int], plan
         name, reason = skip_input(view, index, weighted)
         if name is not None and name not in bad:
             plan.read(name, (index, list(node.input).index(name)))
-            plan.quantized.append(Note(view.label(index), "Add", f"skip input '{name}'"))
+            plan.quantize(view.label(index), "Add", f"skip input '{name}'")
         elif all(view.is_activation(entry) for entry in node.input):
             plan.excluded.append(Note(view.label(index), "Add", reason or bad.get(name or "", "")))
 
@@ -145,7 +154,7 @@ def _concats(view: GraphView, bad: Mapping[str, str], plan: Plan) -> None:
             for position, name in enumerate(node.input):
                 plan.read(name, (index, position))
                 plan.tie(node.output[0], name)
-            plan.quantized.append(Note(view.label(index), "Concat", "inputs share one scale"))
+            plan.quantize(view.label(index), "Concat", "inputs share one scale")
 
 
 def _pass_through(view: GraphView, rules: RuleSet, plan: Plan) -> None:

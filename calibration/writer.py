@@ -34,6 +34,9 @@ class QdqWriter:
             pair = self._pair(name)
             producer = self.view.producer.get(name)
             (start if producer is None else after[producer]).extend(pair)
+        # Biases first: they take the name of the float weight to find its scale.
+        for (index, position), activation in self.plan.biases.items():
+            self._bias(index, position, activation)
         for (index, position), axis in self.plan.weights.items():
             self._weight(index, position, axis)
         nodes = list(start)
@@ -51,11 +54,19 @@ class QdqWriter:
             self._constant(f"{name}_scale", np.asarray(scale)),
             self._constant(f"{name}_zero_point", np.asarray(zero)),
         ]
-        codes, dequantized = self._unique(f"{name}_quantized"), self._unique(f"{name}_dequantized")
-        for index, position in self.plan.reads.get(name, ()):
-            self.view.nodes[index].input[position] = dequantized
+        codes, source, dequantized = self._unique(f"{name}_quantized"), name, name
+        if (
+            name in self.plan.whole
+        ):  # every reader, the graph's output too: the float tensor takes another name
+            source = self._unique(f"{name}_float")
+            outputs = self.view.nodes[self.view.producer[name]].output
+            outputs[list(outputs).index(name)] = source
+        else:
+            dequantized = self._unique(f"{name}_dequantized")
+            for index, position in self.plan.reads[name]:
+                self.view.nodes[index].input[position] = dequantized
         yield helper.make_node(
-            "QuantizeLinear", [name, *inputs], [codes], self._unique(f"{name}_QuantizeLinear")
+            "QuantizeLinear", [source, *inputs], [codes], self._unique(f"{name}_QuantizeLinear")
         )
         yield helper.make_node(
             "DequantizeLinear", [codes, *inputs], [dequantized], self._unique(f"{name}_DequantizeLinear")
@@ -80,6 +91,25 @@ class QdqWriter:
             self.before[index].append(dequantize)
             self.dequantized[(name, axis)] = output
         node.input[position] = self.dequantized[(name, axis)]
+
+    def _bias(self, index: int, position: int, activation: str) -> None:
+        """Replace a bias by int32 codes of scale activation x weight; one that would overflow stays float."""
+        node = self.view.nodes[index]
+        name, weight = node.input[position], node.input[1]
+        b = self.view.value(name).astype(np.float64)
+        _, scale = quantize_weight(self.view.value(weight), self.plan.weights[(index, 1)])
+        step = np.broadcast_to(scale * self.scales[activation][0], b.shape if b.ndim == 1 else scale.shape)
+        if b.ndim != 1 or step.shape != b.shape or (np.abs(b / step) >= 2**31).any():
+            return
+        inputs = [
+            self._constant(f"{name}_quantized", np.rint(b / step).astype(np.int32)),
+            self._constant(f"{name}_scale", np.ascontiguousarray(step, dtype=np.float32)),
+        ]
+        output = self._unique(f"{name}_dequantized")
+        label = self._unique(f"{name}_DequantizeLinear")
+        self.before[index].append(helper.make_node("DequantizeLinear", inputs, [output], label, axis=0))
+        self.dequantized[(name, index)] = output
+        node.input[position] = output
 
     def _constant(self, name: str, value: NDArray[np.generic]) -> str:
         name = self._unique(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -466,6 +467,41 @@ def test_int8_model_equals_fake_quantised_numpy() -> None:
     stem = np.maximum(pointwise("stem", fake(x.astype(np.float64), report.scales["x"])), 0)
     skip = fake(stem, report.scales["r0"])
     assert compare(pointwise("a", skip) + skip, run(result, x)[0]).max_rel < 1e-5
+
+
+def test_everything_between_integer_kernels_is_quantised() -> None:
+    """ONNX Runtime: outputs after the fused ReLU, int32 biases, Add and MaxPool, the graph's output too."""
+    rules = load_rules("onnxruntime")
+    net = residual_block()
+    net.op("MaxPool", "pool", "y", kernel_shape=[2, 2])
+    model = net.model("pool")
+    result, report = quantized(model, rules)
+    constants = initializers(result)
+    assert {n.op for n in report.quantized} == {"Conv", "Add", "MaxPool"}
+    for name in ("stem", "a"):
+        assert source(result, by_name(result)["r0" if name == "stem" else "r1"].name) == by_name(result)[name]
+        bias = source(result, name, 2)
+        assert bias is not None
+        assert constants[bias.input[0]].dtype == np.int32
+    for position in (0, 1):
+        assert not is_float(result, "sum", position)
+    assert report.scales["y"] == report.scales["pool"]
+    assert result.graph.output[0].name == "pool"
+    last = next(n for n in result.graph.node if "pool" in n.output)
+    assert last.op_type == "DequantizeLinear"
+    assert compare(run(model, feed(model))[0], run(result, feed(model))[0]).sqnr_db > 25
+
+
+def test_onnxruntime_runs_integer_kernels(tmp_path: Path) -> None:
+    result, _ = quantized(residual_block().model("y"), load_rules("onnxruntime"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(result.SerializeToString(), options, ["CPUExecutionProvider"])
+    kinds = Counter(n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert kinds["QLinearConv"] == 3
+    assert kinds["QLinearAdd"] == 1
+    assert not kinds["Conv"]
 
 
 def test_rule_sets_are_data() -> None:
