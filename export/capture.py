@@ -178,7 +178,9 @@ class _Evaluating:
     """Evaluation mode for the time of a block, without gradients."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module, self.was_training = module, module.training
+        self.module = module
+        # Programs of torch.export were fixed in one mode when they were made, and refuse to change it.
+        self.was_training = module.training and not isinstance(module, torch.fx.GraphModule)
         self.no_grad = torch.no_grad()
 
     def __enter__(self) -> None:

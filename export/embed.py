@@ -42,8 +42,9 @@ def embed_preprocess(
             f"{artifact.model} does not say how pixels become its input (task options mean and std)",
             "leave surgery.preprocess out, or export the model from the zoo",
         )
-    wants_bytes = uint8_input and artifact.inputs[0].dtype != "uint8"
-    options = PreprocessOptions(tuple(map(float, mean)), tuple(map(float, std)), wants_bytes)
+    if artifact.inputs[0].dtype == "uint8":  # it was done before
+        return save_model(onnx.load(artifact.path), artifact, out)
+    options = PreprocessOptions(tuple(map(float, mean)), tuple(map(float, std)), uint8_input)
     changes: dict[str, Any] = {"mean": [0.0] * len(mean), "std": [1.0] * len(std)}
     return _run(artifact, out, "embed-preprocess", options, changes, verify=verify, seeds=seeds, feeds=feeds)
 

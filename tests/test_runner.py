@@ -267,7 +267,8 @@ def test_tensors_that_bodies_read_survive(rng: np.random.Generator) -> None:
         f"{name}_branch = {name}_ () => (float[] p) {{ i = Identity(a) \n p = {op}(i) }}"
         for name, op in (("then", "Tanh"), ("else", "Neg"))
     )
-    body = f"c = Conv(x, w) \n a = Identity(c) \n y = BatchNormalization(a, s, s, s, s) \n z = If(flag) <{bodies}>"
+    norm = "a = Identity(c) \n y = BatchNormalization(a, s, s, s, s)"
+    body = f"c = Conv(x, w) \n {norm} \n z = If(flag) <{bodies}>"
     weights = {"w": floats(rng, 4, 3, 3, 3), "s": np.full(4, 2, np.float32)}
     result = optimize(text_model("float[1,3,8,6] x, bool flag", "y, z", body, weights), seeds=4)
     assert not result.reverted

@@ -21,6 +21,7 @@ from edgedeploy.export.graph import (
     Skip,
     Tensor,
     constant,
+    dtype_name,
     has,
     insert,
     is_constant,
@@ -92,6 +93,8 @@ def embed_preprocess(graph: Graph, options: PreprocessOptions) -> int:
     x = graph.inputs[0]
     if x.shape is None or len(x.shape) != 4 or not isinstance(x.shape[1], int):
         raise Skip(f"the input '{x.name}' is not an image in NCHW")
+    if dtype_name(x) != "float32":
+        raise Skip(f"the input '{x.name}' is {dtype_name(x)}")
     if x.name in kept_names(graph):
         raise Skip("the input is read by the body of a control-flow node")
     mean, std = (np.broadcast_to(np.asarray(v, np.float64), x.shape[1]) for v in (options.mean, options.std))
