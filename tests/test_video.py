@@ -6,6 +6,7 @@ import itertools
 import struct
 import sys
 import threading
+from contextlib import closing
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ from edgedeploy.demo.sink import NullSink
 from edgedeploy.demo.sinks import open_sink
 from edgedeploy.demo.sources import open_source
 from edgedeploy.tasks.images import read_image, write_image
-from edgedeploy.tasks.video import read_video
+from edgedeploy.tasks.video import decode_video, open_video, read_video
 from tests.demo_tools import level, read_luma, write_clip
 
 
@@ -182,6 +183,29 @@ def test_a_truncated_video_gives_what_is_there_or_says_so(tmp_path: Path) -> Non
         assert "damaged" in str(error)  # noqa: PT017  either is right, depending on where it was cut
     source.close()
     assert len(frames) < 20
+
+
+def test_a_damaged_packet_ends_a_file_but_not_a_live_stream(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mov"
+    with av.open(str(path), "w") as container:  # PNG, which checks what it decodes
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "rgb24"
+        for index in range(8):
+            image = np.full((24, 32, 3), 9 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = path.read_bytes()
+    assert data.count(packets[4]) == 1
+    path.write_bytes(data.replace(packets[4], bytes(len(packets[4]))))
+    with (
+        closing(open_video(str(path))) as container,
+        pytest.raises(UsageError, match=r"damaged after \d frames"),
+    ):
+        list(decode_video(container, "clip"))
+    with closing(open_video(str(path))) as container:
+        assert len(list(decode_video(container, "clip", tolerant=True))) == 7
 
 
 def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:

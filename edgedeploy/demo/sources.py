@@ -66,7 +66,8 @@ class VideoSource(Source):
             options = {**options, **LOW_LATENCY}
         self._container = open_video(uri, options)
         stream = self._container.streams.video[0]
-        self._decoded = decode_video(self._container, uri)
+        live = scheme in LIVE_SCHEMES or (bool(scheme) and self._container.duration is None)
+        self._decoded = decode_video(self._container, uri, tolerant=live)
         try:
             # Read now: a file without a picture is refused at once, and only a picture tells which way is up.
             self._first = upright(as_yuv(next(self._decoded)))
@@ -74,7 +75,6 @@ class VideoSource(Source):
             self.close()
             raise
         fps = float(stream.average_rate or stream.guessed_rate or 25)
-        live = scheme in LIVE_SCHEMES or (bool(scheme) and self._container.duration is None)
         super().__init__(uri, live, self._first.width, self._first.height, fps, stream.frames or None)
 
     def frames(self) -> Iterator[Frame]:

@@ -60,16 +60,28 @@ def open_video(uri: str, options: dict[str, str] | None = None) -> InputContaine
     return container
 
 
-def decode_video(container: InputContainer, uri: str) -> Generator[VideoFrame, None, None]:
-    """The frames of an open video in order; UsageError for damaged data and where there are none."""
+def decode_video(
+    container: InputContainer, uri: str, tolerant: bool = False
+) -> Generator[VideoFrame, None, None]:
+    """The frames of an open video in order; UsageError for damaged data and where there are none.
+
+    `tolerant` skips damaged packets instead: a live stream begins anywhere and loses some on its way.
+    """
     av = require_av()
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     count = 0
     try:
-        for frame in container.decode(stream):
-            count += 1
-            yield frame
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if not tolerant:
+                    raise
+                continue
+            for frame in frames:
+                count += 1
+                yield frame
     except av.error.FFmpegError as error:
         raise UsageError(
             f"{uri} is damaged after {count} frames: {(error.strerror or str(error)).lower()}",
