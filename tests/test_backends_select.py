@@ -12,7 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
-from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions, Session
+from edgedeploy.backends import (
+    BACKENDS,
+    Backend,
+    BuildOptions,
+    OpenOptions,
+    Session,
+    _openvino_rehearsal,
+)
 from edgedeploy.backends._contest import agrees
 from edgedeploy.backends.base import Feeds, Outputs, concrete_shapes
 from edgedeploy.backends.feeds import random_feeds, representative_shapes
@@ -27,9 +34,9 @@ from edgedeploy.core.errors import (
 )
 from edgedeploy.core.onnx_header import external_files, operators, read_onnx_header, with_metadata
 from edgedeploy.core.parity import Parity
-from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
+from edgedeploy.core.spec import Artifact, Step, TaskSpec, TensorSpec
 from edgedeploy.core.target import Target
-from tests.onnx_models import save_convolutions, save_two_inputs, save_unsupported
+from tests.onnx_models import save_convolutions, save_quantised, save_two_inputs, save_unsupported
 
 SHAPE = (1, 3, 16, 24)
 
@@ -103,6 +110,18 @@ def test_wrong_results_lose_however_fast(
     built = build_fastest(model, cpu, None, tmp_path / "b.onnx")
     assert built.backend == "onnxruntime"
     assert "wrong results" in verdicts(built)["openvino"]["verdict"]
+
+
+def test_a_quantised_file_of_others_is_held_to_what_int8_can(
+    cpu: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a file does not tell its precision and counts as fp32, yet runtimes round it differently."""
+    foreign = Artifact.load(save_quantised(tmp_path / "m.onnx", SHAPE))
+    assert foreign.precision == "fp32"
+    alter(monkeypatch, "openvino", noise=0.02)
+    alter(monkeypatch, "onnxruntime", noise=0.02)
+    considered = verdicts(build_fastest(foreign, cpu, None, tmp_path / "b.onnx"))
+    assert all(entry["max_rel"] > 1e-3 and "milliseconds" in entry for entry in considered.values())
 
 
 def test_nobody_right_is_an_error(
@@ -265,6 +284,29 @@ def test_unwritable_output_is_told(cpu: Target, model: Artifact, tmp_path: Path)
         BACKENDS.get("onnxruntime").build(model, cpu, BuildOptions(), tmp_path / "file" / "b.onnx")
     with pytest.raises(OutputError):
         build_fastest(model, cpu, None, tmp_path / "file" / "b.onnx")
+
+
+CRASH = ("-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+
+
+def test_crash_of_openvino_does_not_end_the_build(
+    cpu: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that really dies of a segmentation fault stands in for OpenVINO on a model that crashes it."""
+    foreign = Artifact.load(save_quantised(tmp_path / "m.onnx", SHAPE)).model_copy(
+        update={"precision": "int8"}
+    )
+    BACKENDS.get("openvino").build(foreign, cpu, BuildOptions(), tmp_path / "harmless.onnx")
+    monkeypatch.setattr(_openvino_rehearsal, "COMMAND", CRASH)
+    with pytest.raises(BuildError, match="openvino crashes") as caught:
+        BACKENDS.get("openvino").open(foreign)
+    assert "onnxruntime" in caught.value.hint
+    built = build_fastest(foreign, cpu, None, tmp_path / "b.onnx")
+    assert built.backend == "onnxruntime"
+    assert "crashes" in verdicts(built)["openvino"]["verdict"]
+    ours = foreign.model_copy(update={"history": (Step(name="quantize"),)})
+    with BACKENDS.get("openvino").open(ours) as session:  # not rehearsed
+        assert session.inputs[0].shape == SHAPE
 
 
 def test_listing_backends_imports_no_sdk() -> None:

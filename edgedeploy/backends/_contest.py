@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from edgedeploy.backends._onnx_file import is_quantised
 from edgedeploy.backends.base import BACKENDS, Array, OpenOptions, Session, Shapes
 from edgedeploy.backends.feeds import random_feeds
 from edgedeploy.core.errors import ParityError
@@ -48,7 +49,8 @@ def check(
     for name, parity in worst.items():
         figures = {"max_rel": parity.max_rel, "sqnr_db": min(parity.sqnr_db, INFINITE_DB)}
         verdicts[name] = {"backend": name, **figures, "verdict": f"wrong results: {_figures(parity)}"}
-    passed = [name for name, parity in worst.items() if agrees(parity, artifact.precision)]
+    precision = "int8" if is_quantised(artifact) else artifact.precision
+    passed = [name for name, parity in worst.items() if agrees(parity, precision)]
     if not passed:
         found = "; ".join(f"{name} {_figures(parity)}" for name, parity in worst.items())
         raise ParityError(

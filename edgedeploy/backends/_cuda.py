@@ -73,7 +73,7 @@ class Stream:
         call("cuEventCreate", byref(self._end), c_int(0))
 
     def use(self) -> None:
-        """Make the context current in this thread, which may be another than the one that opened the session."""
+        """Make the context current in this thread, which may not be the one that opened the session."""
         call("cuCtxSetCurrent", self._context)
 
     def start(self) -> None:

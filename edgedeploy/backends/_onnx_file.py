@@ -22,6 +22,7 @@ UNSUPPORTED = (
     re.compile(r"No registered schema for operator '(?P<op>[^']+)'"),
     re.compile(r"Node type '(?P<op>[^']+)' from domain '[^']*' is unknown"),
 )
+QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
 OTHER_RUNTIMES = "another runtime may take it; to see which are here: edgedeploy doctor"
 _LONGEST_MESSAGE = 400
 
@@ -53,6 +54,11 @@ def label(
     )
     with_metadata(artifact.path, METADATA_KEY, built.to_json(), out)
     return built.model_copy(update={"digest": sha256_file(out)})
+
+
+def is_quantised(artifact: Artifact) -> bool:
+    """Whether the graph has quantised operators; the files of others do not tell their precision."""
+    return any(kind in QUANTISED for kind, _ in operators(artifact.path))
 
 
 def refusal(backend: str, artifact: Artifact, message: str) -> BuildError:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.backends._onnx_file import label, refusal, shortened
+from edgedeploy.backends._openvino_rehearsal import rehearse
 from edgedeploy.backends.base import (
     BACKENDS,
     Backend,
@@ -84,6 +85,7 @@ class OpenVino(Backend):
 
     def _build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:
         start = time.perf_counter()
+        rehearse(artifact, _hint(artifact))
         shapes = {**{s.name: s.shape for s in artifact.inputs if s.is_static}, **options.opt_shapes}
         if artifact.precision == "int8" and _has_bfloat16() and len(shapes) == len(artifact.inputs):
             hint = self._faster_hint(artifact, concrete_shapes(artifact, options.opt_shapes))
@@ -102,6 +104,7 @@ class OpenVino(Backend):
                     "this CPU has no bfloat16 instructions", "build with --precision fp32 or int8"
                 )
             hint = "f32"  # built where bf16 between the int8 layers was faster; here it does not exist
+        rehearse(artifact, hint)
         compiled = self._compile(artifact, shapes, hint, options)
         inputs = tuple(s.model_copy(update={"shape": shapes[s.name]}) for s in artifact.inputs)
         outputs = tuple(
@@ -146,6 +149,11 @@ class OpenVino(Backend):
         quartiles = {hint: np.percentile(values[2:], [25, 50]) for hint, values in times.items()}
         # Both, not the median alone: a busy machine moves that by more than the margin in so few rounds.
         return "bf16" if (quartiles["bf16"] < CLEARLY_FASTER * quartiles["f32"]).all() else "f32"
+
+
+def compile_model(path: str, hint: str) -> None:
+    """Read and compile a file, for `rehearse`."""
+    _core().compile_model(_core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
 
 def _hint(artifact: Artifact) -> str:
