@@ -53,6 +53,12 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     result.CopyFrom(model)
     if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node):
         raise CalibrationError("the model is quantised already", "start from the float model")
+    constants = {entry.name for entry in result.graph.initializer}
+    for position in reversed(range(len(result.graph.input))):
+        # Before IR version 4 every weight was listed among the inputs too; INT8 weights cannot be overridden.
+        if result.graph.input[position].name in constants:
+            del result.graph.input[position]
+    result.ir_version = max(result.ir_version, 9)
     if opset >= OPSET:
         return result, ()
     try:

@@ -85,6 +85,17 @@ def test_int8_gains_where_channels_differ(activation: str, rng: np.random.Genera
     assert on.report.placement.notes == ("channels of 1 tensors equalised",)
 
 
+def test_weights_listed_as_inputs(rng: np.random.Generator) -> None:
+    model = network("Relu")
+    for entry in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(entry.name, TensorProto.FLOAT, entry.dims))
+    model.ir_version = 3
+    data = [{"x": rng.standard_normal((1, 16, 8, 8)).astype(np.float32)}]
+    result = quantize(model, lambda: data, rules=RULES.with_options(equalize=0.5)).model
+    assert [value.name for value in result.graph.input] == ["x"]
+    assert compare(run(model, data[0]["x"]), run(result, data[0]["x"])).sqnr_db > 25
+
+
 def test_tensors_with_other_readers_are_left_alone() -> None:
     for skip in (False, True):
         view = GraphView(network("Relu", skip=skip))

@@ -471,7 +471,7 @@ def test_int8_model_equals_fake_quantised_numpy() -> None:
 
 def test_everything_between_integer_kernels_is_quantised() -> None:
     """ONNX Runtime: outputs after the fused ReLU, int32 biases, Add and MaxPool, the graph's output too."""
-    rules = load_rules("onnxruntime")
+    rules = load_rules("onnxruntime").with_options(last=True)
     net = residual_block()
     net.op("MaxPool", "pool", "y", kernel_shape=[2, 2])
     model = net.model("pool")
@@ -493,7 +493,7 @@ def test_everything_between_integer_kernels_is_quantised() -> None:
 
 
 def test_onnxruntime_runs_integer_kernels(tmp_path: Path) -> None:
-    result, _ = quantized(residual_block().model("y"), load_rules("onnxruntime"))
+    result, _ = quantized(residual_block().model("y"), load_rules("onnxruntime").with_options(last=True))
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
