@@ -1,4 +1,7 @@
-"""f(x) and f(x) = one f(x): equal initializers, then equal nodes on equal inputs, are computed once."""
+"""f(x) and f(x) = one f(x): equal initializers, then equal nodes on equal inputs, are computed once.
+
+Weights and biases stay apart even where equal: quantisation equalises and scales each operator's own.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgedeploy.export.affine import WEIGHTED
 from edgedeploy.export.graph import (
     Graph,
     Node,
@@ -67,6 +71,8 @@ def _merge_constants(graph: Graph) -> int:
             or dtype_name(tensor) in ("object", "str", "string")
             or tensor.name in kept
         ):
+            continue
+        if any(node.op in WEIGHTED for node in tensor.outputs):
             continue
         values = np.asarray(tensor.values)
         first = seen.setdefault((dtype_name(tensor), values.shape, values.tobytes()), tensor)
