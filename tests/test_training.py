@@ -19,7 +19,7 @@ from edgedeploy.models.training.measure import measure
 from edgedeploy.models.training.patches import draw_batch, load_pairs
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.soap import Soap
-from edgedeploy.models.training.super_resolution import learning_rate, main, train
+from edgedeploy.models.training.super_resolution import learning_rate, main, patch_loss, train
 from edgedeploy.tasks.colour import luma_from_rgb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,19 +50,20 @@ def tiny(**changes: object) -> TrainingRecipe:
 
 def test_pairs_are_aligned_and_of_both_folders(data: Path) -> None:
     pairs = load_pairs(data, tiny(scale=3, model="espcn_x3"))
-    assert [tuple(low.shape) for low, _ in pairs] == [(20, 24)] * 3
-    assert all(tuple(high.shape) == (60, 72) for _, high in pairs)
+    assert [tuple(low.shape) for low, _ in pairs.images] == [(20, 24)] * 3
+    assert all(tuple(high.shape) == (60, 72) for _, high in pairs.images)
+    np.testing.assert_allclose(pairs.weights, [0.25, 0.25, 0.5])  # both folders are drawn equally often
     whole = luma_from_rgb(np.asarray(Image.open(data / "b" / "2.png").convert("RGB")))
-    np.testing.assert_array_equal(pairs[2][1].numpy(), whole)
-    low, high = pairs[2]
+    np.testing.assert_array_equal(pairs.images[2][1].numpy(), whole)
+    low, high = pairs.images[2]
     blocks = high.reshape(20, 3, 24, 3).mean((1, 3))
     assert (low - blocks).abs().mean() < 0.3 * high.std()
     assert (low.roll(2, 1) - blocks).abs().mean() > (low - blocks).abs().mean()
 
 
 def test_shrink_adds_copies_and_drops_what_is_too_small(data: Path) -> None:
-    assert len(load_pairs(data, tiny(shrink=(1.0, 0.5)))) == 6
-    assert len(load_pairs(data, tiny(shrink=(1.0, 0.2)))) == 3
+    assert len(load_pairs(data, tiny(shrink=(1.0, 0.5))).images) == 6
+    assert len(load_pairs(data, tiny(shrink=(1.0, 0.2))).images) == 3
 
 
 def test_batches_depend_on_seed_and_step_alone(data: Path) -> None:
@@ -91,10 +92,22 @@ def test_learning_rate_rises_then_falls_to_its_end() -> None:
     assert rates[100] == pytest.approx(1e-4)
 
 
+def test_loss_is_the_mean_psnr_of_patches_up_to_the_floor() -> None:
+    target = torch.zeros(2, 1, 4, 4)
+    output = torch.stack([torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 0.001)])
+    loss, errors = patch_loss(output, target, 1e-12)
+    torch.testing.assert_close(errors, torch.tensor([1e-2, 1e-6]))
+    psnr = -10 / np.log(10) * loss.item()
+    assert psnr == pytest.approx((20 + 60) / 2, abs=1e-3)
+    assert patch_loss(output, target, 1e-2)[0].item() == pytest.approx(
+        (np.log(2e-2) + np.log(1e-2)) / 2, abs=1e-3
+    )
+
+
 def test_training_beats_bicubic_on_its_own_pictures(data: Path, tmp_path: Path) -> None:
     *_, first, last = train(tiny(steps=200, learning_rate=1e-2), data, tmp_path / "x.ckpt", save_every=50)
     assert last.step == 200
-    assert last.loss < first.loss
+    assert last.error < first.error
     scores = measure(last.model, MODELS.get("espcn_x2"), data / "a")
     assert scores["images"] == 2
     assert scores["psnr_y"] > scores["psnr_y_bicubic"] + 0.5

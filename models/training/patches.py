@@ -6,10 +6,12 @@ training that was killed and resumed goes on with exactly the batches that it wo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -22,14 +24,23 @@ Pair = tuple[Tensor, Tensor]
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
-def load_pairs(root: Path, recipe: TrainingRecipe) -> list[Pair]:
-    """Low- and high-resolution luma of every image, (H, W) and (s*H, s*W), float32 in [0, 1].
+@dataclass(frozen=True)
+class Pairs:
+    """Low- and high-resolution luma of every image, (H, W) and (s*H, s*W), and how often each is drawn."""
+
+    images: list[Pair]
+    weights: NDArray[np.float64]
+
+
+def load_pairs(root: Path, recipe: TrainingRecipe) -> Pairs:
+    """Luma of every image, float32 in [0, 1]; folders are drawn equally often, their images by area.
 
     The low-resolution image is made as test sets are: antialiased bicubic (a = -0.5) on 8-bit RGB, luma
     afterwards. `shrink` adds copies at smaller sizes: more fine detail from a small set. Images smaller than
     a patch are left out. Raises UsageError where a folder gives none.
     """
-    pairs: list[Pair] = []
+    images: list[Pair] = []
+    weights = []
     for folder in recipe.folders:
         files = sorted(p for p in _entries(root / folder) if p.suffix.lower() in IMAGE_SUFFIXES)
         found = [_pair(file, factor, recipe.scale) for file in files for factor in recipe.shrink]
@@ -39,18 +50,19 @@ def load_pairs(root: Path, recipe: TrainingRecipe) -> list[Pair]:
                 f"{root / folder} has no image of at least {recipe.patch * recipe.scale} pixels each way",
                 "name the folder that holds the recipe's folders with --data",
             )
-        pairs += usable
-    return pairs
+        images += usable
+        areas = np.array([low.numel() for low, _ in usable], dtype=np.float64)
+        weights.append(areas / areas.sum() / len(recipe.folders))
+    return Pairs(images, np.concatenate(weights))
 
 
-def draw_batch(pairs: list[Pair], recipe: TrainingRecipe, step: int) -> Pair:
+def draw_batch(pairs: Pairs, recipe: TrainingRecipe, step: int) -> Pair:
     """The batch of this step: random patches with random flips and transposition, (N, 1, h, w) each."""
     rng = np.random.default_rng([recipe.seed, step])
-    areas = np.array([low.numel() for low, _ in pairs], dtype=np.float64)
     lows, highs = [], []
     p, s = recipe.patch, recipe.scale
-    for index in rng.choice(len(pairs), size=recipe.batch, p=areas / areas.sum()):
-        low, high = pairs[index]
+    for index in rng.choice(len(pairs.images), size=recipe.batch, p=pairs.weights):
+        low, high = pairs.images[index]
         y, x = (int(rng.integers(0, n - p + 1)) for n in low.shape)
         patches = [low[y : y + p, x : x + p], high[y * s : (y + p) * s, x * s : (x + p) * s]]
         flips = [axis for axis in (0, 1) if rng.integers(2)]

@@ -15,11 +15,12 @@ class TrainingRecipe(BaseModel):
 
     Attributes:
         model, scale: name in the zoo, and its factor of enlargement.
-        folders: of photographs, below the data folder.
+        folders: of photographs, below the data folder; each gives the same number of patches.
         steps, batch, patch: updates, patches in each, and their size in low-resolution pixels.
         learning_rate, final_learning_rate, warmup: linear rise over `warmup` steps, then a cosine.
         ema: decay of the averaged weights, which are the ones that are kept.
         seed: of the first weights and of every batch.
+        floor: mean squared error below which a patch counts no more; see `super_resolution.patch_loss`.
         shrink: factors by which copies of the photographs are made smaller; 1.0 is the photograph itself.
     """
 
@@ -35,6 +36,7 @@ class TrainingRecipe(BaseModel):
     warmup: int = Field(default=500, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
     seed: int = 0
+    floor: float = Field(default=3e-4, gt=0)
     shrink: tuple[float, ...] = Field(default=(1.0,), min_length=1)
 
     @staticmethod
