@@ -101,7 +101,9 @@ def feed_sets(evaluator: Evaluator, seeds: int) -> Iterator[tuple[Outputs, Outpu
     Raises NotRunnable if no size tried can be run.
     """
     dynamic = not all(spec.is_static for spec in evaluator.inputs)
-    plans = [(size, batch) for batch in (1, 2) for size in SIZES] if dynamic else [(SIZES[0], 1)]
+    # Batches of 1 and 2 take turns, so that a rewrite that fixes the batch is seen; then the other way round.
+    turns = [[(size, 1 + (number + turn) % 2) for number, size in enumerate(SIZES)] for turn in (0, 1)]
+    plans = [*turns[0], *turns[1]] if dynamic else [(SIZES[0], 1)]
     runnable: list[tuple[tuple[int, int], int]] = []
     error = NotRunnable("it has no size to run at")
     for number, plan in enumerate(plans):

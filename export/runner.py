@@ -18,6 +18,9 @@ from edgedeploy.export.passes.base import PASSES, GraphPass, Skipped
 from edgedeploy.export.proof import Proof, Refuted
 from edgedeploy.export.shapes import infer_model
 
+OLDEST_OPSET = (
+    7  # before, Add and Mul broadcast by attributes and BatchNormalization trained unless told otherwise
+)
 MAX_ROUNDS = 8  # two or three is usual; the bound is for passes that undo each other
 
 
@@ -97,6 +100,9 @@ def optimize(
     A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the
     reason in `left_alone`. Raises UnknownNameError for an unknown pass.
     """
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset < OLDEST_OPSET:
+        return OptimizeResult(model, left_alone=f"opset {opset} is older than {OLDEST_OPSET}")
     chosen = [PASSES.get(entry) if isinstance(entry, str) else entry for entry in passes]
     try:
         proof = Proof.of(model, seeds, feeds) if verify else None

@@ -70,6 +70,12 @@ def change_dtype(graph: Graph, node: Node) -> int:
     return 1
 
 
+def claim_old_format(graph: Graph, node: Node) -> int:
+    """ONNX Runtime takes initializers that are no inputs in this format; ONNX does not."""
+    before, graph.ir_version = graph.ir_version, 3
+    return int(before != 3)
+
+
 def never_ends(graph: Graph, node: Node) -> int:
     return 1
 
@@ -86,6 +92,7 @@ def fail(graph: Graph, node: Node) -> int:
         (leave_invalid, "no_such_attribute"),
         (change_dtype, "is float64 and was float32"),
         (fail, "IndexError: off by one"),
+        (claim_old_format, "the ONNX checker refuses"),
         (never_ends, "still fires after 100 sweeps"),
     ],
 )
@@ -273,6 +280,32 @@ def test_tensors_that_bodies_read_survive(rng: np.random.Generator) -> None:
     result = optimize(text_model("float[1,3,8,6] x, bool flag", "y, z", body, weights), seeds=4)
     assert not result.reverted
     assert operators(result.model) == {"Conv": 1, "BatchNormalization": 1, "If": 1}
+
+
+def test_a_rewrite_that_fixes_the_batch_is_caught() -> None:
+    """Right for every size at batch 1, wrong for others."""
+
+    def first_only(graph: Graph, node: Node) -> int:
+        if node.inputs[0].name == "first":
+            return 0
+        first = variable(graph, "first", np.dtype(np.float32))
+        bounds = [
+            constant(graph, name, np.array([value])) for name, value in (("from", 0), ("to", 1), ("on", 0))
+        ]
+        insert(graph, "Slice", [graph.inputs[0], *bounds], [first])
+        node.inputs[0] = first
+        return 1
+
+    model = text_model("float[n,3,h,v] x", "y", "y = Relu(x)", {})
+    assert optimize(model, [lying(first_only)], seeds=1).reverted
+    fixed = text_model("float[1,3,h,v] x", "y", "y = Relu(x)", {})
+    assert not optimize(fixed, [lying(first_only)], seeds=1).reverted
+
+
+def test_models_of_the_first_opsets_are_left_alone() -> None:
+    model = text_model("float[2] x", "y", "y = Relu(x)", {})
+    model.opset_import[0].version = 6
+    assert "older" in optimize(model, verify=False).left_alone
 
 
 def test_metadata_and_opset_survive(rng: np.random.Generator) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgedeploy.export.graph import dump, kept_names, load
 from edgedeploy.export.passes.base import PASSES
 from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.runner import optimize
 
 IMAGE = "float[1,4,h,v] x"
 W = {
@@ -70,8 +71,8 @@ SILENT: list[tuple[str, str, str, dict[str, NDArray[Any]]]] = [
     ("drop-identity", IMAGE, "a = Relu(x) \n y = Transpose<perm=[0,1,3,2]>(a)", {}),
     ("drop-identity", IMAGE, "a = Tanh(x) \n y = Relu(a)", {}),
     ("merge-duplicates", IMAGE, "a = Selu<alpha=1.0>(x) \n b = Selu<alpha=2.0>(x) \n y = Add(a, b)", {}),
-    ("merge-duplicates", IMAGE, "a = Conv(x, w) \n b = Conv(a, v) \n y = Relu(b)", {"w": W["w"], "v": W["w"].copy()}),
-    ("fold-constants", IMAGE, "a = QuantizeLinear(w, one) \n b = DequantizeLinear(a, one) \n y = Conv(x, b)", W),
+    ("merge-duplicates", IMAGE, "a = Conv(x, w) \n y = Conv(a, v)", {"w": W["w"], "v": W["w"]}),
+    ("fold-constants", IMAGE, "q = QuantizeLinear(w, k) \n b = DequantizeLinear(q, k) \n y = Conv(x, b)", W),
     ("fold-constants", IMAGE, "a = RandomNormal<shape=[4,1,1]>() \n y = Add(x, a)", {}),
 ]  # fmt: skip
 
@@ -128,3 +129,12 @@ def test_names_that_bodies_mention_are_kept() -> None:
     del branch.node[:]
     branch.output[0].name = "b"
     assert {"y", "a", "b"} <= kept_names(load(model))
+
+
+def test_float16_keeps_squares_that_overflow_it_in_float32() -> None:
+    """300 is a float16 and so is its root mean square; 300 * 300 = 90000 is not."""
+    rms = "q = Mul(a, a) \n m = ReduceMean(q, axes) \n r = Sqrt(m) \n d = Div(a, r) \n y = Relu(d)"
+    weights = {"loud": np.float32(300), "axes": np.array([1])}
+    result = optimize(text_model(IMAGE, "y", f"a = Mul(x, loud) \n {rms}", weights), ["to-fp16"])
+    assert not result.reverted
+    assert result.steps[0].hits == 2
