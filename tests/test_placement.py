@@ -294,7 +294,10 @@ def test_values_that_are_only_moved_keep_their_scale(kind: str) -> None:
     net.conv("b", "r", 64, 64)
     net.op(kind, "moved", "r", **attributes)
     net.conv("c", "moved", 16 if kind == "DepthToSpace" else 64, 64)
-    result, report = quantized(net.model("b", "c"))
+    model = net.model("b", "c")
+    _, tied = place(model, {"x": Range(-3, 3), "r": Range(0, 5), "moved": Range(0, 4)}, RULES)
+    assert tied.scales["moved"] == tied.scales["r"] == pytest.approx(5 / 127)
+    result, report = quantized(model)
     assert report.scales["r"] == report.scales["moved"]
     assert origin(result, "moved") == "r"
     assert origin(result, "c") == "moved"
