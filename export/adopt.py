@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,8 +44,7 @@ def _precision(model: onnx.ModelProto) -> Precision:
     """Int8 where it quantises, fp16 where its weights mostly are; such a graph stays as its maker made it."""
     if any(node.op_type in QDQ for node in model.graph.node):
         return "int8"
-    sizes = {onnx.TensorProto.FLOAT16: 0, onnx.TensorProto.FLOAT: 0}
+    sizes: Counter[int] = Counter()
     for tensor in model.graph.initializer:
-        if tensor.data_type in sizes:
-            sizes[tensor.data_type] += len(tensor.raw_data) or 4 * len(tensor.float_data)
+        sizes[tensor.data_type] += math.prod(tensor.dims)
     return "fp16" if sizes[onnx.TensorProto.FLOAT16] > sizes[onnx.TensorProto.FLOAT] else "fp32"

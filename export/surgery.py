@@ -20,9 +20,9 @@ from edgedeploy.export.runner import OptimizeResult, optimize
 def operate(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
     """Run the passes that `options` asks for on an ONNX artifact and write the result to `out`.
 
-    Every accepted pass becomes an entry of the history; `details["surgery"]` has the node counts and, as `problems`,
-    what was reverted or could not be read, and why. Raises UnknownNameError for a pass to skip that does not
-    exist.
+    Every accepted pass becomes an entry of the history; `details["surgery"]` has the node counts and, as
+    `problems`, what was reverted or could not be read, and why. Raises UnknownNameError for a pass to skip
+    that does not exist.
     """
     for name in options.skip:
         if name not in PASSES.names():

@@ -79,7 +79,6 @@ class Cache:
             raise
         return Artifact.load(entry / main), False
 
-
     def _name_for_once(self) -> str:
         """A name that no later run asks for; what such runs left more than a day ago is removed."""
         for entry in (self.root / "on").glob("once-*"):

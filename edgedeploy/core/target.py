@@ -1,6 +1,4 @@
-"""A device as data: which backend runs on it, in which precisions, by which Q/DQ rules, and how fast it could
-be.
-"""
+"""A device as data: its backends, its precisions, its Q/DQ rules, and how fast it could be."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ class Target(BaseModel):
         title: how people call the device.
         backends: candidates, best guess first; `build` takes the fastest that is installed and passes parity.
         precisions: what the device runs, and `default_precision` what `build` makes unless told.
-        qdq: name of the Q/DQ rule set in calibration/rules for int8.
+        qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
         precision_note: why the default precision is the default, printed by `build`.
         notes: what else to know before deploying there.
@@ -74,7 +72,7 @@ class Target(BaseModel):
     backends: tuple[str, ...] = Field(min_length=1)
     precisions: tuple[Precision, ...] = Field(min_length=1)
     default_precision: Precision
-    qdq: str = "tensorrt"
+    qdq: str | dict[str, str] = "tensorrt"
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
     precision_note: str = ""
     notes: str = ""
@@ -84,7 +82,13 @@ class Target(BaseModel):
     def _default_is_offered(self) -> Target:
         if self.default_precision not in self.precisions:
             raise ValueError(f"default_precision {self.default_precision} is not among precisions")
+        if isinstance(self.qdq, dict) and set(self.qdq) != set(self.backends):
+            raise ValueError("qdq must name a rule set for each of the backends")
         return self
+
+    def rules(self, backend: str) -> str:
+        """Name of the Q/DQ rule set for one of the backends."""
+        return self.qdq if isinstance(self.qdq, str) else self.qdq[backend]
 
 
 def target_names() -> list[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
-    return {"target": job.target.model_dump(mode="json"), "size": job.size}
+    return {"target": job.target.model_dump(mode="json"), "size": job.size, "source": job.source}
 
 
 def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
@@ -22,7 +22,9 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
 
     suffix = BACKENDS.get(job.target.backends[0]).suffix
     out = folder / f"{artifact.path.stem}.{job.target.name}{suffix}"
-    return build_fastest(artifact, job.target, None, out, _run_shapes(artifact, job))
+    # What an engine that does not fit the device it is opened on tells the user to build again.
+    known = artifact.model_copy(update={"details": {**artifact.details, "source": job.source}})
+    return build_fastest(known, job.target, None, out, _run_shapes(artifact, job))
 
 
 def _notes(artifact: Artifact) -> list[str]:  # noqa: ARG001  the commands print what was considered as a table

@@ -56,7 +56,7 @@ def _decides(artifact: Artifact, job: Job) -> Any:
     return {
         "precision": wanted,
         "calibration": job.recipe.calibration.model_dump(),
-        "rules": job.target.qdq,
+        "rules": _rules(job),
         "data": data_digest(job.data),
         "size": job.size,
     }
@@ -76,6 +76,15 @@ def _lower(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     return relabelled(artifact, out, precision=wanted, history=(*artifact.history, step))
 
 
+def _rules(job: Job) -> str:
+    """Rule set of the first backend of the target that is installed; of the first where none is."""
+    from edgedeploy.backends.base import BACKENDS
+
+    names = job.target.backends
+    backend = next((name for name in names if not BACKENDS.get(name).why_not()), names[0])
+    return job.target.rules(backend)
+
+
 def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Artifact:
     import onnx
 
@@ -86,7 +95,7 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
 
     assert job.data is not None  # noqa: S101  `check` refused it
     task, options, data, seen = task_for(artifact), job.recipe.calibration, job.data, DataReport()
-    names = tuple(spec.name for spec in artifact.inputs)
+    rules, names = _rules(job), tuple(spec.name for spec in artifact.inputs)
 
     def feeds() -> Iterator[Mapping[str, Any]]:
         return calibration_feeds(
@@ -98,14 +107,14 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
         feeds,
         method=options.method,
         options=options.options,
-        rules=job.target.qdq,
+        rules=rules,
         memory_mb=options.memory_mb,
         progress=progress,
     )
     placement = result.report.placement
     step = Step(
         name="quantize",
-        options={"method": options.method, "rules": job.target.qdq, "inputs": seen.used, "data": data.name},
+        options={"method": options.method, "rules": rules, "inputs": seen.used, "data": data.name},
         hits=len(placement.quantized),
         milliseconds=result.report.seconds * 1e3,
     )
