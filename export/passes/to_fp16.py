@@ -34,6 +34,8 @@ from edgedeploy.export.shapes import infer
 
 HALF, FULL = "tensor(float16)", "tensor(float)"
 _LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
+# ONNX Runtime on a CPU computes between its own Casts in float32: the proof sees what rounding weights and
+# borders costs, but no overflow inside, so what tends to overflow is kept by name.
 # Casts keep what they are: those from integers carry sizes, whose products float16 does not hold.
 ISLANDS = (
     "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
