@@ -136,6 +136,17 @@ def test_resumed_training_equals_an_uninterrupted_one(data: Path, tmp_path: Path
     )
 
 
+def test_averaged_weights_lag_behind_by_the_decay(data: Path, tmp_path: Path) -> None:
+    path, before = tmp_path / "x.ckpt", None
+    for _ in train(tiny(steps=5, ema=0.75), data, path, save_every=1):
+        state = torch.load(path, weights_only=True)
+        now, average = (state[part]["first_part.0.weight"] for part in ("model", "average"))
+        if before is not None:
+            torch.testing.assert_close(average, 0.75 * before + 0.25 * now)
+        before = average
+    assert not torch.equal(now, average)
+
+
 def test_checkpoint_of_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:
     next(train(tiny(), data, tmp_path / "x.ckpt", save_every=1))
     with pytest.raises(UsageError, match="another recipe"):

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import EdgeDeployError, UsageError
-from edgedeploy.core.files import replacing
+from edgedeploy.core.files import replacing, write_bytes
 from edgedeploy.models.registry import create_model
 from edgedeploy.models.training.patches import draw_batch, load_pairs
 from edgedeploy.models.training.recipe import TrainingRecipe
@@ -123,8 +123,7 @@ def main() -> None:
             psnr, seconds = -10 * math.log10(progress.error), time.perf_counter() - begin
             print(f"step {progress.step}/{recipe.steps}  PSNR {psnr:.3f} dB  {seconds:.0f} s", flush=True)
             if progress.step == recipe.steps:
-                with replacing(arguments.out) as temporary:
-                    save_file(progress.model.state_dict(), temporary)
+                write_bytes(arguments.out, save(progress.model.state_dict()))
     except EdgeDeployError as error:
         raise SystemExit(f"error: {error}\nhint: {error.hint}") from None
 
