@@ -213,6 +213,26 @@ def test_rounds_repeat_until_nothing_fires(rng: np.random.Generator) -> None:
     assert [step.name for step in result.steps] == ["fold-constants", "drop-identity", "fold-pad"]
 
 
+def test_what_changes_the_contract_runs_once(rng: np.random.Generator) -> None:
+    weights = {"w": floats(rng, 4, 3, 3, 3)}
+    model = text_model("float[1,3,8,6] x", "y", "c = Conv(x, w) \n i = Identity(c) \n y = Relu(i)", weights)
+    result = optimize(model, ["embed-preprocess", "drop-identity"])
+    assert [(step.name, step.hits) for step in result.steps] == [
+        ("embed-preprocess", 1),
+        ("drop-identity", 1),
+    ]
+
+
+def test_a_reverted_pass_is_not_tried_again(rng: np.random.Generator) -> None:
+    weights = {"w": floats(rng, 4, 3, 3, 3)}
+    model = text_model("float[1,3,8,6] x", "y", "c = Conv(x, w) \n i = Identity(c) \n y = Relu(i)", weights)
+    result = optimize(model, [lying(drop_relu), "drop-identity"])
+    assert [(step.name, step.reverted) for step in result.steps] == [
+        ("lying", True),
+        ("drop-identity", False),
+    ]
+
+
 def test_skips_say_why(rng: np.random.Generator) -> None:
     body = "c = Conv(x, w) \n y = BatchNormalization(c, s, s, s, s) \n z = Relu(c)"
     weights = {"w": floats(rng, 4, 3, 3, 3), "s": np.ones(4, np.float32)}
@@ -302,7 +322,7 @@ def test_a_rewrite_that_fixes_the_batch_is_caught() -> None:
     assert not optimize(fixed, [lying(first_only)], seeds=1).reverted
 
 
-def test_models_of_the_first_opsets_are_left_alone() -> None:
+def test_models_of_the_first_opsets_are_left_alone_without_proof() -> None:
     model = text_model("float[2] x", "y", "y = Relu(x)", {})
     model.opset_import[0].version = 6
     assert "older" in optimize(model, verify=False).left_alone
