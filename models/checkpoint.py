@@ -1,36 +1,26 @@
 """Put weights from a file into a network: bundled ones, or anybody's checkpoint.
 
-A checkpoint comes from outside and is not trusted: nothing in it is executed (safetensors, or PyTorch's
-weights-only reader), and every name and shape is accounted for. Other implementations' names are
-translated by the model's `rename`.
+A checkpoint comes from outside and is not trusted: every name, shape and type in it is accounted for. Other
+implementations' names are translated by the model's `rename`.
 """
 
 from __future__ import annotations
 
 import logging
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import ArtifactError, UnknownNameError, UsageError
 from edgedeploy.core.files import sha256_file
 from edgedeploy.models.registry import MODELS, ModelInfo
-
-State = dict[str, Tensor]
+from edgedeploy.models.state_file import State, read_state
 
 WEIGHTS = "edgedeploy.models.weights"
-PICKLE_SUFFIXES = {".pth", ".pt", ".ckpt", ".th", ".bin"}
-WRAPPERS = ("average", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("", "module.", "model.", "model.module.", "module.model.")
 _log = logging.getLogger(__name__)
 
@@ -94,39 +84,6 @@ def load_checkpoint(
         raise UsageError(f"{path}: {error}", error.hint) from None
     network.load_state_dict(state, strict=True)
     return LoadedWeights(network.eval(), path, sha256_file(path), unused)
-
-
-def read_state(path: Path) -> State:
-    """Tensors by name, as the file has them, but for an outer {"state_dict": ...}; raises ArtifactError."""
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(
-                f"{path} is not a whole safetensors file: {error}", "download or save it again"
-            ) from None
-    if path.suffix not in PICKLE_SUFFIXES:
-        raise ArtifactError(
-            f"{path}: weights come as .safetensors, {', '.join(sorted(PICKLE_SUFFIXES))}",
-            "save model.state_dict() with safetensors.torch.save_file",
-        )
-    _refuse_compressed(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.load warns of pickles that it goes on to refuse
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        why = "would run code when read" if "GLOBAL" in str(error) else "cannot be read without running code"
-        raise ArtifactError(
-            f"{path} holds more than tensors: it {why}",
-            "where you trust it, load it there and save model.state_dict() alone",
-        ) from None
-    except Exception as error:  # noqa: BLE001  a damaged file may fail anywhere in the reader
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ArtifactError(
-            f"{path} is not a whole PyTorch checkpoint: {first}", "download or save it again"
-        ) from None
-    return _unwrap(path, content)
 
 
 def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> State:
@@ -194,29 +151,6 @@ def _find(info: ModelInfo, source: str | Path | None) -> Path:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ArtifactError(f"{path} {what}", f"bundled for {info.name}: {', '.join(names) or 'none'}")
     raise UnknownNameError(f"weights of {info.name}", str(source), names)
-
-
-def _unwrap(path: Path, content: Any) -> State:
-    for _ in range(2):
-        if isinstance(content, Mapping):
-            content = next((content[w] for w in WRAPPERS if isinstance(content.get(w), Mapping)), content)
-    if isinstance(content, Mapping):
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if tensors and len(tensors) == len(content):
-            return tensors
-    raise ArtifactError(
-        f"{path} holds no state dict", "save model.state_dict(), alone or as {'state_dict': ...}"
-    )
-
-
-def _refuse_compressed(path: Path) -> None:
-    """torch.save never compresses: a record that is would be a bomb."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ArtifactError(
-                    f"{path} is a compressed archive, not a PyTorch checkpoint", "unpack it first"
-                )
 
 
 def _info(model: str | ModelInfo) -> ModelInfo:

@@ -57,7 +57,7 @@ MODELS: Registry[ModelInfo] = Registry(
     "model",
     "edgedeploy.models",
     one_per_file=False,
-    skip=frozenset({"registry", "layers", "labels", "reparam", "checkpoint", "count"}),
+    skip=frozenset({"registry", "layers", "labels", "reparam", "checkpoint", "count", "state_file"}),
 )
 
 

@@ -1,0 +1,82 @@
+"""Tensors by name from a weights file that nobody vouches for.
+
+Nothing in a file is executed: safetensors, or PyTorch's weights-only reader. Sizes cannot grow while reading.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from edgedeploy.core.errors import ArtifactError
+
+State = dict[str, Tensor]
+
+PICKLE_SUFFIXES = {".pth", ".pt", ".ckpt", ".th", ".bin"}
+# Under which name checkpoints keep the weights; "average" is what our own training keeps as its result.
+WRAPPERS = ("average", "state_dict", "model_state_dict", "model", "net")
+
+
+def read_state(path: Path) -> State:
+    """Tensors by name, as the file has them, but for an outer {"state_dict": ...}; raises ArtifactError."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"{path} is not a whole safetensors file: {error}", "download or save it again"
+            ) from None
+    if path.suffix not in PICKLE_SUFFIXES:
+        raise ArtifactError(
+            f"{path}: weights come as .safetensors, {', '.join(sorted(PICKLE_SUFFIXES))}",
+            "save model.state_dict() with safetensors.torch.save_file",
+        )
+    _refuse_compressed(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.load warns of pickles that it goes on to refuse
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = "would run code when read" if "GLOBAL" in str(error) else "cannot be read without running code"
+        raise ArtifactError(
+            f"{path} holds more than tensors: it {why}",
+            "where you trust it, load it there and save model.state_dict() alone",
+        ) from None
+    except Exception as error:  # noqa: BLE001  a damaged file may fail anywhere in the reader
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(
+            f"{path} is not a whole PyTorch checkpoint: {first}", "download or save it again"
+        ) from None
+    return _unwrap(path, content)
+
+
+def _unwrap(path: Path, content: Any) -> State:
+    for _ in range(2):
+        if isinstance(content, Mapping):
+            content = next((content[w] for w in WRAPPERS if isinstance(content.get(w), Mapping)), content)
+    if isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if tensors and len(tensors) == len(content):
+            return tensors
+    raise ArtifactError(
+        f"{path} holds no state dict", "save model.state_dict(), alone or as {'state_dict': ...}"
+    )
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch.save never compresses: a record that is would be a bomb."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ArtifactError(
+                    f"{path} is a compressed archive, not a PyTorch checkpoint", "unpack it first"
+                )
