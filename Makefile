@@ -59,7 +59,7 @@ bench: .venv/.dev
 	$(BIN)/python -m benchmarks.latency
 
 docs: .venv/.dev
-	$(BIN)/python -m pytest -q tests/test_docs.py
+	$(BIN)/python -m pytest -q tests/cli/test_docs.py
 
 golden: .venv/.dev
 	$(BIN)/python -m pytest -q tests/test_golden.py --golden

@@ -1,0 +1,84 @@
+"""What the documents promise: their commands run, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.conftest import ROOT
+
+DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+def commands(document: str) -> list[list[str]]:
+    """The `edgedeploy` lines of a document's sh blocks, in order, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("edgedeploy ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the commands name: photos/ and clip.mp4."""
+    import av
+
+    (tmp_path / "photos").mkdir()
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("h264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        for index in range(8):
+            picture = cv2.resize(rng.integers(0, 256, (9, 16, 3), dtype=np.uint8), (640, 360))
+            cv2.imwrite(str(tmp_path / "photos" / f"{index}.png"), picture)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_readme_commands_run_in_order(cli: Cli, desk: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    lines = commands("README.md")
+    assert [words[0] for words in lines] == [
+        "models", "export", "quantize", "build", "build", "bench", "eval", "demo", "doctor",
+    ]  # fmt: skip
+    for words in lines:
+        outcome = cli(*words)
+        assert outcome.code == 0, f"{words}: {outcome.err}"
+    for made in (
+        "espcn_x3.onnx",
+        "espcn_x3.int8.onnx",
+        "espcn_x3.cpu.onnx",
+        "espcn_x3.engine",
+        "upscaled.mp4",
+    ):
+        assert (desk / made).stat().st_size > 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_and_named_files_exist(document: Path) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in target:
+            assert ((ROOT / document).parent / target).exists(), target
+    for name in re.findall(r"`((?:edgedeploy|models|export|calibration|tests|benchmarks)/[\w./]*\w)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_verb_is_in_the_readme(cli: Cli) -> None:
+    readme = (ROOT / "README.md").read_text()
+    verbs = re.findall(r"^│ (\w+) ", cli("--help").out, re.MULTILINE)
+    assert len(verbs) >= 8
+    for verb in verbs:
+        assert f"edgedeploy {verb}" in readme
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,0 +1,48 @@
+"""Operators of every zoo model after each phase; `make golden` rewrites the files, review reads the diff."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edgedeploy.core.recipe import CaptureOptions, SurgeryOptions
+from edgedeploy.export.capture import capture
+from edgedeploy.export.surgery import operate, to_fp16
+from edgedeploy.models import MODELS, create_model
+from tests.conftest import ROOT
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def histogram(path: Path) -> dict[str, int]:
+    return dict(sorted(Counter(node.op_type for node in onnx.load(path).graph.node).items()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS.names())
+def test_operators_after_each_phase(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    info = MODELS.get(name)
+    # The graph does not depend on the size, and a small one is proved sooner.
+    multiple = max(info.size_multiple, 32)
+    small = CaptureOptions(height=multiple * 2, width=multiple * 3, seeds=1)
+    captured = capture(create_model(name).eval(), small, tmp_path / "captured.onnx", info=info, name=name)
+    folded = operate(captured, SurgeryOptions(seeds=1), tmp_path / "folded.onnx")
+    half = to_fp16(folded, SurgeryOptions(seeds=1), tmp_path / "half.onnx")
+    found = {
+        "capture": histogram(captured.path),
+        "optimise": histogram(folded.path),
+        "fp16": histogram(half.path),
+    }
+    file = GOLDEN / f"{name}.json"
+    if pytestconfig.getoption("--golden"):
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    assert file.exists(), "no golden file: make golden"
+    assert found == json.loads(file.read_text())
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(MODELS.names())
