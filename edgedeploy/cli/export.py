@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,12 @@ def command(
     size: Size = None,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave height and width open.")] = False,
     weights: Weights = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images or a clip on which parity is checked besides random inputs.", show_default=False
+        ),
+    ] = None,
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.")] = "auto",
     raw: Annotated[bool, typer.Option("--raw", help="Run no graph passes.")] = False,
     preprocess: Annotated[
@@ -53,7 +60,7 @@ def command(
         if wanted
     ]
     reporter = Reporter(quiet=json)
-    job = make_job(source, [*flags, *(edits or [])], weights=weights)
+    job = make_job(source, [*flags, *(edits or [])], weights=weights, data=data)
     artifact = run_and_deliver(job, "capture" if raw else "optimise", reporter, out, suffix=".onnx")
     if json:
         print_json(describe(artifact))

@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edgedeploy.core.cache import data_digest
 from edgedeploy.core.files import sha256_file
-from edgedeploy.core.spec import Artifact
+from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.steps.base import Job, PipelineStep, Progress
 from edgedeploy.steps.relabel import relabelled
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from edgedeploy.models.registry import ModelInfo
+
+REAL_IMAGES = 2
 
 
 def _wanted(artifact: Artifact, job: Job) -> bool:  # noqa: ARG001
@@ -31,7 +37,13 @@ def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
     weights = job.weights
     if weights and Path(weights).is_file():
         weights = sha256_file(Path(weights))
-    return {"model": job.source, "weights": weights, "options": dict(job.model_options), "capture": options}
+    return {
+        "model": job.source,
+        "weights": weights,
+        "options": dict(job.model_options),
+        "capture": options,
+        "images": data_digest(job.data) if job.data else None,
+    }
 
 
 def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
@@ -53,8 +65,25 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
     else:
         loaded = load_checkpoint(job.source, job.weights, **job.model_options)
         network, weights = loaded.model, f"{loaded.source.name} (sha256 {loaded.sha256[:12]})"
-    captured = export_network(network, options, out, info=info, name=job.source)
+    images = _images(info, job)
+    captured = export_network(network, options, out, info=info, name=job.source, images=images)
     return relabelled(captured, details={**captured.details, "weights": weights})
+
+
+def _images(info: ModelInfo, job: Job) -> list[NDArray[np.float32]]:
+    """A few real inputs, where the job has data, on which the export must agree with PyTorch too."""
+    if job.data is None:
+        return []
+    from edgedeploy.calibration.data import calibration_feeds
+    from edgedeploy.tasks.base import task_for
+
+    batch, channels, *default = info.input_shape
+    options = job.recipe.capture
+    shape = (batch, channels, options.height or default[0], options.width or default[1])
+    spec = TensorSpec(name="image", dtype="float32", shape=shape, layout="NCHW")
+    task = task_for(Artifact(path=Path(), kind="onnx", model="", inputs=(spec,), outputs=(), task=info.task))
+    feeds = calibration_feeds(job.data, task.preprocess, REAL_IMAGES, inputs=(spec.name,))
+    return [np.asarray(feed[spec.name], dtype=np.float32) for feed in feeds]
 
 
 def _random(info: ModelInfo, job: Job) -> nn.Module:
