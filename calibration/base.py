@@ -1,7 +1,6 @@
 """The contract of a calibrator: statistics of one tensor in, the range that INT8 shall cover out.
 
-A calibrator is one file with one frozen dataclass; its fields are its options, and the file's name is its
-name.
+A calibrator is one file with one frozen dataclass: its fields are its options, the file's name is its name.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ CALIBRATORS: Registry[type[Calibrator]] = Registry(
 def make_calibrator(method: str, options: Mapping[str, Any]) -> Calibrator:
     """The calibrator called `method` with its options set.
 
-    Raises UnknownNameError for the name, RecipeError for an option that it does not have or a value out of
-    range.
+    Raises UnknownNameError for the name, RecipeError for an unknown option or a value out of range.
     """
     kind = CALIBRATORS.get(method)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every entry is a dataclass
@@ -99,4 +97,6 @@ def make_calibrator(method: str, options: Mapping[str, Any]) -> Calibrator:
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"calibrator {method}: {error}") from error
+        raise RecipeError(
+            f"calibrator {method}: {error}", f"leave calibration.options out; it has: {', '.join(known)}"
+        ) from error

@@ -88,8 +88,11 @@ def collect(
     """Statistics of `tensors` (inputs, or outputs of any node, float) over all feeds.
 
     `feeds_factory` is called once for every pass over the data and must yield the same feeds each time.
-    `memory_mb` bounds the tensors alive at once; a single tensor above it is still collected, alone. Raises
-    CalibrationError if there is no feed, or a later pass yields another number of them.
+    `memory_mb` bounds the tensors alive at once; a single tensor above it is still collected, alone.
+    `progress` is called with (feeds done, feeds in total or None) over all passes.
+
+    Raises CalibrationError if there is no feed, a later pass yields another number of them, or the model does
+    not run on one.
     """
     source = feeds_factory()
     total = len(source) if isinstance(source, Sized) else None
@@ -191,7 +194,10 @@ def _runner(
         try:
             outputs = list(session.run_with_ort_values(computed, values))
         except Exception as error:
-            raise CalibrationError(f"the model does not run on a calibration input: {error}") from error
+            raise CalibrationError(
+                f"the model does not run on a calibration input: {error}",
+                "give data of the sizes that it takes, or one size for all with --size",
+            ) from error
         outputs.reverse()
         for name in computed:  # popped, so that a value is freed before the next is copied out
             accumulators[name].add(outputs.pop().numpy())

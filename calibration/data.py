@@ -74,13 +74,12 @@ def calibration_feeds(
 
     Args:
         source: a folder (with its subfolders), an image, a video, an .npz or .npy file, or an iterable of
-        images
-            (RGB uint8 (H, W, 3)) or of feeds. Files and frames are spread evenly over what there is.
+            images (RGB uint8 (H, W, 3)) or of feeds. Files and frames are spread evenly over what there is.
         preprocess: a task's own; makes the feeds of an image, and resizes it where the input's size is fixed.
         limit: most inputs to use.
-        inputs: names of the model's inputs, for arrays: an .npz names its arrays like them, or holds just
-        one. size: (height, width) to which images are resized before `preprocess`, for inputs of dynamic
-        size. report: is filled while the feeds are drawn.
+        inputs: names of the model's inputs, for arrays: an .npz names its arrays like them, or holds one.
+        size: (height, width) to which images are resized before `preprocess`, for inputs of dynamic size.
+        report: is filled while the feeds are drawn.
 
     Raises:
         CalibrationError: the source is not there, is of no kind known, or gave no usable input.

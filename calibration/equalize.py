@@ -1,5 +1,4 @@
-"""conv(x, w) = conv(x / r, w r), r_c = (max |x_c| / max |x|)^strength: channels made alike before
-quantisation.
+"""conv(x, w) = conv(x / r, w r), r_c = (max |x_c| / max |x|)^strength: channels made alike for INT8.
 
 An activation has one scale, so a channel a tenth as large as the largest gets a tenth of the levels. Where a
 ReLU follows a convolution, 1/r goes into that one's weights (relu(a / r) = relu(a) / r) and costs nothing;
@@ -56,9 +55,7 @@ def factors(peaks: NDArray[np.float64], strength: float) -> NDArray[np.float32]:
 def equalize(
     model: onnx.ModelProto, peaks: Mapping[str, NDArray[np.float64]], strength: float
 ) -> onnx.ModelProto:
-    """A copy that computes the same with the given tensors equalised; `peaks` are max |x| per channel of
-    each.
-    """
+    """A copy that computes the same with some tensors equalised; `peaks` are max |x| of their channels."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     view = GraphView(result)

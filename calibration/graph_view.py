@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from edgedeploy.core.errors import CalibrationError
 
 Edge = tuple[int, int]  # index of the consuming node, index among its inputs
+_BODIES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 class GraphView:
@@ -93,8 +94,9 @@ def concrete(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx
 
 
 def _outer_names(node: NodeProto) -> Iterator[str]:
+    """Names that the bodies of an If or Loop read from outside, at any depth; some more than once."""
     for entry in node.attribute:
-        for graph in (entry.g, *entry.graphs) if entry.type in (5, 10) else ():  # GRAPH, GRAPHS
+        for graph in (entry.g, *entry.graphs) if entry.type in _BODIES else ():
             made = {i.name for i in graph.initializer} | {i.name for i in graph.input}
             made |= {name for inner in graph.node for name in inner.output}
             used = {name for inner in graph.node for name in inner.input} | {o.name for o in graph.output}

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedeploy.calibration.base import CALIBRATORS, Calibrator, Range, TensorStatistics, clipped
-
-_LEVELS = 127
+from edgedeploy.calibration.weights import LEVELS
 
 
 @CALIBRATORS.register("mse")
@@ -40,8 +39,8 @@ class MeanSquaredError(Calibrator):
             return Range(0.0, 0.0)
         best, bound = np.inf, amax
         for threshold in amax * np.arange(self.candidates, 0, -1) / self.candidates:
-            scale = threshold / _LEVELS
-            error = centres - scale * np.minimum(np.rint(centres / scale), _LEVELS)
+            scale = threshold / LEVELS
+            error = centres - scale * np.minimum(np.rint(centres / scale), LEVELS)
             cost = float(counts @ (error * error))
             if cost < best:
                 best, bound = cost, float(threshold)

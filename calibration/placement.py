@@ -127,10 +127,13 @@ def _known_range(view: GraphView, name: str, rules: RuleSet) -> Range | None:
 def scale_of(covered: Range, kind: str) -> Scale:
     """Scale and zero-point: int8 s = amax / 127, or uint8 s = (high - low) / 255 with zero covered exactly.
 
-    A tensor that was zero throughout gets scale 1: nothing is known of what else it may hold.
+    A tensor that was zero throughout gets scale 1: nothing is known of what else it may hold. Raises
+    CalibrationError for a range that is not finite.
     """
     if not (math.isfinite(covered.low) and math.isfinite(covered.high)):
-        raise CalibrationError(f"a range is not finite: [{covered.low}, {covered.high}]")
+        raise CalibrationError(
+            f"a range is not finite: [{covered.low}, {covered.high}]", "leave such a tensor out of the ranges"
+        )
     if kind == "int8":
         scale = max(covered.amax / LEVELS, SMALLEST_SCALE) if covered.amax > 0 else 1.0
         return np.float32(scale), np.int8(0)

@@ -52,6 +52,7 @@ class Plan:
         return list(dict.fromkeys((*self.reads, *sorted(self.whole))))
 
     def read(self, name: str, edge: Edge) -> None:
+        """Let an edge read the quantised form of a tensor; once is enough."""
         if edge not in self.reads[name]:
             self.reads[name].append(edge)
 
@@ -59,6 +60,7 @@ class Plan:
         self.quantized.append(Note(node, op, reason))
 
     def find(self, name: str) -> str:
+        """The tensor that stands for all that share its scale."""
         while self.leader.get(name, name) != name:
             name = self.leader[name]
         return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,11 +93,11 @@ def quantize(
             f"no operator can run in INT8 ({why or 'none has weights'})", "deploy it in fp16 or fp32 instead"
         )
     if notes:
-        placement = PlacementReport(**{**vars(placement), "notes": (*notes, *placement.notes)})
+        placement = dataclasses.replace(placement, notes=(*notes, *placement.notes))
     problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))
     seconds = time.perf_counter() - start
-    report_ = QuantizeReport(placement, collected.images, collected.passes, problems, seconds)
-    return QuantizeResult(quantized, ranges, report_)
+    report = QuantizeReport(placement, collected.images, collected.passes, problems, seconds)
+    return QuantizeResult(quantized, ranges, report)
 
 
 def _equalized(
@@ -106,9 +107,7 @@ def _equalized(
     memory_mb: int,
     progress: Progress | None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The model with equalised channels where the rules want it, for a pass over the data of its own; and a
-    note.
-    """
+    """The model with channels equalised where the rules want it, and a note; takes a pass over the data."""
     view = GraphView(model)
     names = candidates(view, make_plan(view, rules)) if rules.equalize else []
     if not names:

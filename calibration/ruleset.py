@@ -71,10 +71,13 @@ class RuleSet(BaseModel):
             return RuleSet.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
             first = error.errors()[0]
-            raise RecipeError(f"Q/DQ rule {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise RecipeError(
+                f"Q/DQ rule {'.'.join(map(str, first['loc']))}: {first['msg']}", "see calibration/rules"
+            ) from None
 
 
 def rule_names() -> list[str]:
+    """Names of the rule sets that there are, sorted."""
     return sorted(
         entry.name.removesuffix(".toml") for entry in files(PACKAGE).iterdir() if entry.name.endswith(".toml")
     )

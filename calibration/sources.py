@@ -1,7 +1,6 @@
 """Images and arrays out of files, one at a time, spread evenly over what a source holds.
 
-Neighbours in a folder or a clip look alike, so the first 64 of 1000 would calibrate for the first minute of a
-drive.
+Neighbours in a folder or a clip look alike: the first 64 of 1000 would calibrate for a drive's first minute.
 """
 
 from __future__ import annotations
@@ -74,6 +73,7 @@ def _count_frames(path: Path) -> int:
 
 
 def is_arrays(path: Path) -> bool:
+    """Whether the name is that of a file of numpy arrays."""
     return path.suffix.lower() in {".npz", ".npy"}
 
 

@@ -1,8 +1,7 @@
 """q = round(w / s), s = max |w| / 127, per output channel or for the whole tensor; zero-point 0.
 
 The range is [-127, 127], symmetric, so that negating a weight negates its code. A channel of zeros gets scale
-1, for scales must be positive (H1). Arithmetic in float64; scales are float32 and codes are of the rounded
-scale.
+1, for scales must be positive (H1). Arithmetic in float64; codes are of the scale rounded to float32.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ class QdqWriter:
         self.dequantized: dict[tuple[str, int | None], str] = {}
 
     def write(self) -> None:
+        """Edit the graph; call it once, for the view is of the graph before."""
         start: list[NodeProto] = []
         after: defaultdict[int, list[NodeProto]] = defaultdict(list)
         for name in self.plan.tensors:
@@ -55,9 +56,8 @@ class QdqWriter:
             self._constant(f"{name}_zero_point", np.asarray(zero)),
         ]
         codes, source, dequantized = self._unique(f"{name}_quantized"), name, name
-        if (
-            name in self.plan.whole
-        ):  # every reader, the graph's output too: the float tensor takes another name
+        if name in self.plan.whole:
+            # For every reader, and for the graph's output: it is the float tensor that takes another name.
             source = self._unique(f"{name}_float")
             outputs = self.view.nodes[self.view.producer[name]].output
             outputs[list(outputs).index(name)] = source

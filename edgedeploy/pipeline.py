@@ -51,9 +51,8 @@ def run(job: Job, monitor: Monitor[Stage], cache: Cache, until: str = "build") -
     if until not in {step.name for step in STEPS}:
         raise UnknownNameError("step", until, [step.name for step in STEPS])
     check_precision(job, until)
-    artifact = Artifact(
-        path=Path(job.source), kind="onnx", model="", inputs=(), outputs=()
-    )  # yet to be captured
+    # Nothing is known of it before the first step.
+    artifact = Artifact(path=Path(job.source), kind="onnx", model="", inputs=(), outputs=())
     for step in STEPS:
         if step.wanted(artifact, job):
             with monitor.stage(step.title) as stage:

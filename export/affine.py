@@ -3,8 +3,7 @@
     after  Conv:  a*(W*x + c) + b   = (a W)*x + (a c + b)     per output channel
     before Conv:  W*(a x + b) + c   = (W a)*x + (c + sum_ik W b)    per input channel, if no padding
 
-Gemm and rank-2 MatMul are convolutions of size 1 here; ConvTranspose has its weights as (in, out/group,
-kernel...).
+Gemm and rank-2 MatMul are convolutions of size 1 here; a ConvTranspose has weights (in, out/group, kernel).
 """
 
 from __future__ import annotations

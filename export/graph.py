@@ -153,12 +153,6 @@ def producer(tensor: Tensor) -> Any:
     return tensor.inputs[0] if len(tensor.inputs) else None
 
 
-def sole_consumer(graph: Graph, tensor: Tensor) -> Any:
-    """The one node that reads a tensor, or None if several do, or the tensor is an output of the graph."""
-    readers = tensor.outputs
-    return readers[0] if len(readers) == 1 and tensor.name not in kept_names(graph) else None
-
-
 def require_private(graph: Graph, tensor: Tensor) -> None:
     """Raise Skip unless exactly one node reads the tensor and it is no output: then its values may change."""
     if tensor.name in kept_names(graph):

@@ -18,9 +18,8 @@ from edgedeploy.core.onnx_header import DTYPES
 from edgedeploy.core.spec import METADATA_KEY, Artifact, Dim, Layout, TensorSpec
 from edgedeploy.export.graph import Graph, dump
 
-PROTOBUF_LIMIT = (
-    2**31 - 2**20
-)  # protobuf refuses messages of 2 GiB; the margin is for the graph around the weights
+# Protobuf refuses messages of 2 GiB; the margin is for the graph around the weights.
+PROTOBUF_LIMIT = 2**31 - 2**20
 
 
 def save_model(
@@ -29,8 +28,8 @@ def save_model(
     """Write `model` to `path` with `artifact` inside, and return that artifact as it is on disk.
 
     Names, dtypes and shapes of inputs and outputs are taken from the graph, layouts from the artifact's specs
-    of the same name. Models of more than `limit` bytes keep their weights in `<path>.data`. Raises
-    OutputError.
+    of the same name. Models of more than `limit` bytes keep their weights in `<path>.data`.
+    Raises OutputError where `path` cannot be written.
     """
     proto = model if isinstance(model, onnx.ModelProto) else dump(model)
     inputs, outputs = tensor_specs(proto, artifact)

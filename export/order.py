@@ -9,8 +9,7 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "drop-identity",
     "drop-neutral",
     "merge-duplicates",
-    # fold: arithmetic into weights; BatchNormalization first, since what remains of it is what Mul and Add
-    # are
+    # fold: arithmetic into weights; what stands behind a BatchNormalization can join only once that has
     "fold-batchnorm",
     "fold-mul-add",
     "fold-pad",

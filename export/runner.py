@@ -18,9 +18,8 @@ from edgedeploy.export.passes.base import PASSES, GraphPass, Skipped
 from edgedeploy.export.proof import Proof, Refuted
 from edgedeploy.export.shapes import infer_model
 
-OLDEST_OPSET = (
-    7  # before, Add and Mul broadcast by attributes and BatchNormalization trained unless told otherwise
-)
+# Before it, Add and Mul broadcast by attributes, and BatchNormalization trained unless told otherwise.
+OLDEST_OPSET = 7
 MAX_ROUNDS = 8  # two or three is usual; the bound is for passes that undo each other
 
 
@@ -67,6 +66,7 @@ class OptimizeResult:
 
     @property
     def reverted(self) -> tuple[PassStep, ...]:
+        """The steps that were taken back."""
         return tuple(step for step in self.steps if step.reverted)
 
     def history(self) -> tuple[Step, ...]:
@@ -130,6 +130,7 @@ class _Run:
         self.graph: Graph | None = None
 
     def rounds(self, passes: Sequence[GraphPass]) -> OptimizeResult:
+        """All passes in order, again and again until none fires."""
         for number in range(MAX_ROUNDS):
             active = [p for p in passes if p.name not in self.banned and (p.keeps_contract or number == 0)]
             fired = [step.name for step in active if self._try(step)]

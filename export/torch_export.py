@@ -36,8 +36,7 @@ def export_dynamo(
 ) -> onnx.ModelProto:
     """Capture by torch.export; raises ExportError with the exporter's first line.
 
-    Dynamic sizes are tried as free dimensions, then as multiples of `multiple`, then as whatever torch
-    infers.
+    Dynamic sizes are tried as free dimensions, as multiples of `multiple`, then as whatever torch infers.
     """
     errors: list[Exception] = []
     for shapes in _dynamic_shapes(multiple) if dynamic else [None]:
@@ -145,8 +144,7 @@ def _root(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's own chatter: deprecations inside torch, tracer remarks, and missing
-    torchvision.
+    """Hold back the exporter's chatter: deprecations inside torch, tracer remarks, missing torchvision.
 
     What tracing gets wrong is found by running the result, not by reading its warnings.
     """

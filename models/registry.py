@@ -24,7 +24,7 @@ class ModelInfo:
         paper: citation of the architecture.
         size_multiple: height and width must be multiples of this.
         labels: class names in index order, or empty.
-        rename: other implementations' parameter names -> ours, as (prefix, prefix) pairs.
+        rename: prefixes of other implementations' parameter names -> ours.
         training_only: prefixes of checkpoint keys that inference has no use for.
         default_weights: name of the bundled weights taken unless told otherwise, or empty.
     """
@@ -42,6 +42,7 @@ class ModelInfo:
 
     @property
     def name(self) -> str:
+        """The builder's, which is what users type."""
         return self.build.__name__
 
     def variant(self, **options: Any) -> ModelInfo:
@@ -73,7 +74,7 @@ def register_model(
     training_only: tuple[str, ...] = (),
     default_weights: str = "",
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Decorator: enters a builder function in the zoo under its own name."""
+    """Decorator: enters a builder function in the zoo under its own name; arguments as in ModelInfo."""
 
     def enter(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         info = ModelInfo(
@@ -95,5 +96,5 @@ def register_model(
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
-    """The network called `name`, freshly initialised; `options` go to its builder."""
+    """The network called `name`, freshly initialised; raises UnknownNameError. The builder gets `options`."""
     return MODELS.get(name).build(**options)

@@ -40,9 +40,9 @@ class BuildOptions:
 
     workspace_mb: int | None = None
     optimization_level: int | None = None
-    min_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    opt_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    max_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    min_shapes: Shapes = field(default_factory=dict)
+    opt_shapes: Shapes = field(default_factory=dict)
+    max_shapes: Shapes = field(default_factory=dict)
     verbose: bool = False
 
 
@@ -95,7 +95,8 @@ class Session(ABC):
             check_feed(spec, feeds)
         if len(feeds) != len(self.inputs):
             extra = sorted(set(feeds) - {spec.name for spec in self.inputs})
-            raise UsageError(f"there is no input called {', '.join(extra)}")
+            wanted = ", ".join(spec.name for spec in self.inputs)
+            raise UsageError(f"there is no input called {', '.join(extra)}", f"the inputs are {wanted}")
         return self._run(feeds)
 
     def __enter__(self) -> Session:
@@ -118,7 +119,7 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """One runtime. Subclass, decorate with `@BACKENDS.register("name")`-entered instance, one file each.
+    """One runtime, one file: a subclass, and at its end `BACKENDS.register("name")(Subclass())`.
 
     Attributes:
         name: registry name, e.g. "onnxruntime".
@@ -149,8 +150,9 @@ class Backend(ABC):
     def build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:
         """Compile an ONNX artifact for a target and write it to `out`.
 
-        Raises MissingDependencyError, UnsupportedOpError, BuildError, or UsageError for a precision that the
-        target does not have; then nothing is left at `out`.
+        Raises MissingDependencyError, ArtifactError for what is built already, UsageError for a precision
+        that the target does not have, and BuildError (UnsupportedOpError where an operator is to blame) for
+        what this backend refuses; then nothing is left at `out`.
         """
         self._require()
         if artifact.kind != "onnx":
@@ -168,7 +170,11 @@ class Backend(ABC):
         return self._build(artifact, target, options, out)
 
     def open(self, artifact: Artifact, options: OpenOptions | None = None) -> Session:
-        """Make an artifact ready to run; raises EngineMismatchError where it was built for elsewhere."""
+        """Make an artifact ready to run.
+
+        Raises MissingDependencyError, DeviceError where the device is not here, EngineMismatchError where it
+        was built for another, BuildError where the runtime refuses the file, UsageError for wrong shapes.
+        """
         self._require()
         return self._open(artifact, options or OpenOptions())
 

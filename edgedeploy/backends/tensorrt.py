@@ -21,12 +21,10 @@ class TensorRt(TensorRtBackend):
 
     def why_not(self) -> str:
         reason = super().why_not()
+        if not reason:
+            return ""
         # On a Jetson there is nothing to pip install: saying so here saves users a wrong wheel.
-        return (
-            f"{reason} (on Jetson it comes with JetPack: use a venv with --system-site-packages)"
-            if reason
-            else ""
-        )
+        return f"{reason} (on Jetson it comes with JetPack: use a venv with --system-site-packages)"
 
     def _aim(self, sdk: Any, config: Any, target: Target) -> str:  # noqa: ARG002
         here = _cuda.compute_capability()

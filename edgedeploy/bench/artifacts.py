@@ -50,8 +50,11 @@ def bench(
     Args:
         paths: files; `model.onnx@onnxruntime` opens a file with another backend than its own.
         threads: CPU threads of each model, 0 for the runtime's own choice. They take turns: none competes.
-        runs: rounds; without it they go on for `seconds` (3 for each model).
+        runs: rounds; without it they go on for `seconds`, by default 3 for each model.
+        seconds: how long the rounds go on without `runs`, over all models together.
+        warmup: untimed rounds before.
         size: height and width for models of dynamic size.
+        seed: of the random inputs and of the order within a round.
         budget: conditions such as "p99<20ms"; call `check()` on the report to enforce them.
         progress: called with (rounds done, rounds in all).
 

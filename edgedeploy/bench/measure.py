@@ -27,14 +27,17 @@ class BenchResult:
     """Figures of one model; times in milliseconds of the caller's clock, from feeds in to outputs out.
 
     Attributes:
-        name: what the user called it; precision, backend: as its artifact says.
-        runs: timed runs. throughput: samples per second, batch / mean.
+        name: what the user called it.
+        runs: timed runs.
         low_ms, high_ms: 95 % confidence interval of the median (p50).
+        throughput: samples per second, batch / mean.
         speedup, speedup_low, speedup_high: p50 of the first model over this one's, with its 95 % interval.
-        device_p50_ms: median by the device's own clock, None where it has none.
-        load_ms: time to open. memory_mb: rise of peak memory while it was opened and first run.
         note: what is suspicious about the measurement.
         times_ms: every timed run, in order.
+        device_p50_ms: median by the device's own clock, None where it has none.
+        precision, backend: as its artifact says.
+        load_ms: time to open.
+        memory_mb: rise of peak memory while it was opened and first run.
     """
 
     name: str

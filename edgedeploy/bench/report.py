@@ -16,7 +16,7 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import write_text
 
 SCHEMA = 1
-# Column heading: how a result shows there
+# Column heading -> how a result shows there.
 COLUMNS: dict[str, Callable[[BenchResult], str]] = {
     "model": lambda r: r.name,
     "precision": lambda r: r.precision,

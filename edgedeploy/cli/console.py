@@ -29,8 +29,7 @@ class Stage:
 class Reporter:
     """Progress and notes of a long run, for people; silent parts cost nothing.
 
-    It is handed down as plain callables (`progress(done, total)`, `note(text)`), so that no other layer knows
-    rich.
+    Other layers see plain callables (`progress(done, total)`, `note(text)`): none but this one knows rich.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:

@@ -39,8 +39,7 @@ class Cache:
     """Artifacts by key below one folder.
 
     Args:
-        root: the folder; None takes EDGEDEPLOY_CACHE, else XDG_CACHE_HOME/edgedeploy, else
-            ~/.cache/edgedeploy.
+        root: the folder; None takes what `default_root` says.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -50,8 +49,7 @@ class Cache:
         """The artifact under `key`, and whether it was there already; without a key it is always made.
 
         `make(folder)` writes the artifact into an empty folder; its file name is kept. An entry that does not
-        load (a disk that lied) is removed and made again. Raises OutputError where the cache cannot be
-        written.
+        load (a disk that lied) is made again. Raises OutputError where the cache cannot be written.
         """
         name = key or self._name_for_once()
         entry = self.root / name[:2] / name
@@ -88,6 +86,7 @@ class Cache:
 
 
 def default_root() -> Path:
+    """EDGEDEPLOY_CACHE, else XDG_CACHE_HOME/edgedeploy, else ~/.cache/edgedeploy."""
     if own := os.environ.get("EDGEDEPLOY_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")

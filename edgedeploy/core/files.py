@@ -14,8 +14,7 @@ from edgedeploy.core.errors import OutputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does
-    not.
+    """A temporary path beside `path` that takes its place when the block ends well, else vanishes.
 
     The temporary name keeps the suffix, for writers that choose a format by it. Raises OutputError where the
     folder cannot be written.
@@ -48,11 +47,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; raises OutputError."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 whole or not at all; raises OutputError."""
     write_bytes(path, text.encode())
 
 

@@ -42,11 +42,14 @@ EXACT = Parity(0.0, 0.0, math.inf, 1.0)
 
 
 def compare(reference: NDArray[np.generic], candidate: NDArray[np.generic]) -> Parity:
-    """Parity of two tensors; raises ParityError if shapes differ. Equal NaN and infinite places count as
-    equal.
+    """Parity of two tensors of one shape; NaN and infinities at the same places count as equal.
+
+    Raises ParityError if the shapes differ.
     """
     if reference.shape != candidate.shape:
-        raise ParityError(f"shapes differ: {reference.shape} against {candidate.shape}")
+        raise ParityError(
+            f"shapes differ: {reference.shape} against {candidate.shape}", "compare runs on the same input"
+        )
     if reference.size == 0:
         return EXACT
     r = reference.astype(np.float64).ravel()
@@ -78,6 +81,9 @@ def compare_all(
     worst = EXACT
     for name, expected in reference.items():
         if name not in candidate:
-            raise ParityError(f"output '{name}' is missing; there are {', '.join(candidate)}")
+            raise ParityError(
+                f"output '{name}' is missing; there are {', '.join(candidate)}",
+                "compare files of the same model",
+            )
         worst = worst.worse(compare(expected, candidate[name]))
     return worst

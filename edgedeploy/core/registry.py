@@ -21,7 +21,7 @@ class Registry(Generic[T]):
     """A lazy mapping from name to plug-in.
 
     Args:
-        kind: what an entry is called in errors, e.g. "target".
+        kind: what an entry is called in errors, e.g. "backend".
         package: dotted name of the package whose files hold the entries.
         one_per_file: whether a file's name tells the entry's name; False imports every file to answer.
         skip: file names (stems) that hold no entry.

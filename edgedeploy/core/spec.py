@@ -40,6 +40,7 @@ class TensorSpec(_Frozen):
 
     @property
     def is_static(self) -> bool:
+        """Whether every dimension is a number."""
         return all(isinstance(dim, int) for dim in self.shape)
 
     def __str__(self) -> str:
@@ -54,10 +55,15 @@ class TaskSpec(_Frozen):
 
 
 class Step(_Frozen):
-    """One entry of an artifact's history: what was done, how often it applied, how long it took, what it
-    cost.
+    """One entry of an artifact's history.
 
-    `error` is the largest difference to the model before the step, relative to the output's largest value.
+    Attributes:
+        name: of the step or pass.
+        options: with which it ran.
+        hits: how often it applied.
+        milliseconds: how long it took.
+        error: largest difference to the model before it, relative to the output's largest value; None where
+            nothing was compared.
     """
 
     name: str
@@ -81,7 +87,8 @@ class Artifact(_Frozen):
         precision: the lowest precision in which the weighted operators run.
         backend, target: set once a backend has built it.
         history: what made it, oldest first.
-        details: facts of the build: runtime version, compute capability, flags, sha256 of the source ONNX.
+        details: facts that steps noted: weights, surgery, calibration, and of a build the runtime version,
+            compute capability, flags and sha256 of the ONNX it came from.
     """
 
     path: Path = Field(exclude=True)
@@ -129,6 +136,7 @@ class Artifact(_Frozen):
 
 
 def sidecar_path(path: Path) -> Path:
+    """Where the JSON of an engine stands: `x.engine` has `x.engine.json`."""
     return path.with_name(path.name + ".json")
 
 

@@ -61,7 +61,7 @@ class Target(BaseModel):
         precisions: what the device runs, and `default_precision` what `build` makes unless told.
         qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
-        precision_note: why the default precision is the default, printed by `build`.
+        precision_note: why the default precision is the default.
         notes: what else to know before deploying there.
         figures: see Figures.
     """

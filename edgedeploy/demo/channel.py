@@ -1,5 +1,4 @@
-"""The queue between two threads of the demo: bounded, with an end, an error path, and a mode that keeps only
-the newest.
+"""The queue between two threads of the demo: bounded, with an end, an error path and a newest-only mode.
 
 A full channel makes its producer wait, so that no frame of a file is lost; with `latest` it forgets its
 oldest item instead, so that a slow model shows what a camera sees now and not what it saw seconds ago.

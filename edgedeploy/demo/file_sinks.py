@@ -48,14 +48,16 @@ class VideoSink(Sink):
         frame = _even(as_yuv(picture))
         self._size = self._size or (frame.width, frame.height)
         if (frame.width, frame.height) != self._size:
-            sizes = f"{frame.width}x{frame.height} does not fit a video of {self._size[0]}x{self._size[1]}"
-            raise UsageError(f"a frame of {sizes}", "write image files instead: --sink FOLDER")
+            raise UsageError(
+                f"a frame of {frame.width}x{frame.height} does not fit a video of "
+                f"{self._size[0]}x{self._size[1]}",
+                "write image files instead: --sink FOLDER",
+            )
         # Players refuse times that stand still, as those of some cameras do.
         self._last = max(round(timestamp * CLOCK), self._last + 1)
         frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
-        frame.pict_type = (
-            require_av().video.frame.PictureType.NONE
-        )  # not what it was in the file it came from
+        # The encoder decides which frames are key frames, not the file that this one came from.
+        frame.pict_type = require_av().video.frame.PictureType.NONE
         with self._reported():
             if self._stream is None:
                 self._open(frame)

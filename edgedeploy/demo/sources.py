@@ -1,9 +1,7 @@
-"""Where pictures come from: a webcam's number, a video file, an image, a folder of images, an RTSP or HTTP
-address.
+"""Where pictures come from: a webcam's number, a video file, images, or an RTSP or HTTP address.
 
-Files and addresses are decoded by PyAV, webcams by OpenCV. A source only reads; the demo's reader thread
-decides what happens when it reads faster than the model runs: frames of a file wait, frames of a live source
-are replaced.
+Files and addresses are decoded by PyAV, webcams by OpenCV. A source only reads: what becomes of frames that
+come faster than the model runs is up to the channel behind it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PyTorch, or somebody's ONNX, to an ONNX file that describes itself."""
+"""From PyTorch to an ONNX file that describes itself."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _decides(artifact: Artifact, job: Job) -> Any:
     wanted = _precision(artifact, job)
     if wanted != "int8":
         return {"precision": wanted, "surgery": job.recipe.surgery.model_dump()}
-    assert job.data is not None  # noqa: S101  `check` refused it
+    assert job.data is not None  # noqa: S101  `check_precision` refused it
     return {
         "precision": wanted,
         "calibration": job.recipe.calibration.model_dump(),
@@ -93,7 +93,7 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
     from edgedeploy.export.metadata import save_model
     from edgedeploy.tasks.base import task_for
 
-    assert job.data is not None  # noqa: S101  `check` refused it
+    assert job.data is not None  # noqa: S101  `check_precision` refused it
     task, options, data, seen = task_for(artifact), job.recipe.calibration, job.data, DataReport()
     rules, names = _rules(job), tuple(spec.name for spec in artifact.inputs)
 

@@ -11,7 +11,7 @@ from edgedeploy.core.spec import METADATA_KEY, Artifact
 
 
 def relabelled(artifact: Artifact, out: Path | None = None, **changes: Any) -> Artifact:
-    """The same graph with other metadata, at `out` or in place."""
+    """The same graph with these fields of the artifact changed, at `out` or in place; raises OutputError."""
     out = out or artifact.path
     changed = artifact.model_copy(update={**changes, "path": out})
     with_metadata(artifact.path, METADATA_KEY, changed.to_json(), out)

@@ -27,9 +27,9 @@ Progress = Callable[[int, int | None], None]
 class Task(ABC):
     """One task bound to one artifact.
 
-    `options["mean"]` and `options["std"]` say how pixels (0..255) become the network's input: (pixel - mean)
-    / std. A graph that has preprocessing built in has mean 0 and std 1, and takes uint8 NHWC if its input
-    says so.
+    `options["mean"]` and `options["std"]` say how pixels (0..255) become the network's input:
+    (pixel - mean) / std. A graph that has preprocessing built in has mean 0 and std 1, and takes uint8 NHWC
+    if its input says so.
     """
 
     name: ClassVar[str]
@@ -85,7 +85,7 @@ TASKS: Registry[type[Task]] = Registry(
 
 
 def task_for(artifact: Artifact) -> Task:
-    """The task object of an artifact."""
+    """The task object of an artifact; raises UnknownNameError, or UsageError where the model does not fit."""
     return TASKS.get(artifact.task.name)(artifact)
 
 

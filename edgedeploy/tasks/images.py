@@ -20,6 +20,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 
 
 def is_image(path: Path) -> bool:
+    """Whether the name is that of an image file; hidden files, which some systems leave beside, are none."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
@@ -86,8 +87,7 @@ def to_tensor(
 ) -> Array:
     """Pixels (H, W, C) in 0..255 -> (pixels - mean) / std in the input's dtype and layout, batch of one.
 
-    An integer input takes the pixels as they are, rounded and clipped: such a graph has its normalisation
-    inside.
+    An integer input takes the pixels rounded and clipped: such a graph has its normalisation inside.
     """
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "iu":

@@ -34,9 +34,8 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
             f"{path} is not a class map", "save it as a grey or palette PNG with one class number a pixel"
         )
     bits = data[24]
-    return (
-        labels if bits == 8 else labels // np.uint8(255 // (2**bits - 1))
-    )  # the decoder stretches 1, 2, 4 bits
+    # The decoder stretches 1, 2 and 4 bits to 0..255.
+    return labels if bits == 8 else labels // np.uint8(255 // (2**bits - 1))
 
 
 def _indices_as_grey(data: bytes) -> bytes:

@@ -19,7 +19,8 @@ def shave(image: NDArray[Any], border: int) -> NDArray[Any]:
     """The image without `border` pixels on each side; raises UsageError where nothing would be left."""
     if min(image.shape[:2]) <= 2 * border:
         raise UsageError(
-            f"an image of {image.shape[1]}x{image.shape[0]} is too small to shave {border} pixels"
+            f"an image of {image.shape[1]}x{image.shape[0]} is too small to shave {border} pixels",
+            "use larger images",
         )
     return image[border : image.shape[0] - border, border : image.shape[1] - border]
 

@@ -1,7 +1,8 @@
 """Semantic segmentation: a class for every pixel, from logits of any resolution or from an argmax head.
 
-Options: `mean` and `std` of the input, `ignore` (label of pixels that do not count), `size_multiple` and
-`classes`. Logits are enlarged bilinearly before the argmax, as the released evaluation codes do.
+Options: `mean` and `std` of the input, `ignore` (label of pixels that do not count), `classes`, and
+`size_multiple`, else `stride` (of the logits), to multiples of which image sizes are rounded. Logits are
+enlarged bilinearly before the argmax, as the released evaluation codes do.
 """
 
 from __future__ import annotations
@@ -91,11 +92,10 @@ class Segmentation(Task):
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
     ) -> dict[str, float]:
-        """Mean IoU over images NAME.* with class maps NAME.png in a folder of the same name plus "annot"
-        beside them.
+        """Mean IoU over a folder of images NAME.* and a folder of class maps NAME.png, X and Xannot.
 
-        `data` is the folder of images, or the folder above (then its val, else test, else only such pair is
-        taken).
+        `data` is the folder of images, or the one above both: there val, else test, else the first such pair
+        is taken. Raises UsageError where there is none, or the model does not say how many classes it has.
         """
         if not self.classes:
             raise UsageError(
@@ -158,11 +158,9 @@ def label_folders(data: Path) -> tuple[Path, Path]:
 
 
 def _enlarge(plane: NDArray[Any], height: int, width: int, kind: int) -> NDArray[Any]:
-    return (
-        plane
-        if plane.shape == (height, width)
-        else np.asarray(cv2.resize(plane, (width, height), interpolation=kind))
-    )
+    if plane.shape == (height, width):
+        return plane
+    return np.asarray(cv2.resize(plane, (width, height), interpolation=kind))
 
 
 TASKS.register("segmentation")(Segmentation)

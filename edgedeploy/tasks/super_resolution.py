@@ -141,7 +141,7 @@ class SuperResolution(Task):
             if progress:
                 progress(len(scores), total if limit is None or total is None else min(limit, total))
         if not scores:
-            raise UsageError(f"{data} gave no images to measure", "raise --limit, or name another folder")
+            raise UsageError(f"{data} gave no images to measure", "name a folder of images or a video")
         names = ("psnr_y", "psnr_y_bicubic", "ssim_y", "ssim_y_bicubic")
         means = {name: math.fsum(row[i] for row in scores) / len(scores) for i, name in enumerate(names)}
         return {**means, "images": len(scores)}
@@ -174,7 +174,8 @@ class SuperResolution(Task):
         height, width = (size // self.scale for size in image.shape[:2])
         if not height or not width:
             raise UsageError(
-                f"an image of {image.shape[1]}x{image.shape[0]} cannot be shrunk by {self.scale}"
+                f"an image of {image.shape[1]}x{image.shape[0]} cannot be shrunk by {self.scale}",
+                "use larger images",
             )
         high = image[: height * self.scale, : width * self.scale]
         return imresize(high, height, width), high

@@ -1,7 +1,6 @@
 """Open and decode video through PyAV, with every failure as one clear line.
 
-Files and URLs go through FFmpeg's own libraries; the package `av` brings them along and is only imported when
-used.
+Files and URLs go through FFmpeg's own libraries; the package `av` brings them, and is imported on first use.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ def is_video(path: Path) -> bool:
 def open_video(uri: str, options: dict[str, str] | None = None) -> InputContainer:
     """Open a file or URL that has a video stream.
 
-    Raises UsageError for what is no video, DeviceError for a stream that does not answer. The caller closes
-    it.
+    The caller closes it. Raises UsageError for what is no video, DeviceError for an address that is silent.
     """
     av = require_av()
     remote = "://" in uri
@@ -92,7 +90,7 @@ def decode_video(
 
 
 def read_video(path: Path, limit: int | None = None) -> Iterator[Image]:
-    """Frames of a video file as RGB (H, W, 3) uint8, at most `limit`; raises UsageError as above."""
+    """Frames of a video file as RGB (H, W, 3) uint8, at most `limit`; UsageError as in `decode_video`."""
     container = open_video(str(path))
     try:
         for index, frame in enumerate(decode_video(container, str(path))):

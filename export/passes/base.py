@@ -51,13 +51,12 @@ class GraphPass:
     Attributes:
         name: file name with dashes.
         rewrite: `(graph, node[, options]) -> hits` with `ops`, `(graph[, options]) -> hits` without.
-        atol: promise: largest difference of any output relative to that output's largest absolute value.
-        cases: models, or (model, options), on which the pass must fire at least once each; drawn weights come
-            from the generator.
+        atol: the promise: largest difference of any output relative to that output's largest absolute value.
+        cases: models, or (model, options), on which the pass must fire at least once each; their weights are
+            drawn from the generator.
         ops: operator types of the candidates; empty for whole-graph passes.
         options_type: frozen dataclass of the pass's options, or None.
-        new_feeds: for passes that change what inputs mean: feeds of the graph before -> the nearest ones
-            after.
+        new_feeds: for passes that change what inputs mean: feeds of the graph before -> the nearest after.
         old_feeds: its counterpart: new feeds -> equivalent feeds of the graph before.
         old_outputs: for passes that change what outputs mean: outputs before -> outputs expected after.
     """
@@ -83,10 +82,13 @@ class GraphPass:
         return [case if isinstance(case, tuple) else (case, default) for case in self.cases(rng)]
 
     def apply(self, graph: Graph, options: Any = None, limit: int | None = None) -> Applied:
-        """Rewrite in place until nothing more applies, or `limit` rewrites are made (for bisection)."""
-        extra = (
-            () if self.options_type is None else (options if options is not None else self.options_type(),)
-        )
+        """Rewrite in place until nothing more applies, or `limit` rewrites are made (for bisection).
+
+        A pass without `ops` runs once, whatever the limit. Raises PassError for one that never comes to rest.
+        """
+        extra: tuple[Any, ...] = ()
+        if self.options_type is not None:
+            extra = (options if options is not None else self.options_type(),)
         if not self.ops:
             try:
                 hits = self.rewrite(graph, *extra)
@@ -113,7 +115,8 @@ class GraphPass:
                 alive = {node.name for node in graph.nodes}
                 return Applied(hits, tuple(s for s in skipped.values() if s.node in alive))
         raise PassError(
-            f"{self.name} still fires after {MAX_SWEEPS} sweeps: it does not undo what it looks for"
+            f"{self.name} still fires after {MAX_SWEEPS} sweeps: it does not undo what it looks for",
+            f'go on without it: surgery.skip=["{self.name}"]',
         )
 
 
@@ -133,7 +136,7 @@ def graph_pass(
     old_feeds: Callable[[Feeds, Any], Feeds] | None = None,
     old_outputs: Callable[[Feeds, Any], Feeds] | None = None,
 ) -> Callable[[Callable[..., int]], GraphPass]:
-    """Decorator that turns a rewrite function into a registered GraphPass."""
+    """Decorator that turns a rewrite function into a registered GraphPass; see there for the arguments."""
 
     def enter(rewrite: Callable[..., int]) -> GraphPass:
         return PASSES.register(name)(

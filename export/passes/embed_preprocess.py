@@ -101,12 +101,11 @@ def embed_preprocess(graph: Graph, options: PreprocessOptions) -> int:
     if not np.any(mean) and np.all(std == 1) and not options.uint8_input:
         return 0
     readers = list(x.outputs)
-    reader = (
-        readers[0] if len(readers) == 1 and readers[0].op == "Conv" and readers[0].inputs[0] is x else None
-    )
+    only = readers[0] if len(readers) == 1 else None
+    folds = only is not None and only.op == "Conv" and only.inputs[0] is x and _has_constant_weights(only)
     pixels = _uint8_input(graph, x) if options.uint8_input else x
-    if reader is not None and _has_constant_weights(reader):
-        _into_convolution(graph, reader, pixels, mean, std)
+    if folds:
+        _into_convolution(graph, only, pixels, mean, std)
     else:
         _explicitly(graph, readers, x, pixels, mean, std)
     return 1
@@ -155,10 +154,8 @@ def _uint8_input(graph: Graph, x: Tensor) -> Tensor:
 
     Cast comes first: TensorRT takes uint8 at the network's border only.
     """
-    real, planar = (
-        variable(graph, f"{x.name}_float", np.float32),
-        variable(graph, f"{x.name}_nchw", np.float32),
-    )
+    real = variable(graph, f"{x.name}_float", np.float32)
+    planar = variable(graph, f"{x.name}_nchw", np.float32)
     planar.shape = list(x.shape)
     redirect(x, planar)
     insert(graph, "Cast", [x], [real], at=0, to=int(onnx.TensorProto.FLOAT))

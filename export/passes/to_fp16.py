@@ -1,9 +1,8 @@
-"""Every float32 tensor becomes float16, the graph's own inputs and outputs excepted, with Casts where types
-meet.
+"""float32 tensors become float16, the graph's own inputs and outputs excepted, with Casts where types meet.
 
-The result is strongly typed: no builder flag decides a precision. Kept in float32: normalisations,
-Softmax, exponentials, the way from a square to its root, interpolation, and any node with a constant that
-float16 cannot hold (beyond 65504, or a small epsilon that would become 0).
+The result is strongly typed: no builder flag decides a precision. Kept in float32: normalisations, Softmax,
+exponentials, the way from a square to its root, interpolation, and any node with a constant that float16
+cannot hold (beyond 65504, or a small epsilon that would become 0).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
 from edgedeploy.export.shapes import infer
 
-HALF, FULL = "tensor(float16)", "tensor(float)"
+HALF = "tensor(float16)"
 _LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 # ONNX Runtime on a CPU computes between its own Casts in float32: the proof sees what rounding weights and
 # borders costs, but no overflow inside, so what tends to overflow is kept by name.
