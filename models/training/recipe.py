@@ -18,6 +18,8 @@ class TrainingRecipe(BaseModel):
         folders: of photographs, below the data folder; each gives the same number of patches.
         steps, batch, patch: updates, patches in each, and their size in low-resolution pixels.
         learning_rate, final_learning_rate, warmup: linear rise over `warmup` steps, then a cosine.
+        quantised_steps, quantised_learning_rate: updates made after that with 8-bit rounding in the network,
+            so that INT8 loses little; a second cosine from this rate.
         ema: decay of the averaged weights, which are the ones that are kept.
         seed: of the first weights and of every batch.
         floor: mean squared error below which a patch counts no more; see `super_resolution.patch_loss`.
@@ -34,10 +36,16 @@ class TrainingRecipe(BaseModel):
     learning_rate: float = Field(default=3e-3, gt=0)
     final_learning_rate: float = Field(default=3e-5, ge=0)
     warmup: int = Field(default=500, ge=0)
+    quantised_steps: int = Field(default=0, ge=0)
+    quantised_learning_rate: float = Field(default=3e-4, gt=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
     seed: int = 0
     floor: float = Field(default=3e-4, gt=0)
     shrink: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+
+    @property
+    def all_steps(self) -> int:
+        return self.steps + self.quantised_steps
 
     @staticmethod
     def load(path: Path) -> TrainingRecipe:

@@ -1,0 +1,85 @@
+"""Rounding in training: on the 8-bit grid, transparent to gradients, and gone afterwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgedeploy.models.training.fake_quantise import fake_quantised, round_activation, round_weight
+from edgedeploy.models.training.recipe import TrainingRecipe
+from edgedeploy.models.training.super_resolution import learning_rate
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 2, 3, padding=1))
+
+
+def test_weights_lie_on_a_grid_of_their_channel() -> None:
+    w = torch.randn(5, 3, 3, 3) * torch.logspace(-3, 2, 5).reshape(-1, 1, 1, 1)
+    q = round_weight(w)
+    for channel, rounded in zip(w, q, strict=True):
+        scale = channel.abs().max() / 127
+        levels = rounded / scale
+        assert torch.allclose(levels, levels.round(), atol=1e-3)
+        assert (rounded - channel).abs().max() <= scale / 2 * 1.001
+        assert (rounded - channel).abs().max() > 0
+
+
+@pytest.mark.parametrize(("low", "levels"), [(0.0, 255), (-1.0, 127)])
+def test_activations_take_all_levels_that_their_sign_leaves(low: float, levels: int) -> None:
+    x = torch.linspace(low, 1.0, 10001)
+    assert round_activation(x).unique().numel() == (levels + 1 if low == 0 else 2 * levels + 1)
+    assert (round_activation(x) - x).abs().max() <= 0.5 / levels * 1.001
+
+
+def test_gradients_pass_as_if_nothing_were_rounded() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    (round_weight(x) * torch.arange(12.0).reshape(4, 3)).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.arange(12.0).reshape(4, 3))
+
+
+def test_the_network_is_rounded_inside_and_itself_again_outside(network: nn.Module) -> None:
+    x = torch.rand(1, 1, 8, 8)
+    before, weights = network(x), [p.detach().clone() for p in network.parameters()]
+    with fake_quantised(network) as rounded:
+        inside = rounded(x)
+    assert 1e-4 < (inside - before).abs().max() < 0.1
+    assert torch.equal(network(x), before)
+    assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
+
+
+def test_what_is_trained_in_there_fits_the_rounded_network(network: nn.Module) -> None:
+    """Fitting the exact network's outputs under rounding brings the rounded network closer to them."""
+    x = torch.rand(8, 1, 12, 12)
+    wanted = network(x).detach()
+    optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+    errors = []
+    for _ in range(150):
+        with fake_quantised(network) as rounded:
+            error = (rounded(x) - wanted).square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        errors.append(error.item())
+    assert min(errors[-20:]) < 0.8 * errors[0]
+
+
+def test_the_quantised_steps_have_a_cosine_of_their_own() -> None:
+    recipe = TrainingRecipe(
+        model="espcn_x2",
+        scale=2,
+        folders=("a",),
+        steps=100,
+        warmup=10,
+        quantised_steps=50,
+        final_learning_rate=1e-5,
+    )
+    assert recipe.all_steps == 150
+    assert learning_rate(recipe, 99) < 2e-5
+    assert learning_rate(recipe, 100) == pytest.approx(recipe.quantised_learning_rate)
+    assert learning_rate(recipe, 149) < 2e-5
+    assert all(learning_rate(recipe, s) > learning_rate(recipe, s + 1) for s in range(100, 149))
