@@ -1,7 +1,7 @@
 """Results of steps by content: the same input, options and code give the same file, so it is made once.
 
 An entry is a folder that appears whole or not at all. The key covers the input's digest, the step's options,
-this package's own source and the versions of the libraries that do the work, so nothing stale is ever served.
+this package's own files and the versions of the libraries that do the work, so nothing stale is ever served.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def step_key(step: str, inputs: str, options: Any) -> str:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Digest of this package's source files and of the versions of the libraries that it drives."""
+    """Digest of this package's sources and bundled weights, and of the versions of LIBRARIES."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parents[1]
     links = [path for path in sorted(root.iterdir()) if path.is_symlink()]
     for folder in (root, *links):  # rglob does not enter links by itself
         for path in sorted(folder.resolve().rglob("*")):
-            if path.suffix in {".py", ".toml"}:
+            if path.suffix in {".py", ".toml", ".safetensors"}:
                 digest.update(path.relative_to(folder.resolve()).as_posix().encode())
                 digest.update(path.read_bytes())
     for name in LIBRARIES:

@@ -8,6 +8,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from edgedeploy.core import cache as cache_module
 from edgedeploy.core.cache import Cache, data_digest, default_root, step_key
 from edgedeploy.core.errors import OutputError
 from edgedeploy.core.spec import Artifact
@@ -89,3 +90,19 @@ def test_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.delenv("EDGEDEPLOY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_root() == tmp_path / "edgedeploy"
+
+
+def test_sources_and_bundled_weights_are_part_of_every_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newly bundled weights must not be answered by what was captured before they came."""
+    (tmp_path / "package" / "core").mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "package" / "models").symlink_to("../models", target_is_directory=True)
+    monkeypatch.setattr(cache_module, "__file__", str(tmp_path / "package" / "core" / "cache.py"))
+    digest = cache_module.code_digest.__wrapped__
+    seen = {digest()}
+    for name in ("package/core/spec.py", "models/net.py", "models/net-set.safetensors"):
+        (tmp_path / name).write_text(name)
+        seen.add(digest())
+    assert len(seen) == 4
