@@ -94,6 +94,10 @@ def test_rebuild_command_of_a_file(engine: Artifact, tmp_path: Path) -> None:
             {"details": {"source": "net", "weights": "random"}, "precision": "int8"},
             "build net --target test --precision int8 --weights random --data FOLDER",
         ),
+        (
+            {"details": {"source": "net.int8.onnx", "weights": "random"}, "precision": "int8"},
+            "build net.int8.onnx --target test --precision int8",
+        ),
     ],
 )
 def test_rebuild_command_names_what_the_user_named(

@@ -171,8 +171,9 @@ def _rebuild_command(artifact: Artifact, target: Target) -> str:
         source = artifact.model
     words = ["edgedeploy", "build", source or str(artifact.path), "--target", target.name]
     words += ["--precision", artifact.precision]
-    if source and artifact.details.get("weights"):
-        words += ["--weights", str(artifact.details["weights"])]
-    if source and artifact.precision == "int8" and not source.endswith(".onnx"):
-        words += ["--data", "FOLDER"]
+    if source and not source.endswith(".onnx"):  # such a file has its weights, and its Q/DQ, inside
+        if artifact.details.get("weights"):
+            words += ["--weights", str(artifact.details["weights"])]
+        if artifact.precision == "int8":
+            words += ["--data", "FOLDER"]
     return shlex.join(words)

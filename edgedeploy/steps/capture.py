@@ -61,13 +61,14 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
     info = MODELS.get(job.source).variant(**job.model_options)
     out = folder / f"{job.source}.onnx"
     if job.weights == "random" or (job.weights is None and not bundled_weights(job.source)):
-        network, weights = _random(info, job), "random"
+        network, weights = _random(info, job), {"weights": "random"}
     else:
         loaded = load_checkpoint(job.source, job.weights, **job.model_options)
-        network, weights = loaded.model, f"{loaded.source.name} (sha256 {loaded.sha256[:12]})"
+        network = loaded.model
+        weights = {"weights": job.weights or info.default_weights, "weights_sha256": loaded.sha256}
     images = _images(info, job)
     captured = export_network(network, options, out, info=info, name=job.source, images=images)
-    return relabelled(captured, details={**captured.details, "weights": weights})
+    return relabelled(captured, details={**captured.details, **weights})
 
 
 def _images(info: ModelInfo, job: Job) -> list[NDArray[np.float32]]:
@@ -98,7 +99,7 @@ def _random(info: ModelInfo, job: Job) -> nn.Module:
 def _notes(artifact: Artifact) -> list[str]:
     notes = []
     if artifact.details.get("weights") == "random":
-        notes.append("random weights (none are bundled for this model): good for timing, not for results")
+        notes.append("random weights: good for timing, not for results (name others with --weights)")
     step = next((step for step in artifact.history if step.name == "capture"), None)
     if step is not None and step.options.get("why"):
         notes.append(f"exported by {step.options['exporter']}: {step.options['why']}")
