@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from edgedeploy.cli.console import print_json, print_next, print_table
+from edgedeploy.cli.imports import EXPORT
+from edgedeploy.cli.options import Json
 from edgedeploy.core.errors import EdgeDeployError, MissingDependencyError
 
 ABILITIES = {
-    "export models": ("torch", "onnx", "onnxscript", "onnx_graphsurgeon", "onnxruntime"),
+    "export models": tuple(EXPORT),
     "quantise": ("onnx", "onnx_graphsurgeon", "onnxruntime", "cv2"),
     "read and write video": ("av", "cv2"),
     "train": ("torch", "PIL", "yaml"),
@@ -28,7 +30,7 @@ EXTRAS = {
 
 def command(
     target: Annotated[str | None, typer.Option(help="Look at what this target needs only.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else.")] = False,
+    json: Json = False,
 ) -> None:
     from edgedeploy.backends import BACKENDS
     from edgedeploy.bench.machine import describe_machine

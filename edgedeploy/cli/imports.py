@@ -11,6 +11,7 @@ EXPORT = {
     "onnx": "onnx",
     "onnxscript": "onnxscript",
     "onnx_graphsurgeon": "onnx-graphsurgeon",
+    "onnxruntime": "onnxruntime",  # every capture and pass is proved in it
 }
 
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from edgedeploy.cli.console import print_json, print_next, print_table
+from edgedeploy.cli.options import Json
 from edgedeploy.core.errors import UnknownNameError
 
 
 def command(
     pattern: Annotated[str, typer.Argument(help="Glob over names, e.g. 'espcn*'.")] = "*",
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else.")] = False,
+    json: Json = False,
 ) -> None:
     from edgedeploy.cli.imports import require_export
 

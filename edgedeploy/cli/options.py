@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: beside, by name.")]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--out", help="File to write; default: in this folder, by name.")
+]
 Size = Annotated[
     str | None,
     typer.Option(metavar="HxW", help="Height and width in pixels, e.g. 360x640.", show_default=False),

@@ -71,9 +71,9 @@ def print_build(artifact: Artifact) -> None:
             for c in considered
         ]
         print_table(columns, rows, title=_title(artifact))
-    kernels = artifact.details.get("kernels")
-    if kernels:
-        print_table(("of the engine", ""), [(name, value) for name, value in kernels.items()])
+    engine = artifact.details.get("engine")  # known of TensorRT engines alone
+    if engine:
+        print_table(("of the engine", ""), engine.items())
 
 
 def _title(artifact: Artifact) -> str:
