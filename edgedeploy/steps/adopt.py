@@ -25,8 +25,4 @@ def _adopt(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     return adopt(source, folder / source.name, name=source.stem)
 
 
-def _notes(artifact: Artifact) -> list[str]:  # noqa: ARG001
-    return []
-
-
-ADOPT = PipelineStep("adopt", "check the ONNX file", _adopt, _decides, _notes, _wanted)
+ADOPT = PipelineStep("adopt", "check the ONNX file", _adopt, _decides, wanted=_wanted)

@@ -20,6 +20,8 @@ class Job:
 
     Attributes:
         source: zoo model, `pkg.module:factory`, `.pt2` or `.onnx`.
+        recipe: the options of every step.
+        target: the device to deploy to.
         data: calibration images, video or .npz; needed for int8.
         weights: bundled weights by name, a checkpoint file, "random", or None for the default.
         size: (height, width) at which a model of dynamic size is calibrated and timed.
@@ -42,16 +44,16 @@ class PipelineStep:
     Attributes:
         name: what `run(until=…)` and the cache call it.
         title: what a person reads.
-        wanted: whether the job needs it, given the artifact so far.
+        work: does it: (artifact so far, job, folder to write into, progress) -> artifact.
         decides: all that decides the result besides the artifact, as JSON; None where it cannot be told
             (a user's own Python code), so that nothing is cached.
-        work: does it: (artifact so far, job, folder to write into, progress) -> artifact.
         notes: what of the result a person should be told.
+        wanted: whether the job needs it, given the artifact so far.
     """
 
     name: str
     title: str
     work: Callable[[Artifact, Job, Path, Progress], Artifact]
     decides: Callable[[Artifact, Job], Any]
-    notes: Callable[[Artifact], list[str]]
+    notes: Callable[[Artifact], list[str]] = lambda artifact: []  # noqa: ARG005
     wanted: Callable[[Artifact, Job], bool] = lambda artifact, job: True  # noqa: ARG005

@@ -27,10 +27,6 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     return build_fastest(known, job.target, None, out, _run_shapes(artifact, job))
 
 
-def _notes(artifact: Artifact) -> list[str]:  # noqa: ARG001  the commands print what was considered as a table
-    return []
-
-
 def _run_shapes(artifact: Artifact, job: Job) -> Shapes:
     """Shapes to build and time for: the size asked for, in the layout of the task's one image input."""
     if job.size is None:
@@ -40,4 +36,4 @@ def _run_shapes(artifact: Artifact, job: Job) -> Shapes:
     return {artifact.inputs[0].name: task_for(artifact).input_shape(*job.size)}
 
 
-BUILD = PipelineStep("build", "build for the target", _build, _decides, _notes)
+BUILD = PipelineStep("build", "build for the target", _build, _decides)
