@@ -6,18 +6,12 @@ placement rules.
 
 from __future__ import annotations
 
-import sys
-from importlib.resources import files
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgedeploy.core.errors import RecipeError, UnknownNameError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # JetPack 6 ships Python 3.10
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+from edgedeploy.core.data_files import data_names, load_data
+from edgedeploy.core.errors import RecipeError
 
 PACKAGE = "edgedeploy.calibration.rules"
 
@@ -78,17 +72,9 @@ class RuleSet(BaseModel):
 
 def rule_names() -> list[str]:
     """Names of the rule sets that there are, sorted."""
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in files(PACKAGE).iterdir() if entry.name.endswith(".toml")
-    )
+    return data_names(PACKAGE)
 
 
 def load_rules(name: str) -> RuleSet:
     """The rule set called `name`; raises UnknownNameError with the closest names."""
-    if name not in rule_names():
-        raise UnknownNameError("Q/DQ rule set", name, rule_names())
-    text = files(PACKAGE).joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    try:
-        return RuleSet(name=name, **tomllib.loads(text))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"calibration/rules/{name}.toml is not valid: {error}") from error
+    return load_data("Q/DQ rule set", PACKAGE, name, RuleSet)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.resources import files
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from edgedeploy.core.errors import RecipeError, UnknownNameError
+from edgedeploy.core.data_files import data_names, load_data
 from edgedeploy.core.spec import Precision
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # JetPack 6 ships Python 3.10
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 PACKAGE = "edgedeploy.targets"
 
@@ -92,17 +84,10 @@ class Target(BaseModel):
 
 
 def target_names() -> list[str]:
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in files(PACKAGE).iterdir() if entry.name.endswith(".toml")
-    )
+    """Names of the targets that there are, sorted."""
+    return data_names(PACKAGE)
 
 
 def load_target(name: str) -> Target:
     """The target called `name`; raises UnknownNameError with the closest names."""
-    if name not in target_names():
-        raise UnknownNameError("target", name, target_names())
-    text = files(PACKAGE).joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    try:
-        return Target(name=name, **tomllib.loads(text))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"targets/{name}.toml is not valid: {error}") from error
+    return load_data("target", PACKAGE, name, Target)
