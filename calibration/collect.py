@@ -21,9 +21,9 @@ from edgedeploy.calibration.base import TensorStatistics
 from edgedeploy.calibration.graph_view import GraphView, concrete, elements
 from edgedeploy.calibration.histogram import Histogram
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.progress import Progress
 
 FeedsFactory = Callable[[], Iterable[Feeds]]
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass

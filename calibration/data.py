@@ -25,10 +25,10 @@ from edgedeploy.calibration.sources import (
     video_images,
 )
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import resize_image
 from edgedeploy.tasks.video import is_video
 
-Image = NDArray[np.uint8]
 Source = Path | str | Iterable[Mapping[str, NDArray[Any]] | Image]
 FEW = 8
 

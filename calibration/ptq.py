@@ -11,13 +11,14 @@ from typing import Any
 import onnx
 
 from edgedeploy.calibration.base import Range, TensorStatistics, make_calibrator
-from edgedeploy.calibration.collect import Collected, FeedsFactory, Progress, collect
+from edgedeploy.calibration.collect import Collected, FeedsFactory, collect
 from edgedeploy.calibration.equalize import candidates, equalize
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.placement import PlacementReport, place, prepared, wanted
 from edgedeploy.calibration.plan import make_plan
 from edgedeploy.calibration.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import decode, is_image
 from edgedeploy.tasks.video import decode_video, open_video
 
-Image = NDArray[np.uint8]
 # What a whole file of a kind contains near its end: not every OpenCV refuses a truncated one.
 _ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
 

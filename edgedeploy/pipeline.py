@@ -13,9 +13,10 @@ from typing import Protocol, TypeVar
 from edgedeploy.core.cache import Cache, step_key
 from edgedeploy.core.errors import UnknownNameError
 from edgedeploy.core.files import replacing
+from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact, sidecar_path
 from edgedeploy.steps.adopt import ADOPT
-from edgedeploy.steps.base import Job, PipelineStep, Progress
+from edgedeploy.steps.base import Job, PipelineStep
 from edgedeploy.steps.build import BUILD
 from edgedeploy.steps.capture import CAPTURE
 from edgedeploy.steps.lower import LOWER, check_precision

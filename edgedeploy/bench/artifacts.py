@@ -13,10 +13,11 @@ from edgedeploy.backends.feeds import random_feeds
 from edgedeploy.backends.select import backend_for, open_artifact
 from edgedeploy.bench.budget import parse_budgets
 from edgedeploy.bench.machine import describe_machine
-from edgedeploy.bench.measure import Progress, run
+from edgedeploy.bench.measure import run
 from edgedeploy.bench.memory import PeakMemory
 from edgedeploy.bench.report import BenchReport
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 
 SECONDS_EACH = 3.0

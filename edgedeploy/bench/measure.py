@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,9 @@ from edgedeploy.bench.statistics import (
     percentiles,
     speedup_interval,
 )
+from edgedeploy.core.progress import Progress
 
 LEAST_ROUNDS, MOST_ROUNDS = 10, 1000
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.backends.base import Session
+from edgedeploy.core.progress import Progress
 from edgedeploy.demo.channel import Channel, Closed
 from edgedeploy.demo.frames import Frame, as_rgb
 from edgedeploy.demo.sink import Sink
@@ -82,7 +83,7 @@ class Pipeline:
     sink: Sink
     view: str
     limit: int | None
-    on_frame: Callable[[int, int | None], None] | None
+    on_frame: Progress | None
     ages: list[float] = field(default_factory=list)
     model: list[float] = field(default_factory=list)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from edgedeploy.backends.base import OpenOptions, Session
 from edgedeploy.backends.select import open_artifact
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 from edgedeploy.demo.pipeline import DemoStats, Pipeline
 from edgedeploy.demo.sink import Sink
@@ -27,7 +27,7 @@ def run_demo(
     session: Session | None = None,
     backend: str | None = None,
     threads: int = 0,
-    on_frame: Callable[[int, int | None], None] | None = None,
+    on_frame: Progress | None = None,
 ) -> DemoStats:
     """Run a model on every frame of a source and hand the pictures to a sink.
 

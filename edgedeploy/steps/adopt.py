@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.core.files import sha256_file
+from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
-from edgedeploy.steps.base import Job, PipelineStep, Progress
+from edgedeploy.steps.base import Job, PipelineStep
 
 
 def _wanted(artifact: Artifact, job: Job) -> bool:  # noqa: ARG001

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.core.progress import Progress
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import Target
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
-from edgedeploy.steps.base import Job, PipelineStep, Progress
+from edgedeploy.steps.base import Job, PipelineStep
 
 if TYPE_CHECKING:
     from edgedeploy.backends.base import Shapes

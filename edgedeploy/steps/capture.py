@@ -9,8 +9,9 @@ import numpy as np
 
 from edgedeploy.core.cache import data_digest
 from edgedeploy.core.files import sha256_file
+from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact, TensorSpec
-from edgedeploy.steps.base import Job, PipelineStep, Progress
+from edgedeploy.steps.base import Job, PipelineStep
 from edgedeploy.steps.relabel import relabelled
 
 if TYPE_CHECKING:

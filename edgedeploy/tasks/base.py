@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.progress import Progress as Progress  # every task file needs it
 from edgedeploy.core.registry import Registry
 from edgedeploy.core.spec import Artifact, TensorSpec
 
 Image = NDArray[np.uint8]
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-Progress = Callable[[int, int | None], None]
 
 
 class Task(ABC):
