@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgedeploy.core.errors import first_line
 from edgedeploy.core.spec import TensorSpec
 from edgedeploy.export.metadata import PROTOBUF_LIMIT, tensor_specs
 
@@ -49,7 +50,7 @@ class Evaluator:
                     onnx.save_model(model, path, save_as_external_data=True, location="weights")
                     self._session = _open(str(path), options)
         except Exception as error:  # the runtime raises a dozen unrelated classes
-            raise NotRunnable(_first_line(error)) from error
+            raise NotRunnable(first_line(error)) from error
 
     def __call__(self, feeds: Feeds) -> Outputs:
         """Outputs by name; raises NotRunnable with ONNX Runtime's reason."""
@@ -57,7 +58,7 @@ class Evaluator:
         try:
             values = self._session.run(names, dict(feeds))
         except Exception as error:
-            raise NotRunnable(_first_line(error)) from error
+            raise NotRunnable(first_line(error)) from error
         return dict(zip(names, values, strict=True))
 
 
@@ -157,8 +158,3 @@ def _draw(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArr
 
 def _open(source: bytes | str, options: Any) -> Any:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -21,6 +21,9 @@ Node: TypeAlias = Any
 Tensor: TypeAlias = Any
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 # The library logs to stdout, where commands print JSON; what it raises is raised all the same.
 G_LOGGER.severity = G_LOGGER.CRITICAL
 _LOST_ATTRIBUTES = frozenset(
@@ -95,6 +98,11 @@ def inner_nodes(node: Node) -> Iterator[Any]:
     """The nodes of a node's If/Loop/Scan bodies, at any depth."""
     for body in node.subgraphs(recursive=True):
         yield from body.nodes
+
+
+def has_bodies(node: Node) -> bool:
+    """Whether the node is an If, Loop or Scan: then it reads more than its inputs say."""
+    return next(iter(node.subgraphs()), None) is not None
 
 
 def kept_names(graph: Graph) -> set[str]:
@@ -199,6 +207,14 @@ def redirect(old: Tensor, new: Tensor) -> None:
         for index, tensor in enumerate(node.inputs):
             if tensor is old:
                 node.inputs[index] = new
+
+
+def displace(old: Tensor, new: Tensor) -> None:
+    """Let the node that computes `old` compute `new`, and its readers read that: `old` is to be made anew."""
+    outputs = producer(old).outputs
+    place = next(index for index, tensor in enumerate(outputs) if tensor is old)
+    redirect(old, new)
+    outputs[place] = new
 
 
 def detach(node: Node) -> None:

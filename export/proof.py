@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.core.errors import ParityError
+from edgedeploy.core.errors import ParityError, first_line
 from edgedeploy.core.parity import compare
 from edgedeploy.export.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
+from edgedeploy.export.graph import RANDOM
 from edgedeploy.export.passes.base import GraphPass
 
 # Mean over a discrete output, of its largest value: ties and roundings that fell otherwise.
@@ -27,9 +28,6 @@ QUIET = 1e-3
 # promise. What the last bit of the input does to the output is beyond proof, so a few times that is granted,
 # within reason.
 LAST_BIT, GRANT, GRANT_LIMIT = 2.0**-23, 4.0, 100.0
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
 
 
 class Refuted(Exception):
@@ -47,7 +45,7 @@ class Proof:
     @staticmethod
     def of(model: onnx.ModelProto, seeds: int, feeds: Sequence[Feeds]) -> Proof:
         """Run the model on `seeds` draws and the given feeds; raises NotRunnable where it cannot be."""
-        if _RANDOM & set(_operators(model.graph)):
+        if RANDOM & set(_operators(model.graph)):
             raise NotRunnable("it draws random numbers")
         evaluator = Evaluator(model)
         pairs: list[tuple[Feeds, Outputs]] = [(feed, evaluator(feed)) for feed in feeds]
@@ -140,7 +138,7 @@ def _checker_says(model: onnx.ModelProto) -> str:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: more than 2 GB
-        return str(error).splitlines()[0]
+        return first_line(error)
     return ""
 
 

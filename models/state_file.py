@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgedeploy.core.errors import ArtifactError
+from edgedeploy.core.errors import ArtifactError, first_line
 
 State = dict[str, Tensor]
 
@@ -52,9 +52,8 @@ def read_state(path: Path) -> State:
             "where you trust it, load it there and save model.state_dict() alone",
         ) from None
     except Exception as error:  # noqa: BLE001  a damaged file may fail anywhere in the reader
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ArtifactError(
-            f"{path} is not a whole PyTorch checkpoint: {first}", "download or save it again"
+            f"{path} is not a whole PyTorch checkpoint: {first_line(error)}", "download or save it again"
         ) from None
     return _unwrap(path, content)
 

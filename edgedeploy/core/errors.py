@@ -20,6 +20,12 @@ class EdgeDeployError(Exception):
         self.hint = hint
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of somebody else's, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class UsageError(EdgeDeployError):
     """The command or its input is at fault: a missing file, a wrong size, an option that does not fit."""
 

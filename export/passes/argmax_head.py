@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Skip, insert, kept_names, producer, redirect, variable
+from edgedeploy.export.graph import Graph, Skip, displace, insert, kept_names, producer, variable
 from edgedeploy.export.passes.base import Feeds, graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
 
@@ -37,15 +37,12 @@ def argmax_head(graph: Graph) -> int:
         raise Skip(f"the output '{result.name}' is not (N, classes, H, W)")
     if not 2 <= result.shape[1] <= 256:
         raise Skip(f"{result.shape[1]} classes are not 2 to 256")
-    maker = producer(result)
-    if maker is None or sum(tensor is result for tensor in graph.outputs) != 1:
+    if producer(result) is None or sum(tensor is result for tensor in graph.outputs) != 1:
         raise Skip("the output is an input, or given twice")
     if result.name in kept_names(graph) - {tensor.name for tensor in graph.outputs}:
         raise Skip("the output is read by the body of a control-flow node")
     logits = variable(graph, f"{result.name}_logits", result.dtype, result.shape)
-    place = next(index for index, tensor in enumerate(maker.outputs) if tensor is result)
-    redirect(result, logits)
-    maker.outputs[place] = logits
+    displace(result, logits)
     numbers = variable(graph, f"{result.name}_int64", np.int64)
     insert(graph, "ArgMax", [logits], [numbers], axis=1, keepdims=0)
     insert(graph, "Cast", [numbers], [result], to=int(onnx.TensorProto.UINT8))

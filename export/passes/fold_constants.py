@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from edgedeploy.export.evaluate import Evaluator, NotRunnable
 from edgedeploy.export.graph import (
+    RANDOM,
     Graph,
     Node,
+    has_bodies,
     is_constant,
     is_standard,
     isolated,
@@ -31,18 +33,7 @@ from edgedeploy.export.passes.samples import floats, text_model
 from edgedeploy.export.shapes import infer, is_static
 
 SMALL = 1 << 16  # bytes that a result may always have
-_KEPT = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "Dropout",
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomUniform",
-    }
-    | {"RandomNormalLike", "RandomUniformLike"}
-)
+_KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
 _GROWING = frozenset(
     {"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "Pad", "EyeLike", "MatMul"}
 )
@@ -90,7 +81,7 @@ def _fold(graph: Graph, node: Node, kept: set[str]) -> int:
     if values is not None:
         make_constant(outputs[0], values)
         return 1
-    if any(True for _ in node.subgraphs()) or not all(is_constant(t) or t.is_empty() for t in node.inputs):
+    if has_bodies(node) or not all(is_constant(t) or t.is_empty() for t in node.inputs):
         return 0
     room = max(SMALL, sum(tensor.values.nbytes for tensor in node.inputs if not tensor.is_empty()))
     sizes = [int(np.prod(tensor.shape)) if is_static(tensor.shape) else None for tensor in outputs]

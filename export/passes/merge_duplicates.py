@@ -13,12 +13,14 @@ import onnx
 
 from edgedeploy.export.affine import WEIGHTED
 from edgedeploy.export.graph import (
+    RANDOM,
     Graph,
     Node,
     Skip,
     Tensor,
     detach,
     dtype_name,
+    has_bodies,
     is_constant,
     is_standard,
     kept_names,
@@ -27,9 +29,7 @@ from edgedeploy.export.graph import (
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
 
-_VARYING = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}) | frozenset(
-    {"Multinomial", "Bernoulli", "Dropout"}
-)
+_VARYING = RANDOM | {"Dropout"}
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -47,7 +47,7 @@ def merge_duplicates(graph: Graph) -> int:
     kept = kept_names(graph)
     seen: dict[Hashable, Node] = {}
     for node in graph.nodes:
-        if not is_standard(node) or node.op in _VARYING or any(True for _ in node.subgraphs()):
+        if not is_standard(node) or node.op in _VARYING or has_bodies(node):
             continue
         try:
             first = seen.setdefault(_key(node), node)

@@ -20,6 +20,7 @@ from edgedeploy.export.graph import (
     Tensor,
     constant,
     dtype_name,
+    has_bodies,
     insert,
     is_constant,
     is_standard,
@@ -122,7 +123,7 @@ def _half(graph: Graph, tensor: Tensor, halves: dict[str, Tensor]) -> Tensor:
 
 def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
     """Places of the float32 inputs and outputs that may be float16 by the operator's schema, or None."""
-    if not is_standard(node) or any(True for _ in node.subgraphs()):
+    if not is_standard(node) or has_bodies(node):
         return None
     try:
         schema = get_schema(node.op, opset)

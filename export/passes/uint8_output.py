@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Skip, constant, dtype_name, insert, producer, redirect, variable
+from edgedeploy.export.graph import Graph, Skip, constant, displace, dtype_name, insert, producer, variable
 from edgedeploy.export.passes.base import Feeds, graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
 
@@ -30,13 +30,10 @@ def old_outputs(outputs: Feeds, _: Any) -> Feeds:
 @graph_pass("uint8-output", atol=0.0, cases=cases, old_outputs=old_outputs)
 def uint8_output(graph: Graph) -> int:
     result = graph.outputs[0]
-    maker = producer(result)
-    if dtype_name(result) != "float32" or maker is None:
+    if dtype_name(result) != "float32" or producer(result) is None:
         raise Skip(f"the output '{result.name}' is not a computed float32 tensor")
     image = variable(graph, f"{result.name}_float", np.float32, result.shape)
-    place = next(index for index, tensor in enumerate(maker.outputs) if tensor is result)
-    redirect(result, image)
-    maker.outputs[place] = image
+    displace(result, image)
     scaled, clipped, rounded = (
         variable(graph, f"{result.name}_{step}", np.float32, result.shape)
         for step in ("scaled", "clipped", "rounded")
