@@ -14,7 +14,7 @@ from edgedeploy.backends._onnx_file import is_quantised
 from edgedeploy.backends.base import BACKENDS, Array, OpenOptions, Session, Shapes
 from edgedeploy.backends.feeds import random_feeds
 from edgedeploy.core.errors import ParityError
-from edgedeploy.core.parity import EXACT, Parity, compare
+from edgedeploy.core.parity import EXACT, Parity, compare_all
 from edgedeploy.core.spec import Artifact
 
 FP32_MAX_REL = 1e-3
@@ -31,7 +31,10 @@ Verdicts = dict[str, dict[str, Any]]
 def check(
     artifact: Artifact, sessions: Mapping[str, Session], verdicts: Verdicts, shapes: Shapes
 ) -> list[str]:
-    """Names of the sessions that agree with the reference; all of them where no reference is installed."""
+    """Names of the sessions that agree with the reference; all of them where no reference is installed.
+
+    Writes what it found of each into `verdicts`. Raises ParityError if none agrees.
+    """
     reference = BACKENDS.get("onnxruntime")
     worst = dict.fromkeys(sessions, EXACT)
     if reference.why_not():
@@ -45,7 +48,7 @@ def check(
             feeds = random_feeds(artifact, shapes, seed)
             expected = exact(feeds)
             for name, session in sessions.items():
-                worst[name] = worst[name].worse(_outputs_parity(expected, session(feeds)))
+                worst[name] = worst[name].worse(compare_all(expected, session(feeds)))
     for name, parity in worst.items():
         figures = {"max_rel": parity.max_rel, "sqnr_db": min(parity.sqnr_db, INFINITE_DB)}
         verdicts[name] = {"backend": name, **figures, "verdict": f"wrong results: {_figures(parity)}"}
@@ -78,13 +81,6 @@ def interleaved_ms(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) 
         if turn >= WARMUP + 2 and time.perf_counter() - begin > SECONDS:
             break
     return {name: values[WARMUP:] for name, values in times.items()}
-
-
-def _outputs_parity(expected: Mapping[str, Array], found: Mapping[str, Array]) -> Parity:
-    worst = EXACT
-    for name, reference in expected.items():
-        worst = worst.worse(compare(reference, found[name]))
-    return worst
 
 
 def _figures(parity: Parity) -> str:
