@@ -10,11 +10,10 @@ from pathlib import Path
 
 import onnx
 
-from edgedeploy.core.errors import ArtifactError
+from edgedeploy.core.errors import ArtifactError, first_line
+from edgedeploy.core.onnx_header import QUANTISED
 from edgedeploy.core.spec import Artifact, Precision, Step, TaskSpec
 from edgedeploy.export.metadata import save_model
-
-QDQ = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
 def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -> Artifact:
@@ -28,8 +27,9 @@ def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -
         model = onnx.load(source)
         onnx.checker.check_model(str(source))
     except Exception as error:  # the checker, protobuf and the file system each raise their own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(f"{source} is not a valid ONNX model: {first}", "export it again") from error
+        raise ArtifactError(
+            f"{source} is not a valid ONNX model: {first_line(error)}", "export it again"
+        ) from error
     with suppress(ValueError, RuntimeError):  # over 2 GB, or custom operators: the file's own shapes must do
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     if known.history:
@@ -42,7 +42,7 @@ def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -
 
 def _precision(model: onnx.ModelProto) -> Precision:
     """Int8 where it quantises, fp16 where its weights mostly are; such a graph stays as its maker made it."""
-    if any(node.op_type in QDQ for node in model.graph.node):
+    if any(node.op_type in QUANTISED for node in model.graph.node):
         return "int8"
     sizes: Counter[int] = Counter()
     for tensor in model.graph.initializer:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.core.errors import ArtifactError, BuildError, UnsupportedOpError
-from edgedeploy.core.files import sha256_file
-from edgedeploy.core.onnx_header import external_files, operators, with_metadata
-from edgedeploy.core.spec import METADATA_KEY, Artifact, Step
+from edgedeploy.core.onnx_header import QUANTISED, external_files, operators
+from edgedeploy.core.relabel import relabelled
+from edgedeploy.core.spec import Artifact, Step
 
 UNSUPPORTED = (
     re.compile(r"No Op registered for (?P<op>[\w.]+)"),
@@ -22,7 +22,6 @@ UNSUPPORTED = (
     re.compile(r"No registered schema for operator '(?P<op>[^']+)'"),
     re.compile(r"Node type '(?P<op>[^']+)' from domain '[^']*' is unknown"),
 )
-QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
 OTHER_RUNTIMES = "another runtime may take it; to see which are here: edgedeploy doctor"
 _LONGEST_MESSAGE = 400
 
@@ -45,15 +44,15 @@ def label(
             f"{artifact.path} keeps weights in {apart[0]}",
             "save it as one file, or build into the same folder",
         )
-    built = artifact.with_step(
-        Step(name="build", options={"backend": backend, "target": target}, milliseconds=milliseconds),
-        path=out,
+    step = Step(name="build", options={"backend": backend, "target": target}, milliseconds=milliseconds)
+    return relabelled(
+        artifact,
+        out,
+        history=(*artifact.history, step),
         backend=backend,
         target=target,
         details={**artifact.details, "onnx_sha256": artifact.digest, **details},
     )
-    with_metadata(artifact.path, METADATA_KEY, built.to_json(), out)
-    return built.model_copy(update={"digest": sha256_file(out)})
 
 
 def is_quantised(artifact: Artifact) -> bool:

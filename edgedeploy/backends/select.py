@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,9 +24,9 @@ from edgedeploy.core.errors import (
     OutputError,
     UnsupportedOpError,
 )
-from edgedeploy.core.files import replacing, sha256_file
-from edgedeploy.core.onnx_header import with_metadata
-from edgedeploy.core.spec import METADATA_KEY, Artifact
+from edgedeploy.core.files import replacing
+from edgedeploy.core.relabel import relabelled
+from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import Target
 
 T = TypeVar("T")
@@ -80,10 +80,7 @@ def build_fastest(
     with _workplace(out) as folder:
         built, verdicts = _build_all(artifact, target, options, out, Path(folder))
         winner = _measure(artifact, built, verdicts, shapes)
-        kept = winner.model_copy(
-            update={"path": out, "details": {**winner.details, "considered": list(verdicts.values())}}
-        )
-        return _move(winner, kept)
+        return _move(winner, out, {**winner.details, "considered": list(verdicts.values())})
 
 
 def _build_all(
@@ -151,12 +148,12 @@ def _attempt(action: Callable[[], T]) -> T | EdgeDeployError:
         return error
 
 
-def _move(winner: Artifact, kept: Artifact) -> Artifact:
+def _move(winner: Artifact, out: Path, details: dict[str, Any]) -> Artifact:
     """Put the winner's file in its place, with what was considered in its metadata."""
     if winner.kind == "onnx":
-        with_metadata(winner.path, METADATA_KEY, kept.to_json(), kept.path)
-        return kept.model_copy(update={"digest": sha256_file(kept.path)})
-    with replacing(kept.path) as temporary:
+        return relabelled(winner, out, details=details)
+    with replacing(out) as temporary:
         winner.path.replace(temporary)
+    kept = winner.model_copy(update={"path": out, "details": details})
     kept.save_sidecar()
     return kept

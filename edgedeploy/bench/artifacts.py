@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgedeploy.backends.base import BACKENDS, Feeds, OpenOptions, Session, Shapes, concrete_shapes
+from edgedeploy.backends.base import BACKENDS, Feeds, OpenOptions, Session, concrete_shapes
 from edgedeploy.backends.feeds import random_feeds
 from edgedeploy.backends.select import backend_for, open_artifact
 from edgedeploy.bench.budget import parse_budgets
@@ -109,10 +109,7 @@ def run_shapes(artifact: Artifact, size: tuple[int, int] | None) -> dict[str, tu
     """Concrete input shapes for images of `size` (height, width); raises UsageError where they do not fit."""
     from edgedeploy.tasks.base import task_for
 
-    wanted: Shapes = {}
-    if size is not None:
-        wanted = {artifact.inputs[0].name: task_for(artifact).input_shape(*size)}
-    return concrete_shapes(artifact, wanted)
+    return concrete_shapes(artifact, task_for(artifact).input_shapes(*size) if size else {})
 
 
 def _entries(paths: Sequence[Path | str]) -> list[_Entry]:

@@ -19,11 +19,17 @@ from edgedeploy.core.files import replacing
 
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA = 1, 7, 8, 14
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
+TENSOR_EXTERNAL_DATA = 13
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "str", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128",
     16: "bfloat16",
 }  # fmt: skip
+
+# Operators that only quantised graphs have.
+QUANTISED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+)
 
 Buffer = memoryview
 Field = tuple[int, int | memoryview]
@@ -73,33 +79,18 @@ def with_metadata(path: Path, key: str, value: str, out: Path) -> None:
 
 def operators(path: Path) -> list[tuple[str, str]]:
     """(operator type, node name) of every node of the main graph; to name the one that a runtime refuses."""
-    found = []
     with _whole(path) as buffer:
-        for number, graph in _fields(buffer):
-            if number != MODEL_GRAPH or isinstance(graph, int):
-                continue
-            for part, node in _fields(graph):
-                if part == GRAPH_NODE and not isinstance(node, int):
-                    entry = dict(_fields(node))
-                    found.append((_text(entry.get(4)), _text(entry.get(3))))
-    return found
+        nodes = (dict(_fields(node)) for node in _of_graph(buffer, GRAPH_NODE))
+        return [(_text(node.get(4)), _text(node.get(3))) for node in nodes]
 
 
 def external_files(path: Path) -> list[str]:
     """Names of the files beside the model that hold its weights; empty for a model in one file."""
     found: set[str] = set()
     with _whole(path) as buffer:
-        for number, graph in _fields(buffer):
-            if number != MODEL_GRAPH or isinstance(graph, int):
-                continue
-            for part, tensor in _fields(graph):
-                if part == GRAPH_INITIALIZER and not isinstance(tensor, int):
-                    entries = (
-                        dict(_fields(v)) for n, v in _fields(tensor) if n == 13 and not isinstance(v, int)
-                    )
-                    found.update(
-                        _text(entry.get(2)) for entry in entries if _text(entry.get(1)) == "location"
-                    )
+        for tensor in _of_graph(buffer, GRAPH_INITIALIZER):
+            entries = (dict(_fields(entry)) for entry in _messages(tensor, TENSOR_EXTERNAL_DATA))
+            found.update(_text(entry.get(2)) for entry in entries if _text(entry.get(1)) == "location")
     return sorted(found)
 
 
@@ -189,6 +180,17 @@ def _dim(buffer: Buffer) -> int | str:
         if number == 2 and not isinstance(value, int):
             return _text(value) or "?"
     return "?"
+
+
+def _of_graph(buffer: Buffer, wanted: int) -> Iterator[Buffer]:
+    """The messages of one field of a model's main graph."""
+    for graph in _messages(buffer, MODEL_GRAPH):
+        yield from _messages(graph, wanted)
+
+
+def _messages(buffer: Buffer, wanted: int) -> Iterator[Buffer]:
+    """The length-delimited fields of one number."""
+    return (value for number, value in _fields(buffer) if number == wanted and not isinstance(value, int))
 
 
 def _text(value: int | Buffer | None) -> str:

@@ -66,8 +66,7 @@ def run_demo(
 
 
 def _open(artifact: Artifact, task: Task, source: Source, backend: str | None, threads: int) -> Session:
-    dynamic = not task.input.is_static
-    shapes = {task.input.name: task.input_shape(source.height, source.width)} if dynamic else {}
+    shapes = {} if task.input.is_static else task.input_shapes(source.height, source.width)
     return open_artifact(artifact, OpenOptions(shapes=shapes, threads=threads), backend)
 
 

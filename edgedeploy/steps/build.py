@@ -34,7 +34,7 @@ def _run_shapes(artifact: Artifact, job: Job) -> Shapes:
         return {}
     from edgedeploy.tasks.base import task_for
 
-    return {artifact.inputs[0].name: task_for(artifact).input_shape(*job.size)}
+    return task_for(artifact).input_shapes(*job.size)
 
 
 BUILD = PipelineStep("build", "build for the target", _build, _decides)

@@ -10,9 +10,9 @@ import numpy as np
 from edgedeploy.core.cache import data_digest
 from edgedeploy.core.files import sha256_file
 from edgedeploy.core.progress import Progress
+from edgedeploy.core.relabel import relabelled
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.steps.base import Job, PipelineStep
-from edgedeploy.steps.relabel import relabelled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

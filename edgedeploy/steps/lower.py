@@ -10,9 +10,9 @@ from typing import Any
 from edgedeploy.core.cache import data_digest
 from edgedeploy.core.errors import CalibrationError, UsageError
 from edgedeploy.core.progress import Progress
+from edgedeploy.core.relabel import relabelled
 from edgedeploy.core.spec import Artifact, Precision, Step
 from edgedeploy.steps.base import Job, PipelineStep
-from edgedeploy.steps.relabel import relabelled
 
 
 def check_precision(job: Job, until: str) -> None:

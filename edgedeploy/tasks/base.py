@@ -45,6 +45,10 @@ class Task(ABC):
         channels = channels_of(self.input)
         return (1, height, width, channels) if channels_last(self.input) else (1, channels, height, width)
 
+    def input_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """The same by the input's name, as builds and sessions of a dynamic model want it."""
+        return {self.input.name: self.input_shape(height, width)}
+
     @abstractmethod
     def preprocess(self, image: Image) -> dict[str, Array]:
         """Feeds for one image, at its own size unless the input is static and differs (then resized)."""
