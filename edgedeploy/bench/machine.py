@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from edgedeploy.core.installed import installed_version
 
 RUNTIMES = ("edgedeploy", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 FEATURES = (
@@ -43,7 +44,7 @@ def describe_machine() -> dict[str, str]:
         "load before": load,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: found for name in RUNTIMES if (found := _version(name))},
+        **{name: found for name in RUNTIMES if (found := installed_version(name))},
     }
     return {name: value for name, value in machine.items() if value}
 
@@ -68,11 +69,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(errors="replace")
     except OSError:
-        return ""
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
         return ""

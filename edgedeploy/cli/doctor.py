@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from edgedeploy.cli.console import print_json, print_next, print_table
 from edgedeploy.cli.imports import EXPORT
 from edgedeploy.cli.options import Json
 from edgedeploy.core.errors import EdgeDeployError, MissingDependencyError
+from edgedeploy.core.installed import installed_version
 
 ABILITIES = {
     "export models": tuple(EXPORT),
@@ -84,7 +84,7 @@ def _problems() -> list[str]:
     problems = [
         f"{one} and {other} overwrite each other's files: pip uninstall both, then install one"
         for one, other in RIVALS
-        if _has(one) and _has(other)
+        if installed_version(one) and installed_version(other)
     ]
     if find_spec("cv2"):
         try:
@@ -94,14 +94,6 @@ def _problems() -> list[str]:
                 f"OpenCV does not load ({error}): apt install libgl1, or use opencv-python-headless"
             )
     return problems
-
-
-def _has(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _mark(works: bool) -> str:

@@ -15,12 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edgedeploy.core.errors import EdgeDeployError, OutputError
 from edgedeploy.core.files import sha256_text
+from edgedeploy.core.installed import installed_version
 from edgedeploy.core.spec import Artifact
 
 LIBRARIES = (
@@ -110,15 +110,8 @@ def code_digest() -> str:
                 digest.update(path.relative_to(folder.resolve()).as_posix().encode())
                 digest.update(path.read_bytes())
     for name in LIBRARIES:
-        digest.update(f"{name} {_version(name)}".encode())
+        digest.update(f"{name} {installed_version(name)}".encode())
     return digest.hexdigest()
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def data_digest(path: Path) -> str:
