@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.plan import Plan
+from edgedeploy.calibration.weights import on_grid
 
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
 _BOUNDED = frozenset({"Tanh", "Sigmoid"})
@@ -25,7 +26,12 @@ _LEAST = 1 / 64  # of the largest channel: a dead channel would otherwise blow u
 
 
 def candidates(view: GraphView, plan: Plan) -> list[str]:
-    """Tensors read by nothing but ungrouped quantised convolutions, whose maker can take the factor."""
+    """Tensors read by nothing but ungrouped quantised convolutions, whose maker can take the factor.
+
+    Where the weights lie on the int8 grid already, quantising them loses nothing and any factor would:
+        trained so,
+    they are left alone.
+    """
     found = []
     for name, edges in plan.reads.items():
         convolutions = all(
@@ -34,8 +40,9 @@ def candidates(view: GraphView, plan: Plan) -> list[str]:
             and attribute(view.nodes[index], "group", 1) == 1
             for index, position in edges
         )
+        trained = any(_trained(view, index) for index, _ in edges)
         private = sorted(view.consumers[name]) == sorted(edges) and name not in view.captured
-        if convolutions and private and name not in view.outputs and plan.find(name) == name:
+        if convolutions and not trained and private and name not in view.outputs and plan.find(name) == name:
             producer = view.producer.get(name)
             kind = view.nodes[producer].op_type if producer is not None else ""
             if kind in _BOUNDED or _source(view, name) is not None:
@@ -87,6 +94,13 @@ def equalize(
         if name not in used and name not in view.outputs:
             del result.graph.initializer[position]
     return result
+
+
+def _trained(view: GraphView, index: int) -> bool:
+    node = view.nodes[index]
+    return (
+        node.op_type == "Conv" and node.input[1] in view.constants and on_grid(view.value(node.input[1]), 0)
+    )
 
 
 def _source(view: GraphView, name: str) -> int | None:

@@ -14,6 +14,12 @@ LEVELS = 127
 SMALLEST_SCALE = 2.0**-100
 
 
+ON_GRID = (
+    2.0**-18
+)  # of a channel's peak: what float32 loses when codes times scale are stored and scaled again
+FEW = 8  # elements a channel, which a grid of 255 levels may hold by chance
+
+
 def quantize_weight(w: NDArray[np.float32], axis: int | None) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Codes (shape of w) and scales: (channels,) along `axis`, or () for axis None."""
     others = tuple(i for i in range(w.ndim) if i != axis) if axis is not None else None
@@ -24,3 +30,12 @@ def quantize_weight(w: NDArray[np.float32], axis: int | None) -> tuple[NDArray[n
         spread = spread.reshape([-1 if i == axis else 1 for i in range(w.ndim)])
     codes = np.clip(np.rint(w / spread), -LEVELS, LEVELS).astype(np.int8)
     return codes, scale
+
+
+def on_grid(w: NDArray[np.float32], axis: int) -> bool:
+    """Whether a weight is int8 codes times scales already, as quantisation-aware training leaves it."""
+    if w.size < FEW * w.shape[axis]:
+        return False
+    codes, scale = quantize_weight(w, axis)
+    spread = scale.astype(np.float64).reshape([-1 if i == axis else 1 for i in range(w.ndim)])
+    return bool((np.abs(codes * spread - w) <= ON_GRID * LEVELS * spread).all())

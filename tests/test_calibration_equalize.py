@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.equalize import candidates, equalize, factors
+from edgedeploy.calibration.weights import quantize_weight
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import make_plan
 from edgedeploy.core.parity import compare
@@ -105,3 +106,18 @@ def test_tensors_with_other_readers_are_left_alone() -> None:
 def test_factors_are_bounded() -> None:
     np.testing.assert_allclose(factors(np.array([4.0, 1.0, 0.0]), 0.5), [1.0, 0.5, 1 / 64])
     np.testing.assert_array_equal(factors(np.zeros(3), 0.5), np.ones(3))
+
+
+def test_weights_that_lie_on_the_grid_already_are_left_alone(rng: np.random.Generator) -> None:
+    """Quantisation-aware training leaves such weights: quantising them loses nothing, any factor would."""
+    model = network("Tanh")
+    for entry in model.graph.initializer:
+        if entry.name == "w2":
+            w = numpy_helper.to_array(entry)
+            codes, scale = quantize_weight(w, 0)
+            snapped = (codes * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
+            entry.CopyFrom(numpy_helper.from_array(snapped, "w2"))
+    data = [{"x": rng.standard_normal((1, 16, 8, 8)).astype(np.float32)}]
+    result = quantize(model, lambda: data, method="minmax", rules=RULES.with_options(equalize=1.0))
+    assert result.report.placement.notes == ()
+    assert "Mul" not in {node.op_type for node in result.model.graph.node}

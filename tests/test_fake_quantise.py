@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgedeploy.models.training.fake_quantise import fake_quantised, round_activation, round_weight
+from edgedeploy.calibration.weights import on_grid, quantize_weight
+from edgedeploy.models.training.fake_quantise import (
+    fake_quantised,
+    round_activation,
+    round_weight,
+    rounded,
+)
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.super_resolution import learning_rate
 
@@ -20,12 +26,12 @@ def network() -> nn.Module:
 def test_weights_lie_on_a_grid_of_their_channel() -> None:
     w = torch.randn(5, 3, 3, 3) * torch.logspace(-3, 2, 5).reshape(-1, 1, 1, 1)
     q = round_weight(w)
-    for channel, rounded in zip(w, q, strict=True):
+    for channel, snapped in zip(w, q, strict=True):
         scale = channel.abs().max() / 127
-        levels = rounded / scale
+        levels = snapped / scale
         assert torch.allclose(levels, levels.round(), atol=1e-3)
-        assert (rounded - channel).abs().max() <= scale / 2 * 1.001
-        assert (rounded - channel).abs().max() > 0
+        assert (snapped - channel).abs().max() <= scale / 2 * 1.001
+        assert (snapped - channel).abs().max() > 0
 
 
 @pytest.mark.parametrize(("low", "levels"), [(0.0, 255), (-1.0, 127)])
@@ -66,6 +72,19 @@ def test_what_is_trained_in_there_fits_the_rounded_network(network: nn.Module) -
         optimiser.step()
         errors.append(error.item())
     assert min(errors[-20:]) < 0.8 * errors[0]
+
+
+def test_quantising_a_rounded_network_loses_nothing(network: nn.Module) -> None:
+    before = [p.detach().clone() for p in network.parameters()]
+    result = rounded(network)
+    for name, w in result.named_parameters():
+        if w.ndim > 1:
+            codes, scale = quantize_weight(w.detach().numpy(), 0)
+            again = codes * scale.reshape(-1, 1, 1, 1)
+            assert abs(again - w.detach().numpy()).max() < 1e-6, name
+            assert on_grid(w.detach().numpy(), 0)
+    assert not any(on_grid(p.detach().numpy(), 0) for p in network.parameters() if p.ndim > 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
 def test_the_quantised_steps_have_a_cosine_of_their_own() -> None:

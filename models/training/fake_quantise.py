@@ -8,9 +8,11 @@ Inference", 2018.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -25,6 +27,16 @@ def round_activation(x: Tensor) -> Tensor:
     """A tensor as int8 would hold it, or uint8 where nothing is negative, by the range of this batch."""
     levels = 127 if bool((x < 0).any()) else 255
     return _straight_through(x, x.detach().abs().amax().clamp(min=1e-12) / levels)
+
+
+def rounded(model: nn.Module) -> nn.Module:
+    """A copy whose weights are what int8 holds, in float32: quantising them per channel then loses nothing."""
+    result = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in result.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(round_weight(parameter))
+    return result
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edgedeploy.core.errors import EdgeDeployError, UsageError
 from edgedeploy.core.files import replacing, write_bytes
 from edgedeploy.models.registry import create_model
-from edgedeploy.models.training.fake_quantise import fake_quantised
+from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
 from edgedeploy.models.training.patches import draw_batch, load_pairs
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.soap import Soap
@@ -37,7 +37,8 @@ class Progress:
     Attributes:
         step: updates made.
         error: mean squared error over the updates since the last report; nan if there were none.
-        model: the network with averaged weights.
+        model: what the training gives if it ends here: the averaged weights, or, in the quantised steps, the
+            weights as int8 holds them (the average of weights that rounding holds apart lies on no grid).
     """
 
     step: int
@@ -92,7 +93,7 @@ def train(recipe: TrainingRecipe, data: Path, checkpoint: Path, save_every: int 
             part.load_state_dict(state[name])
         start = state["step"]
     if start == recipe.all_steps:
-        yield Progress(start, math.nan, average)
+        yield Progress(start, math.nan, _result(recipe, start, model, average))
     pairs = load_pairs(data, recipe)
     errors: list[float] = []
     for step in range(start, recipe.all_steps):
@@ -112,8 +113,13 @@ def train(recipe: TrainingRecipe, data: Path, checkpoint: Path, save_every: int 
             states = {name: part.state_dict() for name, part in parts.items()}
             with replacing(checkpoint) as temporary:
                 torch.save({"recipe": recipe.model_dump_json(), "step": step + 1, **states}, temporary)
-            yield Progress(step + 1, sum(errors) / len(errors), average)
+            result = _result(recipe, step + 1, model, average)
+            yield Progress(step + 1, sum(errors) / len(errors), result)
             errors.clear()
+
+
+def _result(recipe: TrainingRecipe, step: int, model: nn.Module, average: nn.Module) -> nn.Module:
+    return rounded(model) if step > recipe.steps else average
 
 
 def main() -> None:
