@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.equalize import candidates, equalize, factors
-from edgedeploy.calibration.weights import quantize_weight
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import make_plan
+from edgedeploy.calibration.weights import quantize_weight
 from edgedeploy.core.parity import compare
 
 RULES = load_rules("tensorrt").with_options(first=True, last=True)

@@ -30,7 +30,7 @@ def round_activation(x: Tensor) -> Tensor:
 
 
 def rounded(model: nn.Module) -> nn.Module:
-    """A copy whose weights are what int8 holds, in float32: quantising them per channel then loses nothing."""
+    """A copy whose weights are what int8 holds, in float32: quantising them by channel loses nothing."""
     result = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in result.parameters():
