@@ -143,6 +143,10 @@ class Backend(ABC):
             return f"{self.package} is not installed"
         return ""
 
+    def install_hint(self) -> str:
+        """What to type where `why_not` gives a reason."""
+        return f'pip install "{self.extra}"'
+
     @abstractmethod
     def version(self) -> str:
         """Version of the SDK; imports it."""
@@ -181,7 +185,7 @@ class Backend(ABC):
     def _require(self) -> None:
         reason = self.why_not()
         if reason:
-            raise MissingDependencyError(f"backend {self.name}: {reason}", f'pip install "{self.extra}"')
+            raise MissingDependencyError(f"backend {self.name}: {reason}", self.install_hint())
 
     @abstractmethod
     def _build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact: ...

@@ -19,12 +19,11 @@ class TensorRt(TensorRtBackend):
     package = "tensorrt"
     extra = "edgedeploy[tensorrt]"
 
-    def why_not(self) -> str:
-        reason = super().why_not()
-        if not reason:
-            return ""
+    def install_hint(self) -> str:
         # On a Jetson there is nothing to pip install: saying so here saves users a wrong wheel.
-        return f"{reason} (on Jetson it comes with JetPack: use a venv with --system-site-packages)"
+        return (
+            f"{super().install_hint()}; on Jetson it comes with JetPack: a venv with --system-site-packages"
+        )
 
     def _aim(self, sdk: Any, config: Any, target: Target) -> str:  # noqa: ARG002
         here = _cuda.compute_capability()

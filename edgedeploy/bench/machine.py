@@ -35,7 +35,7 @@ def describe_machine() -> dict[str, str]:
     load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
     machine = {
         "board": _read(Path("/proc/device-tree/model")).strip("\0\n"),
-        "cpu": _field(info, "model name") or platform.processor() or platform.machine() or "unknown",
+        "cpu": processor(),
         "cpu features": " ".join(name for name in FEATURES if name in flags),
         "cores usable": str(_usable_cores()),
         "governor": _read(GOVERNOR).strip() or "unknown",
@@ -47,6 +47,12 @@ def describe_machine() -> dict[str, str]:
         **{name: found for name in RUNTIMES if (found := installed_version(name))},
     }
     return {name: value for name, value in machine.items() if value}
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    info = _read(Path("/proc/cpuinfo"))
+    return _field(info, "model name") or platform.processor() or platform.machine() or "unknown"
 
 
 def _usable_cores() -> int:

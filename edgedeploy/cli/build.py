@@ -45,4 +45,6 @@ def command(
         print_json(describe(artifact))
         return
     print_build(artifact)
+    if precision is None and artifact.precision == job.target.default_precision and job.target.precision_note:
+        reporter.note(f"{artifact.precision} because: {job.target.precision_note}")
     print_next(f"edgedeploy bench {artifact.path}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,8 +80,17 @@ def print_error(error: EdgeDeployError) -> None:
 
 def print_json(value: Any) -> None:
     """The one JSON document of a `--json` run, alone on stdout."""
-    json.dump(value, sys.stdout, indent=2, default=str)
+    json.dump(_finite(value), sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    """Infinity and NaN as null: JSON has no word for them, and other readers refuse Python's."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> None:

@@ -34,7 +34,7 @@ def make_job(
         )
     if data is not None and not data.exists():
         raise UsageError(f"{data} does not exist", "name an image folder, a video or an .npz with --data")
-    require_export()
+    require_export(data=data is not None)
     return Job(source, recipe, chosen, data, weights, size)
 
 

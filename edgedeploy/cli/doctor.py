@@ -69,7 +69,7 @@ def _backend(name: str) -> dict[str, Any]:
         found = "" if why else backend.version()
     except (EdgeDeployError, ImportError, OSError) as error:  # installed, but its libraries do not load here
         why, found = f"does not load: {error}", ""
-    fix = "" if not why else f'pip install "{backend.extra}"'
+    fix = backend.install_hint() if why else ""
     return {"name": name, "works": not why, "version": found, "why": why, "fix": fix}
 
 

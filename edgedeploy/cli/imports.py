@@ -15,11 +15,16 @@ EXPORT = {
 }
 
 
-def require_export() -> None:
-    """Raise MissingDependencyError unless all that capture and graph surgery need is installed."""
-    missing = [package for module, package in EXPORT.items() if find_spec(module) is None]
+DATA = {"cv2": "opencv-python"}
+
+
+def require_export(*, data: bool = False) -> None:
+    """Raise MissingDependencyError unless what capture and surgery need, and reading `data`, is here."""
+    wanted = {**EXPORT, **(DATA if data else {})}
+    missing = [package for module, package in wanted.items() if find_spec(module) is None]
     if missing:
+        extra = "export,cpu" if data else "export"
         raise MissingDependencyError(
-            f"exporting needs {', '.join(missing)}",
-            'pip install "edgedeploy[export]" (on a device, build from an .onnx made elsewhere)',
+            f"this needs {', '.join(missing)}",
+            f'pip install "edgedeploy[{extra}]" (on a device, run what was built elsewhere)',
         )

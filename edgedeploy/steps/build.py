@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 
 def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
-    return {"target": job.target.model_dump(mode="json"), "size": job.size, "source": job.source}
+    from edgedeploy.bench.machine import processor
+
+    # Backends were timed on this machine: another one that shares the cache must ask again.
+    return {
+        "target": job.target.model_dump(mode="json"),
+        "size": job.size,
+        "source": job.source,
+        "processor": processor(),
+    }
 
 
 def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
