@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ class _Block(nn.Module):
         self.conv2_offset: nn.Conv2d | None = None
         if deformable:
             self.conv2 = deformed = ModulatedDeformConv2d(planes, planes, 3, stride)
-            # Stride 1 even where conv2 has 2, as released: the deformable convolution knows what to make of it.
+            # Stride 1 even where conv2 has 2, as released: the convolution knows what to make of it.
             self.conv2_offset = nn.Conv2d(planes, deformed.field_channels, 3, padding=1)
 
     def _add_shortcut(self, inputs: int, planes: int, stride: int) -> None:
@@ -41,6 +42,12 @@ class _Block(nn.Module):
 
     def _shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
+
+    def calm(self, share: float) -> None:
+        """Begin with a residual branch of this share: sums over many blocks must not grow out of float32."""
+        last = self.conv2 if self.expansion == 1 else self.get_submodule("conv3")
+        with torch.no_grad():
+            last.weight.mul_(share)  # type: ignore[operator, union-attr]
 
     def _folded_conv2(self) -> nn.Module:
         if isinstance(self.conv2, ModulatedDeformConv2d):
@@ -147,10 +154,12 @@ class ResNet(nn.Module):
             self.fc = nn.Linear(inputs, 1000).requires_grad_(False)
             self.smooth = nn.Conv2d(2048, 256, 1, padding=1).requires_grad_(False)
         initialise_kaiming(self)
-        for name, module in self.named_modules():
-            if name.endswith("conv2_offset"):  # no tap moves at first
-                nn.init.zeros_(module.weight)  # type: ignore[arg-type]
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for module in self.modules():
+            if isinstance(module, _Block):
+                module.calm(sum(blocks) ** -0.5)
+                if module.conv2_offset is not None:  # no tap moves at first
+                    nn.init.zeros_(module.conv2_offset.weight)
+                    nn.init.zeros_(module.conv2_offset.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)

@@ -54,6 +54,8 @@ class Decoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.constant_(module.bias, 1e-4)
+        for last in (part[-2] for part in (self.binarize, self.thresh) if part is not None):
+            nn.init.normal_(last.weight, 0, 0.05)  # type: ignore[arg-type]  # begin undecided, not saturated
 
     def forward(self, features: Sequence[Tensor]) -> Tensor | Maps:
         c2, c3, c4, c5 = features

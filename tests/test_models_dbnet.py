@@ -1,4 +1,4 @@
-"""DBNet against its authors' recorded outputs and key names, and its deformable convolution against others."""
+"""DBNet against its authors' recorded outputs and names, its deformable convolution against others."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_released_checkpoint_loads_and_names_what_it_does_not_use(shared: Path
     whole = load_checkpoint("dbnet_mobilenetv3_large", path, augment=True)
     assert whole.unused == ()
     torch.save({f"model.module.{k}": v for k, v in official.items() if "features.9." not in k}, path)
-    with pytest.raises(UsageError, match="features.9"):
+    with pytest.raises(UsageError, match=r"features\.9"):
         load_checkpoint("dbnet_mobilenetv3_large", path)
 
 
