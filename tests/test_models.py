@@ -27,6 +27,8 @@ def expected_shapes(info: ModelInfo, x: torch.Tensor) -> list[tuple[int, ...]]:
     height, width, options = x.shape[2], x.shape[3], info.task.options
     if info.task.name == "super-resolution":
         return [(1, 1, height * options["scale"], width * options["scale"])]
+    if info.task.name == "text-detection":
+        return [(1, 1, height, width)]
     assert info.task.name == "segmentation", f"say here what {info.task.name} promises"
     return [(1, options["classes"], height // options["stride"], width // options["stride"])]
 
