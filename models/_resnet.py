@@ -47,7 +47,7 @@ class _Block(nn.Module):
         """Begin with a residual branch of this share: sums over many blocks must not grow out of float32."""
         last = self.conv2 if self.expansion == 1 else self.get_submodule("conv3")
         with torch.no_grad():
-            last.weight.mul_(share)  # type: ignore[operator, union-attr]
+            last.weight.mul_(share)  # type: ignore[operator]
 
     def _folded_conv2(self) -> nn.Module:
         if isinstance(self.conv2, ModulatedDeformConv2d):
@@ -158,20 +158,24 @@ class ResNet(nn.Module):
             if isinstance(module, _Block):
                 module.calm(sum(blocks) ** -0.5)
                 if module.conv2_offset is not None:  # no tap moves at first
-                    nn.init.zeros_(module.conv2_offset.weight)
-                    nn.init.zeros_(module.conv2_offset.bias)
+                    for parameter in module.conv2_offset.parameters():
+                        nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
-        c2 = self.layer1(x)
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        return c2, c3, c4, self.layer4(c4)
+        features = []
+        for layer in self._layers():
+            x = layer(x)
+            features.append(x)
+        return tuple(features)
+
+    def _layers(self) -> list[nn.Module]:
+        return [self.get_submodule(f"layer{number}") for number in (1, 2, 3, 4)]
 
     def fuse(self) -> nn.Module:
         stem = nn.Sequential(fold_batchnorm(self.conv1, self.bn1), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1))
-        first = nn.Sequential(stem, self.get_submodule("layer1"))
-        return Pyramid(first, *(self.get_submodule(f"layer{number}") for number in (2, 3, 4)))
+        first, *others = self._layers()
+        return Pyramid(nn.Sequential(stem, first), *others)
 
 
 def resnet18(*, deformable: bool = False, whole: bool = False) -> ResNet:

@@ -58,12 +58,11 @@ class Decoder(nn.Module):
             nn.init.normal_(last.weight, 0, 0.05)  # type: ignore[arg-type]  # begin undecided, not saturated
 
     def forward(self, features: Sequence[Tensor]) -> Tensor | Maps:
-        c2, c3, c4, c5 = features
-        p5 = self.in5(c5)
-        p4 = F.interpolate(p5, scale_factor=2) + self.in4(c4)
-        p3 = F.interpolate(p4, scale_factor=2) + self.in3(c3)
-        p2 = F.interpolate(p3, scale_factor=2) + self.in2(c2)
-        scales = [self.out5(p5), self.out4(p4), self.out3(p3), self.out2(p2)]
+        x = self.get_submodule("in5")(features[-1])
+        scales = [self.get_submodule("out5")(x)]  # the coarsest comes first
+        for level in (4, 3, 2):
+            x = F.interpolate(x, scale_factor=2) + self.get_submodule(f"in{level}")(features[level - 2])
+            scales.append(self.get_submodule(f"out{level}")(x))
         joined = torch.cat(scales, 1) if self.concat_attention is None else self.concat_attention(scales)
         probability: Tensor = self.binarize(joined)
         if self.thresh is None:

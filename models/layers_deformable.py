@@ -49,8 +49,10 @@ class ModulatedDeformConv2d(nn.Module):
         offset, mask = field[:, : 2 * taps], field[:, 2 * taps :].sigmoid()
         if self.stride > 1:
             height, width = ((size - 1) // self.stride + 1 for size in (x.shape[2], x.shape[3]))
-            offset = offset.flatten(1)[:, : 2 * taps * height * width].unflatten(1, (2 * taps, height, width))
-            mask = mask.flatten(1)[:, : taps * height * width].unflatten(1, (taps, height, width))
+            offset, mask = (
+                part.flatten(1)[:, : channels * height * width].reshape(-1, channels, height, width)
+                for part, channels in ((offset, 2 * taps), (mask, taps))
+            )
         return deform_conv2d(x, self.weight, offset, mask, self.bias, self.stride, self.kernel // 2)
 
     def folded(self, norm: nn.Module) -> ModulatedDeformConv2d:

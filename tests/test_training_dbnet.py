@@ -23,7 +23,7 @@ from edgedeploy.models.training.dbnet_labels import (
 )
 from edgedeploy.models.training.dbnet_loss import DBLoss, balanced_cross_entropy, dice, masked_l1
 from edgedeploy.tasks._icdar import TextScore, Word, read_words, truth_files
-from edgedeploy.tasks._text_regions import corners_of, find_regions
+from edgedeploy.tasks._text_regions import RegionOptions, corners_of, find_regions
 from edgedeploy.tasks.images import read_image
 
 Array = np.ndarray[Any, Any]
@@ -175,5 +175,5 @@ def test_the_micro_network_learns_where_the_words_of_a_picture_are() -> None:
     with torch.no_grad():
         probability = model(x)[0][0, 0].numpy()
     counts = TextScore()
-    counts.add(words, find_regions(probability, 128, 128).polygons)
+    counts.add(words, find_regions(probability, 128, 128, RegionOptions(box_threshold=0.3)).polygons)
     assert counts.f_measure == 1

@@ -7,6 +7,7 @@ Detection with Differentiable Binarization, 2020; constants as in github.com/MhL
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +117,7 @@ def offset_polygon(polygon: NDArray[Any], distance: float) -> list[Points]:
     Raises MissingDependencyError without pyclipper.
     """
     try:
-        import pyclipper
+        pyclipper: Any = importlib.import_module("pyclipper")
     except ImportError:
         raise MissingDependencyError(
             "polygons of text need pyclipper", "pip install 'edgedeploy[text]'"

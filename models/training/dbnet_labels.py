@@ -100,4 +100,5 @@ def distance_to_segment(
     square = float(along @ along)
     where = ((x - start[0]) * along[0] + (y - start[1]) * along[1]) / square if square else np.zeros(x.shape)
     where = np.clip(where, 0, 1)
-    return np.hypot(x - start[0] - where * along[0], y - start[1] - where * along[1])
+    gap = np.hypot(x - start[0] - where * along[0], y - start[1] - where * along[1])
+    return np.asarray(gap, np.float64)
