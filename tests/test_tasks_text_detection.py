@@ -239,6 +239,7 @@ def test_protocol_case_by_case() -> None:
     word, other = square(0, 0), square(100, 0)
     assert score([(word, False), (other, False)], [word]) == (1, 2, 1)
     assert score([(word, False)], [word, word]) == (1, 1, 2)  # a second detection of a word is a false one
+    assert score([(word, False), (word, False)], [word]) == (1, 2, 1)  # nor does one serve two words
     assert score([(word, False)], [square(0, 0, wide=20)]) == (0, 1, 1)  # exactly half is not beyond half
     assert score([(word, False)], [square(0, 0, wide=19.9)]) == (1, 1, 1)
     assert score([(word, True)], [word]) == (0, 0, 0)
