@@ -27,6 +27,9 @@ class ModelInfo:
         rename: other implementations' parameter names -> ours, as (prefix, prefix) pairs.
         training_only: prefixes of checkpoint keys that inference has no use for.
         default_weights: name of the bundled weights taken unless told otherwise, or empty.
+        fixed_size: the network takes no other size than the one it is built for; its builder has the option
+            `image_size` (of a side of the square input).
+        idle: last parts of the names of parameters that published checkpoints hold and no output needs.
     """
 
     build: Callable[..., nn.Module]
@@ -39,18 +42,25 @@ class ModelInfo:
     rename: Mapping[str, str] = field(default_factory=dict)
     training_only: tuple[str, ...] = ()
     default_weights: str = ""
+    fixed_size: bool = False
+    idle: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.build.__name__
 
     def variant(self, **options: Any) -> ModelInfo:
-        """The description of a network built with `options`: other classes than usual have no labels here."""
-        classes = options.get("classes")
-        if classes is None or classes == self.task.options.get("classes"):
-            return self
-        task = self.task.model_copy(update={"options": {**self.task.options, "classes": classes}})
-        return replace(self, task=task, labels=())
+        """The description of a network built with `options`: other classes than usual have no labels here,
+        and a network built for another image size has another input shape.
+        """
+        described = self
+        size, classes = options.get("image_size"), options.get("classes")
+        if size is not None and (*self.input_shape[:2], size, size) != self.input_shape:
+            described = replace(described, input_shape=(*self.input_shape[:2], size, size))
+        if classes is not None and classes != self.task.options.get("classes"):
+            task = self.task.model_copy(update={"options": {**self.task.options, "classes": classes}})
+            described = replace(described, task=task, labels=())
+        return described
 
 
 MODELS: Registry[ModelInfo] = Registry(
@@ -72,6 +82,8 @@ def register_model(
     rename: Mapping[str, str] | None = None,
     training_only: tuple[str, ...] = (),
     default_weights: str = "",
+    fixed_size: bool = False,
+    idle: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator: enters a builder function in the zoo under its own name."""
 
@@ -87,6 +99,8 @@ def register_model(
             rename=rename or {},
             training_only=training_only,
             default_weights=default_weights,
+            fixed_size=fixed_size,
+            idle=idle,
         )
         MODELS.register(build.__name__)(info)
         return build
