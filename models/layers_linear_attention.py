@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedeploy.models.layers_norm import Norm, fold_into_next
-from edgedeploy.models.layers_transformer import merge_heads, split_heads
+from edgedeploy.models.layers_transformer import (
+    merge_heads,
+    scale_outputs,
+    split_heads,
+    to_grid,
+    to_tokens,
+)
 
 EPS = 1e-6
 # Sums over thousands of tokens pass what float16 holds. Keys may be shrunk freely, as they stand above and
@@ -54,8 +60,8 @@ class LinearAttention(nn.Module):
 
     def _local(self, v: Tensor) -> Tensor:
         """(N, heads, tokens, width) convolved on the grid, head by head."""
-        planes = v.transpose(-2, -1).flatten(0, 1).unflatten(-1, self.grid)
-        return self.dwc(planes).flatten(2).transpose(-2, -1).unflatten(0, (-1, self.heads))  # type: ignore[no-any-return]
+        local = to_tokens(self.dwc(to_grid(v.flatten(0, 1), *self.grid)))
+        return torch.unflatten(local, 0, (-1, self.heads))
 
 
 class SimplifiedLinearAttention(LinearAttention):
@@ -73,15 +79,6 @@ class SimplifiedLinearAttention(LinearAttention):
     def absorb(self, norm: Norm) -> nn.Module:
         deployed = copy.deepcopy(self)
         channels = self.qkv.in_features
-        deployed.qkv = shrunk(fold_into_next(norm, self.qkv), channels, 2 * channels)
+        deployed.qkv = scale_outputs(fold_into_next(norm, self.qkv), KEY_SCALE, channels, 2 * channels)
         deployed.shrink_keys()
         return deployed
-
-
-def shrunk(layer: nn.Linear, first: int, last: int) -> nn.Linear:
-    """A copy whose outputs first..last, the keys, come multiplied by KEY_SCALE."""
-    scaled = copy.deepcopy(layer)
-    with torch.no_grad():
-        scaled.weight[first:last] *= KEY_SCALE
-        scaled.bias[first:last] *= KEY_SCALE
-    return scaled

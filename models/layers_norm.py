@@ -1,19 +1,20 @@
 """Norms of tokens that become affine at inference and disappear into a neighbouring linear layer.
 
-RepBN(x) = BN(x) + alpha x;  PRepBN(x) = lambda LN(x) + (1 - lambda) RepBN(x), lambda falling from r0 to 0 over
-training. In eval mode both are RepBN(x) = a x + b per channel, with
+RepBN(x) = BN(x) + alpha x;  PRepBN(x) = lambda LN(x) + (1 - lambda) RepBN(x), lambda falling from r0 to 0
+while training. In eval mode both are RepBN(x) = a x + b per channel, with
     a = gamma / sqrt(var + eps) + alpha,    b = beta - gamma mean / sqrt(var + eps).
 Guo et al., SLAB: Efficient Transformers with Simplified Linear Attention and PRepBN, ICML 2024.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv2d)
 
 
 class RepBN(nn.Module):
@@ -129,15 +130,8 @@ def fold_into_previous(layer: Layer, norm: Norm) -> Layer:
 
 
 def _with(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
-    """A layer of the same geometry with these values."""
-    fresh: nn.Module
-    if isinstance(layer, nn.Conv2d):
-        fresh = nn.Conv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-            layer.dilation, layer.groups, device="meta",
-        )  # fmt: skip
-    else:
-        fresh = nn.Linear(layer.in_features, layer.out_features, device="meta")
+    """A copy of `layer` with these values."""
+    fresh = copy.deepcopy(layer)
     fresh.weight = nn.Parameter(weight.to(layer.weight.dtype))
     fresh.bias = nn.Parameter(bias.to(layer.weight.dtype))
-    return fresh.eval()
+    return fresh

@@ -80,9 +80,19 @@ class Residuals(nn.Module):
         return x + self.second(x)  # type: ignore[no-any-return]
 
 
+def to_tokens(x: Tensor) -> Tensor:
+    """(N, C, height, width) -> (N, height width, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_grid(x: Tensor, height: int, width: int) -> Tensor:
+    """(N, height width, C) -> (N, C, height, width)."""
+    return torch.unflatten(x.transpose(1, 2), -1, (height, width))
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(N, tokens, channels) -> (N, heads, tokens, channels / heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -96,13 +106,12 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
     return (logits if bias is None else logits + bias).softmax(-1) @ v
 
 
-def scale_queries(qkv: nn.Linear, heads: int) -> nn.Linear:
-    """A copy of a joint projection whose queries come out divided by sqrt(width of a head)."""
-    scaled = copy.deepcopy(qkv)
-    channels = qkv.in_features
+def scale_outputs(layer: nn.Linear, factor: float, first: int, last: int) -> nn.Linear:
+    """A copy of `layer` whose outputs first..last (exclusive) come multiplied by `factor`."""
+    scaled = copy.deepcopy(layer)
     with torch.no_grad():
-        scaled.weight[:channels] *= (channels // heads) ** -0.5
-        scaled.bias[:channels] *= (channels // heads) ** -0.5
+        scaled.weight[first:last].mul_(factor)
+        scaled.bias[first:last].mul_(factor)
     return scaled
 
 
@@ -124,7 +133,7 @@ class SoftmaxAttention(nn.Module):
     def absorb(self, norm: Norm) -> nn.Module:
         """The scale of the queries goes into their weights too."""
         deployed = copy.deepcopy(self)
-        deployed.qkv = scale_queries(fold_into_next(norm, self.qkv), self.heads)
+        deployed.qkv = scale_outputs(fold_into_next(norm, self.qkv), self.scale, 0, self.qkv.in_features)
         deployed.scale = 1.0
         return deployed
 

@@ -13,67 +13,77 @@ from torch import Tensor, nn
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.models.layers_norm import Norm, fold_into_next
-from edgedeploy.models.layers_transformer import merge_heads, scale_queries, split_heads
+from edgedeploy.models.layers_transformer import merge_heads, scale_outputs, split_heads
 
 MASKED = -100.0  # added to logits between tokens that only the shift made neighbours
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How a square token grid is cut: `side` tokens each way, windows of `window`, rolled by `shift`."""
+    """How a square grid of `side` x `side` tokens is cut into windows of `height` x `width`.
+
+    `shift` moves the grid by so many tokens up and left first; what leaves on one side comes in on the other.
+    Raises UsageError where the windows do not tile the grid.
+    """
 
     side: int
-    window: int
+    height: int
+    width: int
     shift: int = 0
 
-    @staticmethod
-    def fitting(side: int, window: int, shifted: bool) -> Windows:
-        """One window without shift where the grid is no larger than a window; UsageError for a misfit."""
-        if side <= window:
-            return Windows(side, side)
-        if side % window:
+    def __post_init__(self) -> None:
+        if self.side % self.height or self.side % self.width:
             raise UsageError(
-                f"windows of {window} x {window} do not tile {side} x {side} tokens",
-                "choose image_size and window so that they do",
+                f"windows of {self.height} x {self.width} do not tile {self.side} x {self.side} tokens",
+                "choose image_size, and window where there is one, so that they do",
             )
-        return Windows(side, window, window // 2 if shifted else 0)
+
+    @staticmethod
+    def fitting(side: int, window: int, shifted: bool = False) -> Windows:
+        """Square windows; one without shift where the grid is no larger than that."""
+        if side <= window:
+            return Windows(side, side, side)
+        return Windows(side, window, window, window // 2 if shifted else 0)
 
     @property
-    def count(self) -> int:
-        return (self.side // self.window) ** 2
+    def whole(self) -> bool:
+        """Whether there is one window, the grid itself."""
+        return self.height == self.width == self.side
 
     def split(self, x: Tensor) -> Tensor:
-        """(N, side side, C) -> (N windows, window window, C), windows of an image one after another."""
-        if self.count == 1:
+        """(N, side side, C) -> (N windows, height width, C), windows of an image one after another."""
+        if self.whole:
             return x
-        grid = x.unflatten(1, (self.side, self.side))
         if self.shift:
-            grid = grid.roll((-self.shift, -self.shift), (1, 2))
-        across = self.side // self.window
-        cut = grid.unflatten(2, (across, self.window)).unflatten(1, (across, self.window))
-        return cut.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(0, 2)
+            x = torch.unflatten(x, 1, (self.side, self.side)).roll((-self.shift, -self.shift), (1, 2))
+        rows, columns = self.side // self.height, self.side // self.width
+        cut = x.reshape(-1, rows, self.height, columns, self.width, x.shape[-1])
+        return cut.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
     def join(self, x: Tensor) -> Tensor:
         """The inverse of `split`."""
-        if self.count == 1:
+        if self.whole:
             return x
-        across = self.side // self.window
-        cut = x.unflatten(1, (self.window, self.window)).unflatten(0, (-1, across, across))
-        grid = cut.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
-        if self.shift:
-            grid = grid.roll((self.shift, self.shift), (1, 2))
-        return grid.flatten(1, 2)
+        rows, columns = self.side // self.height, self.side // self.width
+        cut = x.reshape(-1, rows, columns, self.height, self.width, x.shape[-1]).transpose(2, 3)
+        if not self.shift:
+            return cut.flatten(1, 4)
+        return cut.flatten(3, 4).flatten(1, 2).roll((self.shift, self.shift), (1, 2)).flatten(1, 2)
 
     def mask(self) -> Tensor | None:
         """What to add to logits, (windows, tokens, tokens); None without shift."""
         if not self.shift:
             return None
-        # Rows that the roll moves to the far side form a region of their own; so do columns.
-        line = torch.zeros(self.side)
-        line[self.side - self.window :] = 1
-        line[self.side - self.shift :] = 2
-        region = (3 * line[:, None] + line[None, :]).flatten()[None, :, None]
-        region = Windows(self.side, self.window).split(region)[..., 0]
+
+        def line(window: int) -> Tensor:
+            """Tokens that the roll brought in form a region of their own, as do those that they joined."""
+            region = torch.zeros(self.side)
+            region[self.side - window :] = 1
+            region[self.side - self.shift :] = 2
+            return region
+
+        region = 3 * line(self.height)[:, None] + line(self.width)[None, :]
+        region = Windows(self.side, self.height, self.width).split(region.flatten()[None, :, None])[..., 0]
         return (region[:, None, :] != region[:, :, None]) * MASKED
 
 
@@ -98,13 +108,13 @@ class WindowAttention(nn.Module):
             self.relative_position_index
         ].permute(2, 0, 1)
         if mask is not None:
-            logits = (logits.unflatten(0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)
+            logits = (torch.unflatten(logits, 0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)
         return self.proj(merge_heads(logits.softmax(-1) @ v))  # type: ignore[no-any-return]
 
     def absorb(self, norm: Norm) -> nn.Module:
         """The scale of the queries goes into their weights too."""
         deployed = copy.deepcopy(self)
-        deployed.qkv = scale_queries(fold_into_next(norm, self.qkv), self.heads)
+        deployed.qkv = scale_outputs(fold_into_next(norm, self.qkv), self.scale, 0, self.qkv.in_features)
         deployed.scale = 1.0
         return deployed
 

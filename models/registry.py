@@ -27,8 +27,8 @@ class ModelInfo:
         rename: other implementations' parameter names -> ours, as (prefix, prefix) pairs.
         training_only: prefixes of checkpoint keys that inference has no use for.
         default_weights: name of the bundled weights taken unless told otherwise, or empty.
-        fixed_size: the network takes no other size than the one it is built for; its builder has the option
-            `image_size` (of a side of the square input).
+        fixed_size: whether `input_shape` is the only size that the network takes; another is an option of its
+            builder then, `image_size` (side of a square), or there is none.
         idle: last parts of the names of parameters that published checkpoints hold and no output needs.
     """
 

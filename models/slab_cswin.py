@@ -13,9 +13,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from edgedeploy.core.errors import UsageError
 from edgedeploy.models._imagenet import imagenet_classifier, require_multiple
-from edgedeploy.models.layers_linear_attention import LinearAttention, shrunk
+from edgedeploy.models.layers_linear_attention import KEY_SCALE, LinearAttention
 from edgedeploy.models.layers_norm import Norm, PRepBN, fold_into_next, fold_into_previous
 from edgedeploy.models.layers_transformer import (
     DropPath,
@@ -24,49 +23,38 @@ from edgedeploy.models.layers_transformer import (
     drop_rates,
     initialise_transformer,
     merge_heads,
-    scale_queries,
+    scale_outputs,
     softmax_attention,
     split_heads,
+    to_grid,
+    to_tokens,
 )
+from edgedeploy.models.layers_window import Windows
 from edgedeploy.models.slab_deit import PAPER, Tokens
 
 STRIPE = 7  # tokens across a stripe in the stages of softmax attention
 
 
-class StripeAttention(nn.Module):
-    """Softmax attention in stripes of (height, width) tokens plus a depthwise 3x3 convolution of the values.
+def _norm(channels: int) -> PRepBN:
+    return PRepBN(channels, steps=120_000, eps=1e-5)
 
-    Queries come scaled by `scale`: the block's joint projection makes them for both directions of stripes.
+
+class StripeAttention(nn.Module):
+    """Softmax attention in stripes of the grid plus a depthwise 3x3 convolution of the values in each.
+
+    Queries come scaled: the block's joint projection makes them for both directions of stripes.
     """
 
-    def __init__(self, channels: int, heads: int, side: int, stripe: tuple[int, int]) -> None:
+    def __init__(self, channels: int, heads: int, stripes: Windows) -> None:
         super().__init__()
-        self.heads, self.side, self.stripe = heads, side, stripe
+        self.heads, self.stripes = heads, stripes
         self.get_v = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (self._split(part) for part in (q, k, v))
-        planes = v.transpose(1, 2).unflatten(-1, self.stripe)
-        local = self.get_v(planes).flatten(2).transpose(1, 2)
+        q, k, v = (self.stripes.split(part) for part in (q, k, v))
+        local = to_tokens(self.get_v(to_grid(v, self.stripes.height, self.stripes.width)))
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        return self._join(merge_heads(softmax_attention(q, k, v)) + local)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(N, side side, C) -> (N stripes, tokens, C)."""
-        height, width = self.stripe
-        if height == width == self.side:
-            return x
-        cut = x.unflatten(1, (self.side // height, height, self.side // width, width))
-        return cut.transpose(2, 3).flatten(3, 4).flatten(0, 2)
-
-    def _join(self, x: Tensor) -> Tensor:
-        """The inverse of `_split`."""
-        height, width = self.stripe
-        if height == width == self.side:
-            return x
-        rows, columns = self.side // height, self.side // width
-        cut = x.unflatten(1, (height, width)).unflatten(0, (-1, rows, columns))
-        return cut.transpose(2, 3).flatten(1, 4)
+        return self.stripes.join(merge_heads(softmax_attention(q, k, v)) + local)
 
 
 class PositionedLinearAttention(LinearAttention):
@@ -78,8 +66,7 @@ class PositionedLinearAttention(LinearAttention):
         self.scale: nn.Parameter | None = nn.Parameter(torch.zeros(1, 1, channels))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        planes = v.transpose(1, 2).unflatten(-1, self.grid)
-        return self.attend(q, k, v) + self.get_v(planes).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.attend(q, k, v) + to_tokens(self.get_v(to_grid(v, *self.grid)))
 
 
 class CSWinBlock(nn.Module):
@@ -90,42 +77,39 @@ class CSWinBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, side: int, *, linear: bool, drop_path: float) -> None:
         super().__init__()
-        self.linear, self.heads = linear, heads
+        self.linear = linear
+        self.scale = 1.0 if linear else (channels // heads) ** -0.5
         attns: list[nn.Module]
         if linear:
             attns = [PositionedLinearAttention(channels, heads, side)]
         elif side <= STRIPE:
-            attns = [StripeAttention(channels, heads, side, (side, side))]
-        elif side % STRIPE:
-            raise UsageError(
-                f"stripes of {STRIPE} tokens do not tile {side} x {side}", "image_size=224 is the usual one"
-            )
+            attns = [StripeAttention(channels, heads, Windows(side, side, side))]
         else:
-            stripes = (side, STRIPE), (STRIPE, side)
-            attns = [StripeAttention(channels // 2, heads // 2, side, stripe) for stripe in stripes]
+            both = Windows(side, side, STRIPE), Windows(side, STRIPE, side)
+            attns = [StripeAttention(channels // 2, heads // 2, stripes) for stripes in both]
         self.qkv = nn.Linear(channels, channels * 3)
-        self.norm1 = PRepBN(channels, steps=120_000, eps=1e-5)
+        self.norm1 = _norm(channels)
         self.proj = nn.Linear(channels, channels)
         self.attns = nn.ModuleList(attns)
         self.mlp = Mlp(channels, channels * 4)
-        self.norm2 = PRepBN(channels, steps=120_000, eps=1e-5)
+        self.norm2 = _norm(channels)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = 1.0 if self.linear else (self.qkv.in_features // self.heads) ** -0.5
-        x = x + self.drop_path(self.proj(_attend(self.attns, self.qkv(self.norm1(x)), scale)))
+        x = x + self.drop_path(self.proj(_attend(self.attns, self.qkv(self.norm1(x)), self.scale)))
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
     def fuse(self) -> nn.Module:
         qkv, attns = fold_into_next(self.norm1, self.qkv), copy.deepcopy(self.attns)
+        width = qkv.in_features
         if self.linear:
-            qkv = shrunk(qkv, qkv.in_features, 2 * qkv.in_features)
+            qkv = scale_outputs(qkv, KEY_SCALE, width, 2 * width)
             for attention in attns:
                 assert isinstance(attention, PositionedLinearAttention)  # noqa: S101  as built above
                 attention.shrink_keys()
                 attention.scale = None
         else:
-            qkv = scale_queries(qkv, self.heads)
+            qkv = scale_outputs(qkv, self.scale, 0, width)
         return Residuals(Attention(qkv, attns, copy.deepcopy(self.proj)), self.mlp.absorb(self.norm2))
 
 
@@ -164,11 +148,11 @@ class MergeBlock(nn.Module):
         super().__init__()
         self.side = side
         self.conv = nn.Conv2d(channels, channels * 2, 3, 2, 1)
-        self.norm = PRepBN(channels * 2, steps=120_000, eps=1e-5)
+        self.norm = _norm(channels * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = x.transpose(1, 2).unflatten(-1, (self.side, self.side))
-        return self.norm(self.conv(grid).flatten(2).transpose(1, 2))  # type: ignore[no-any-return]
+        grid = to_grid(x, self.side, self.side)
+        return self.norm(to_tokens(self.conv(grid)))  # type: ignore[no-any-return]
 
     def fuse(self) -> nn.Module:
         return nn.Sequential(Grid(self.side), fold_into_previous(self.conv, self.norm), Tokens())
@@ -182,14 +166,19 @@ class Grid(nn.Module):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).unflatten(-1, (self.side, self.side))
+        return to_grid(x, self.side, self.side)
 
 
 class Stem(nn.Sequential):
     """Image -> tokens of a quarter of its resolution: convolution, tokens, norm."""
 
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.Conv2d(3, channels, 7, 4, 2), Tokens(), _norm(channels))
+
     def fuse(self) -> nn.Module:
         conv, _, norm = self
+        assert isinstance(conv, nn.Conv2d)  # noqa: S101  as built above
+        assert isinstance(norm, PRepBN)  # noqa: S101
         return nn.Sequential(fold_into_previous(conv, norm), Tokens())
 
 
@@ -217,9 +206,7 @@ class CSWin(nn.Module):
         require_multiple(image_size, 32, "CSWin")
         side = image_size // 4
         rates = iter(drop_rates(drop_path, sum(depths)))
-        self.stage1_conv_embed = Stem(
-            nn.Conv2d(3, channels, 7, 4, 2), Tokens(), PRepBN(channels, steps=120_000, eps=1e-5)
-        )
+        self.stage1_conv_embed = Stem(channels)
         for stage, depth in enumerate(depths, start=1):
             if stage > 1:
                 self.add_module(f"merge{stage - 1}", MergeBlock(channels, side))
@@ -229,7 +216,7 @@ class CSWin(nn.Module):
                 for _ in range(depth)
             )
             self.add_module(f"stage{stage}", nn.Sequential(*blocks))
-        self.norm = PRepBN(channels, steps=120_000, eps=1e-5)
+        self.norm = _norm(channels)
         self.head = nn.Linear(channels, classes)
         initialise_transformer(self)
 

@@ -23,6 +23,7 @@ from edgedeploy.models.layers_transformer import (
     SoftmaxAttention,
     drop_rates,
     initialise_transformer,
+    to_tokens,
 )
 
 PAPER = (
@@ -42,8 +43,8 @@ class PatchEmbed(nn.Module):
         self.norm = norm
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.proj(image).flatten(2).transpose(1, 2)
-        return x if self.norm is None else self.norm(x)  # type: ignore[no-any-return]
+        x = to_tokens(self.proj(image))
+        return x if self.norm is None else self.norm(x)
 
     def fuse(self) -> nn.Module:
         deployed = copy.deepcopy(self.proj) if self.norm is None else fold_into_previous(self.proj, self.norm)
@@ -54,7 +55,7 @@ class Tokens(nn.Module):
     """(N, C, H, W) -> (N, H W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2)
+        return to_tokens(x)
 
 
 class DeiT(nn.Module):

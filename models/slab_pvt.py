@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedeploy.models._imagenet import imagenet_classifier, require_multiple
-from edgedeploy.models.layers_linear_attention import LinearAttention, shrunk
+from edgedeploy.models.layers_linear_attention import KEY_SCALE, LinearAttention
 from edgedeploy.models.layers_norm import Norm, PRepBN, fold_into_next, fold_into_previous
 from edgedeploy.models.layers_transformer import (
     Block,
@@ -22,8 +22,11 @@ from edgedeploy.models.layers_transformer import (
     drop_rates,
     initialise_transformer,
     merge_heads,
+    scale_outputs,
     softmax_attention,
     split_heads,
+    to_grid,
+    to_tokens,
 )
 from edgedeploy.models.slab_deit import PAPER, PatchEmbed
 
@@ -56,17 +59,14 @@ class ReducedAttention(nn.Module):
     def _reduced(self, x: Tensor) -> Tensor:
         if self.reduction == 1:
             return x
-        grid = x.transpose(1, 2).unflatten(-1, (self.side, self.side))
-        tokens: Tensor = self.sr(grid).flatten(2).transpose(1, 2)
+        tokens = to_tokens(self.sr(to_grid(x, self.side, self.side)))
         return tokens if self.norm is None else self.norm(tokens)
 
     def absorb(self, norm: Norm) -> nn.Module:
         """The norm before goes into both branches, the one between into the convolution before it."""
         deployed = copy.deepcopy(self)
-        deployed.q, deployed.scale = fold_into_next(norm, self.q), 1.0
-        with torch.no_grad():
-            deployed.q.weight *= self.scale
-            deployed.q.bias *= self.scale
+        deployed.q = scale_outputs(fold_into_next(norm, self.q), self.scale, 0, self.q.out_features)
+        deployed.scale = 1.0
         if self.reduction == 1:
             deployed.kv = fold_into_next(norm, self.kv)
         else:
@@ -91,7 +91,7 @@ class SplitLinearAttention(LinearAttention):
     def absorb(self, norm: Norm) -> nn.Module:
         deployed = copy.deepcopy(self)
         deployed.q = fold_into_next(norm, self.q)
-        deployed.kv = shrunk(fold_into_next(norm, self.kv), 0, self.q.in_features)
+        deployed.kv = scale_outputs(fold_into_next(norm, self.kv), KEY_SCALE, 0, self.q.in_features)
         deployed.shrink_keys()
         return deployed
 
@@ -145,8 +145,8 @@ class PVT(nn.Module):
         x = image
         for stage, side in enumerate(self.sides, start=1):
             if stage > 1:
-                x = x.transpose(1, 2).unflatten(-1, (2 * side, 2 * side))
-            x = self.get_submodule(f"patch_embed{stage}")(x) + self.get_parameter(f"pos_embed{stage}")
+                x = to_grid(x, 2 * side, 2 * side)
+            x = self.get_submodule(f"patch_embed{stage}")(x) + getattr(self, f"pos_embed{stage}")
             x = self.get_submodule(f"block{stage}")(x)
         return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
 

@@ -29,7 +29,7 @@ class WindowBlock(Block):
     attn_mask: Tensor | None
 
     def __init__(self, channels: int, heads: int, windows: Windows, norm: MakeNorm, drop_path: float) -> None:
-        attention = WindowAttention(channels, heads, windows.window)
+        attention = WindowAttention(channels, heads, windows.width)
         super().__init__((norm(channels), norm(channels)), attention, Mlp(channels, channels * 4), drop_path)
         self.windows = windows
         self.register_buffer("attn_mask", windows.mask())
@@ -41,7 +41,7 @@ class WindowBlock(Block):
 
     def fuse(self) -> nn.Module:
         attention = Windowed(self.attn.absorb(self.norm1), self.windows, self.attn_mask)  # type: ignore[operator]
-        return Residuals(attention, self.mlp.absorb(self.norm2))  # type: ignore[operator]
+        return Residuals(attention, self.mlp.absorb(self.norm2))
 
 
 class Windowed(nn.Module):
@@ -87,7 +87,7 @@ class Merged(nn.Module):
 
 def quarters(x: Tensor, side: int) -> Tensor:
     """(N, side side, C) -> (N, side/2 side/2, 4C): the four tokens of each 2x2, column by column."""
-    cut = x.unflatten(1, (side // 2, 2, side // 2, 2))
+    cut = torch.unflatten(x, 1, (side // 2, 2, side // 2, 2))
     return cut.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
 
 
@@ -102,7 +102,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return x if self.downsample is None else self.downsample(x)  # type: ignore[no-any-return]
+        return x if self.downsample is None else self.downsample(x)
 
 
 class Swin(nn.Module):
