@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
 from edgedeploy.tasks.base import task_for
-from edgedeploy.tasks.classification import centre, class_folders
+from edgedeploy.tasks.classification import Guess, centre, class_folders
 from edgedeploy.tasks.images import list_images, read_image, write_image
 
 Array = np.ndarray[Any, Any]
@@ -96,7 +96,7 @@ def test_guesses_are_softmax_in_order(rng: np.random.Generator) -> None:
         [np.exp(float(logits[0, g.index])) / total for g in guesses]
     )
     huge = make(3).postprocess({"logits": np.array([[1e4, -1e4, 0]], np.float32)}, np.zeros((4, 4, 3)))
-    assert huge[0] == (0, "0", 1.0)
+    assert huge[0] == Guess(0, "0", 1.0)
     with pytest.raises(UsageError, match="7 outputs and 2 labels"):
         make(7, ("a", "b")).postprocess({"logits": logits}, np.zeros((4, 4, 3), np.uint8))
 

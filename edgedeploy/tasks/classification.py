@@ -8,9 +8,10 @@ classes a result holds, 5). Resizing is antialiased bicubic with the centre cut 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,8 @@ from edgedeploy.tasks.resize import imresize
 FAR = 4  # pictures so many times larger than needed are first shrunk by averaging, which is much cheaper
 
 
-class Guess(NamedTuple):
+@dataclass(frozen=True)
+class Guess:
     """One class of a picture: its index, its label (the index where there are none), its probability."""
 
     index: int
