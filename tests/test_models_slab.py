@@ -86,3 +86,17 @@ def test_parameter_names_and_shapes_are_the_official_ones(shared: Path, name: st
     official = {e["key"]: (tuple(e["shape"]), e["dtype"]) for e in entries}
     ours = {k: (tuple(v.shape), str(v.dtype).split(".")[1]) for k, v in build(name).state_dict().items()}
     assert ours == official
+
+
+def test_norms_change_over_while_training_as_the_authors_do(shared: Path) -> None:
+    """Five training steps: outputs, statistics and counter of the released code."""
+    recorded = np.load(shared / "reference/parity/slab_linearnorm_train5.npz")
+    norm = PRepBN(16, steps=100, eps=1e-5).train()
+    norm.load_state_dict(recorded_state(shared, "slab_linearnorm_eval", norm, 1.0))
+    x = np.random.default_rng(0).random(tuple(recorded["input_shape"])).astype(np.float32)
+    for expected in recorded["outs"]:
+        with torch.no_grad():
+            np.testing.assert_allclose(norm(torch.from_numpy(x)).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(norm.norm2.bn.running_mean, recorded["running_mean"], rtol=1e-5)
+    np.testing.assert_allclose(norm.norm2.bn.running_var, recorded["running_var"], rtol=1e-5)
+    assert norm.iter == recorded["iter"] == 95
