@@ -28,6 +28,7 @@ from edgedeploy.export.metadata import save_model
 from edgedeploy.export.sources import input_shape, is_file_source, make_network
 from edgedeploy.export.torch_export import export_dynamo, export_torchscript
 from edgedeploy.models.registry import ModelInfo
+from edgedeploy.models.reparam import reparameterize
 
 INPUT = "image"
 TOLERANCE = 1e-4  # of the output's largest value; fp32 networks of 100 layers differ by about 1e-6
@@ -45,6 +46,8 @@ def capture(
     builder_options: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Write `source` as ONNX to `out` and return the artifact.
+
+    A network of the zoo is exported in its deploy form and compared with the network itself.
 
     Args:
         source: a network, with `info` if it is of the zoo; a zoo name (fresh weights) or
@@ -77,6 +80,8 @@ def capture(
     else:
         shape = input_shape(network, info, options.height, options.width)
         module = network
+        if info is not None:
+            network = reparameterize(network)
     capturing = _Capturing(network, module, shape, info, options, images)
     model, exporter, error, why = capturing.run()
     step = Step(
@@ -146,9 +151,8 @@ class _Capturing:
 
     def _torchscript(self) -> onnx.ModelProto:
         options = self.options
-        return export_torchscript(
-            self.module, self.example, INPUT, self.outputs, options.opset, options.dynamic
-        )
+        network = self.module if isinstance(self.network, ExportedProgram) else self.network
+        return export_torchscript(network, self.example, INPUT, self.outputs, options.opset, options.dynamic)
 
     def _check(self, model: onnx.ModelProto, exporter: str) -> float:
         """Largest relative difference to the network over all seeds, sizes and images; raises ParityError."""

@@ -74,6 +74,11 @@ def input_shape(
         batch, channels, own_height, own_width = info.input_shape
         shape = (batch, channels, height or own_height, width or own_width)
         multiple = info.size_multiple
+        if info.fixed_size and shape[2:] != (own_height, own_width):
+            raise UsageError(
+                f"{info.name} takes {own_height} x {own_width} only, not {shape[2]} x {shape[3]}",
+                "leave height and width out",
+            )
         if shape[2] % multiple or shape[3] % multiple:
             near = " x ".join(str(max(multiple, round(size / multiple) * multiple)) for size in shape[2:])
             raise UsageError(

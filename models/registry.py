@@ -27,6 +27,9 @@ class ModelInfo:
         rename: prefixes of other implementations' parameter names -> ours.
         training_only: prefixes of checkpoint keys that inference has no use for.
         default_weights: name of the bundled weights taken unless told otherwise, or empty.
+        fixed_size: whether `input_shape` is the only size that the network takes; another is an option of its
+            builder then, `image_size` (side of a square), or there is none.
+        idle: last parts of the names of parameters that published checkpoints hold and no output needs.
     """
 
     build: Callable[..., nn.Module]
@@ -39,6 +42,8 @@ class ModelInfo:
     rename: Mapping[str, str] = field(default_factory=dict)
     training_only: tuple[str, ...] = ()
     default_weights: str = ""
+    fixed_size: bool = False
+    idle: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -46,12 +51,17 @@ class ModelInfo:
         return self.build.__name__
 
     def variant(self, **options: Any) -> ModelInfo:
-        """The description of a network built with `options`: other classes than usual have no labels here."""
-        classes = options.get("classes")
-        if classes is None or classes == self.task.options.get("classes"):
-            return self
-        task = self.task.model_copy(update={"options": {**self.task.options, "classes": classes}})
-        return replace(self, task=task, labels=())
+        """The description of a network built with `options`: other classes than usual have no labels here,
+        and a network built for another image size has another input shape.
+        """
+        described = self
+        size, classes = options.get("image_size"), options.get("classes")
+        if size is not None and (*self.input_shape[:2], size, size) != self.input_shape:
+            described = replace(described, input_shape=(*self.input_shape[:2], size, size))
+        if classes is not None and classes != self.task.options.get("classes"):
+            task = self.task.model_copy(update={"options": {**self.task.options, "classes": classes}})
+            described = replace(described, task=task, labels=())
+        return described
 
 
 MODELS: Registry[ModelInfo] = Registry(
@@ -73,6 +83,8 @@ def register_model(
     rename: Mapping[str, str] | None = None,
     training_only: tuple[str, ...] = (),
     default_weights: str = "",
+    fixed_size: bool = False,
+    idle: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator: enters a builder function in the zoo under its own name; arguments as in ModelInfo."""
 
@@ -88,6 +100,8 @@ def register_model(
             rename=rename or {},
             training_only=training_only,
             default_weights=default_weights,
+            fixed_size=fixed_size,
+            idle=idle,
         )
         MODELS.register(build.__name__)(info)
         return build

@@ -6,18 +6,29 @@ import pytest
 import torch
 from torch import nn
 
-from edgedeploy.core.errors import UnknownNameError
+from edgedeploy.core.errors import UnknownNameError, UsageError
 from edgedeploy.core.registry import Registry
 from edgedeploy.core.spec import TaskSpec
+from edgedeploy.export.sources import input_shape
 from edgedeploy.models import MODELS, ModelInfo, create_model, register_model
 from edgedeploy.models.count import count
 from edgedeploy.tasks.base import TASKS
+from tests.zoo import small_options
 
 NAMES = MODELS.names()
 
 
+def small(name: str) -> tuple[ModelInfo, nn.Module]:
+    """The description and network of a model, built for small images where that is fixed."""
+    info = MODELS.get(name)
+    options = small_options(info)
+    return info.variant(**options), create_model(name, **options)
+
+
 def small_input(info: ModelInfo, steps: tuple[int, int] = (8, 12)) -> torch.Tensor:
-    """One seeded input of so many of the model's smallest steps each way."""
+    """One seeded input of so many of the model's smallest steps each way, if it takes several sizes."""
+    if info.fixed_size:
+        return torch.rand(info.input_shape, generator=torch.Generator().manual_seed(0))
     if info.size_multiple >= 32:  # steps so large that a third of them shows as much
         steps = (max(1, steps[0] // 3), max(1, steps[1] // 3))
     size = [step * info.size_multiple if info.size_multiple > 1 else step * 4 + 1 for step in steps]
@@ -27,6 +38,8 @@ def small_input(info: ModelInfo, steps: tuple[int, int] = (8, 12)) -> torch.Tens
 def expected_shapes(info: ModelInfo, x: torch.Tensor) -> list[tuple[int, ...]]:
     """What the task's options promise of the outputs."""
     height, width, options = x.shape[2], x.shape[3], info.task.options
+    if info.task.name == "classification":
+        return [(1, options["classes"])]
     if info.task.name == "super-resolution":
         return [(1, 1, height * options["scale"], width * options["scale"])]
     if info.task.name == "text-detection":
@@ -43,9 +56,9 @@ def outputs_of(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_have_the_shape_and_number_that_the_description_promises(name: str) -> None:
-    info = MODELS.get(name)
-    model = create_model(name).eval()
-    for steps in ((8, 12), (9, 7), (1, 3)):
+    info, model = small(name)
+    model.eval()
+    for steps in ((8, 12),) if info.fixed_size else ((8, 12), (9, 7), (1, 3)):
         x = small_input(info, steps)
         outputs = outputs_of(model, x)
         assert [tuple(y.shape) for y in outputs] == expected_shapes(info, x)
@@ -66,8 +79,8 @@ def test_description_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_image_does_not_depend_on_the_others_of_its_batch(name: str) -> None:
-    info = MODELS.get(name)
-    model = create_model(name).eval()
+    info, model = small(name)
+    model.eval()
     x = small_input(info)
     alone, batched = outputs_of(model, x), outputs_of(model, torch.cat([x, torch.zeros_like(x)]))
     for one, two in zip(alone, batched, strict=True):
@@ -76,13 +89,24 @@ def test_one_image_does_not_depend_on_the_others_of_its_batch(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_takes_part(name: str) -> None:
-    model = create_model(name).train()
+    info, model = small(name)
+    model.train()
     # Several images, so that no channel of a pooled BatchNorm is constant over the batch.
-    x = torch.cat([small_input(MODELS.get(name)) * k for k in (1, 2, 3)])
+    x = torch.cat([small_input(info) * k for k in (1, 2, 3)])
     y = model(x)
     (y**2).sum().backward()
-    idle = [key for key, p in model.named_parameters() if p.grad is None]
-    assert not idle
+    idle = {key for key, p in model.named_parameters() if p.grad is None}
+    assert idle == {key for key, _ in model.named_parameters() if key.split(".")[-1] in info.idle}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if MODELS.get(name).fixed_size])
+def test_a_network_of_fixed_size_says_so(name: str) -> None:
+    info, model = small(name)
+    side = info.input_shape[2]
+    assert input_shape(model, info, None, None) == info.input_shape
+    assert input_shape(model, info, *info.input_shape[2:]) == info.input_shape
+    with pytest.raises(UsageError, match=f"takes {side} x "):
+        input_shape(model, info, side * 2, None)
 
 
 def test_unknown_model_names_the_closest() -> None:

@@ -1,0 +1,42 @@
+"""What the ImageNet classifiers of several families have in common when they enter the zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.core.spec import TaskSpec
+from edgedeploy.models.registry import register_model
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def imagenet_classifier(
+    paper: str, *, idle: tuple[str, ...] = (), classes: int = 1000, image_size: int = 224, crop: float = 0.875
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Decorator for builders of square-input classifiers with the options `classes` and `image_size`.
+
+    `crop` is the share of the shorter edge that the network sees (224 of 256 pixels for ImageNet).
+    """
+    return register_model(
+        input_shape=(1, 3, image_size, image_size),
+        task=TaskSpec(
+            name="classification",
+            options={"mean": list(MEAN), "std": list(STD), "classes": classes, "crop": crop},
+        ),
+        outputs=("logits",),
+        paper=paper,
+        fixed_size=True,
+        idle=idle,
+    )
+
+
+def require_multiple(image_size: int, multiple: int, model: str) -> None:
+    """Raise UsageError unless a network of whole patches and halvings fits an image of this size."""
+    if image_size < multiple or image_size % multiple:
+        raise UsageError(
+            f"{model} cannot be built for images of {image_size} x {image_size}",
+            f"image_size must be a multiple of {multiple}",
+        )
