@@ -1,7 +1,7 @@
 """TVConv: a depthwise convolution whose kernel differs from place to place, made from learned affinity maps.
 
-Training runs the block that makes the kernels; deployment keeps the kernels it makes, as constants. Both forms
-filter by shifted slices, standard operators at any stride. The layer works at one output size only.
+Training runs the block that makes the kernels; deployment keeps the kernels it makes, as constants. Both
+forms filter by shifted slices: standard operators, right at any stride. The output size is fixed.
 Chen et al., TVConv: Efficient Translation Variant Convolution for Layout-aware Visual Processing, CVPR 2022.
 """
 

@@ -2,7 +2,7 @@
 
 Fundus photographs look alike in layout, which TVConv in the pyramid makes use of; the input size is fixed.
 Parameter names are the official ones (github.com/JierunChen/TVConv). Logits of cup and disc at input size.
-Chen et al., CVPR 2022; the network of Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018.
+Chen et al., CVPR 2022; network of Chen et al., Encoder-Decoder with Atrous Separable Convolution, 2018.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgedeploy.core.spec import TaskSpec
 from edgedeploy.models.layers import conv_bn, initialise_kaiming, resize_like

@@ -1,7 +1,7 @@
 """MobileNetV2 for face verification, with TVConv or depthwise filters: aligned faces in, embeddings out.
 
-Every spatial filter of the TVConv form is translation-variant, so the input size is fixed. Parameter names are
-the official ones (github.com/JierunChen/TVConv). Trained there on CASIA-WebFace with AM-Softmax.
+Every spatial filter of the TVConv form is translation-variant, so the input size is fixed. Parameter names
+are the official ones (github.com/JierunChen/TVConv). Trained there on CASIA-WebFace with AM-Softmax.
 Chen et al., TVConv: Efficient Translation Variant Convolution for Layout-aware Visual Processing, CVPR 2022.
 """
 
