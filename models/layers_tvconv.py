@@ -34,6 +34,18 @@ def filter_by_place(x: Tensor, taps: Sequence[Tensor], kernel: int, stride: int)
     return total
 
 
+def batchnorm_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(scale, shift) per channel in float64 of what a BatchNorm does in eval mode; TypeError where it has no
+    statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise TypeError("a BatchNorm without running statistics cannot be folded")
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    scale = scale * norm.weight.double() if norm.affine else scale
+    shift = -norm.running_mean.double() * scale
+    return scale, shift + norm.bias.double() if norm.affine else shift
+
+
 class TVConv(nn.Module):
     """Translation-variant depthwise convolution in training form, (N, C, s h, s w) -> (N, C, h, w).
 
@@ -100,12 +112,7 @@ class TVConv(nn.Module):
         weight = self.weight_layers(self.posi_map).double().unflatten(1, (-1, self.kernel**2))
         bias = None if self.bias_layers is None else self.bias_layers(self.posi_map).double()
         if norm is not None:
-            if norm.running_mean is None or norm.running_var is None:
-                raise TypeError("a BatchNorm without running statistics cannot be folded")
-            scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-            scale = scale * norm.weight.double() if norm.affine else scale
-            shift = -norm.running_mean.double() * scale
-            shift = shift + norm.bias.double() if norm.affine else shift
+            scale, shift = batchnorm_affine(norm)
             weight = weight * scale.view(1, -1, 1, 1, 1)
             shift = shift.view(1, -1, 1, 1)
             bias = shift if bias is None else bias * scale.view(1, -1, 1, 1) + shift

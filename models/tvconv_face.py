@@ -8,7 +8,7 @@ Chen et al., TVConv: Efficient Translation Variant Convolution for Layout-aware 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from edgedeploy.core.spec import TaskSpec
 from edgedeploy.models.layers import initialise_kaiming
 from edgedeploy.models.layers_mobilenet import InvertedResidual, conv_bn_relu6, depthwise, round_channels
-from edgedeploy.models.layers_tvconv import TVConv
+from edgedeploy.models.layers_tvconv import TVConv, batchnorm_affine
 from edgedeploy.models.registry import register_model
-from edgedeploy.models.reparam import fold_batchnorm
 
 Atom = Literal["tvconv", "depthwise"]
 
@@ -55,20 +54,14 @@ class OutputLayer(nn.Module):
     @torch.no_grad()
     def fuse(self) -> nn.Sequential:
         """Both norms go into the linear layer: averaging commutes with the first, the second follows it."""
-        linear, norm = self.layer2
-        as_conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
-        as_conv.weight.copy_(linear.weight[:, :, None, None])
-        as_conv.bias.copy_(linear.bias)  # type: ignore[union-attr]
-        folded = fold_batchnorm(as_conv, norm)
-        weight, bias = folded.weight.flatten(1).double(), folded.bias.double()  # type: ignore[operator, union-attr]
-        first = self.layer1
-        assert first.running_mean is not None  # noqa: S101  made with statistics above
-        assert first.running_var is not None  # noqa: S101
-        scale = first.weight.double() * torch.rsqrt(first.running_var.double() + first.eps)
-        shift = first.bias.double() - first.running_mean.double() * scale
+        linear, last = cast(tuple[nn.Linear, nn.BatchNorm1d], tuple(self.layer2))
+        before, after = batchnorm_affine(self.layer1), batchnorm_affine(last)
+        weight, bias = linear.weight.double(), linear.bias.double()
+        bias = after[0] * (bias + weight @ before[1]) + after[1]
+        weight = after[0][:, None] * weight * before[0]
         merged = nn.Linear(linear.in_features, linear.out_features)
-        merged.weight.copy_(weight * scale)
-        merged.bias.copy_(bias + weight @ shift)
+        merged.weight.copy_(weight)
+        merged.bias.copy_(bias)
         return nn.Sequential(self.pool, nn.Flatten(), merged.to(linear.weight.dtype))
 
 

@@ -16,6 +16,7 @@ from edgedeploy.tasks.images import read_image, write_image
 from edgedeploy.tasks.verification import (
     THRESHOLDS,
     area_under_curve,
+    best_threshold,
     equal_error_rate,
     k_fold_accuracy,
     read_pairs,
@@ -88,21 +89,34 @@ def test_equal_error_rate_of_known_distributions() -> None:
     assert equal_error_rate(np.array([0.8, 0.9, 0.1, 0.2]), np.array([1, 1, 0, 0])) == 1
 
 
+def test_best_threshold_is_the_middle_of_the_best() -> None:
+    distance = np.array([0.2, 0.5, 1.0, 0.9, 1.5])
+    assert best_threshold(distance, np.array([1, 1, 0, 0, 0])) == pytest.approx(0.7, abs=2e-3)
+
+
 def test_k_fold_accuracy_against_loops(rng: np.random.Generator) -> None:
-    distance, same = scores(rng, 63)
+    people = rng.normal(3, 1, (8, 5))
+    who = rng.integers(0, 8, (2, 63))
+    who[1, ::2] = who[0, ::2]
+    first, second = (
+        v / np.linalg.norm(v, axis=1)[:, None] for v in people[who] + rng.normal(0, 0.8, (2, 63, 5))
+    )
+    same = who[0] == who[1]
     results = []
-    edges = np.array_split(np.arange(63), 10)
-    for part in edges:
-        best, chosen = -1.0, 0.0
+    for part in np.array_split(np.arange(63), 10):
         rest = [i for i in range(63) if i not in part]
-        for threshold in THRESHOLDS:
-            right = np.mean([(distance[i] < threshold) == same[i] for i in rest])
-            if right > best:
-                best, chosen = float(right), float(threshold)
-        results.append(np.mean([(distance[i] < chosen) == same[i] for i in part]))
-    accuracy, deviation = k_fold_accuracy(distance, same, 10)
+        centre = sum(first[i] + second[i] for i in rest) / (2 * len(rest))
+        cosines = []
+        for a, b in zip(first - centre, second - centre, strict=True):
+            cosines.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        distance = 2 - 2 * np.array(cosines)
+        right = [np.mean((distance[rest] < t) == same[rest]) for t in THRESHOLDS]
+        best = np.mean([t for t, r in zip(THRESHOLDS, right, strict=True) if r == max(right)])
+        results.append(np.mean([(distance[i] < best) == same[i] for i in part]))
+    accuracy, deviation = k_fold_accuracy(first, second, same, 10)
     assert accuracy == pytest.approx(np.mean(results))
     assert deviation == pytest.approx(np.std(results))
+    assert 0.6 < accuracy < 1
 
 
 def write_people(folder: Path, people: int = 4, images: int = 4) -> None:
