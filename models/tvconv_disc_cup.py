@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TaskSpec
 from edgedeploy.models.layers import conv_bn, initialise_kaiming, resize_like
 from edgedeploy.models.layers_mobilenet import InvertedResidual, conv_bn_relu6, depthwise
@@ -120,6 +121,11 @@ class DeepLabV3Plus(nn.Module):
 
     def __init__(self, atom: Atom, size: int = 256, classes: int = 2) -> None:
         super().__init__()
+        if size < OUTPUT_STRIDE or size % OUTPUT_STRIDE:
+            raise UsageError(
+                f"this network cannot be built for {size} x {size}",
+                f"image_size must be a multiple of {OUTPUT_STRIDE}",
+            )
         self.backbone = Backbone()
         self.classifier = Decoder(24, 320, classes, atom, size // OUTPUT_STRIDE)
         initialise_kaiming(self)
@@ -144,15 +150,15 @@ def _register() -> Callable[..., Callable[..., nn.Module]]:
 
 
 @_register()
-def tvconv_disc_cup() -> DeepLabV3Plus:
-    return DeepLabV3Plus("tvconv")
+def tvconv_disc_cup(image_size: int = 256) -> DeepLabV3Plus:
+    return DeepLabV3Plus("tvconv", image_size)
 
 
 @_register()
-def tvconv_disc_cup_dw() -> DeepLabV3Plus:
-    return DeepLabV3Plus("depthwise")
+def tvconv_disc_cup_dw(image_size: int = 256) -> DeepLabV3Plus:
+    return DeepLabV3Plus("depthwise", image_size)
 
 
 @_register()
-def tvconv_disc_cup_base() -> DeepLabV3Plus:
-    return DeepLabV3Plus("atrous")
+def tvconv_disc_cup_base(image_size: int = 256) -> DeepLabV3Plus:
+    return DeepLabV3Plus("atrous", image_size)

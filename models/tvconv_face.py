@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TaskSpec
 from edgedeploy.models.layers import initialise_kaiming
 from edgedeploy.models.layers_mobilenet import InvertedResidual, conv_bn_relu6, depthwise, round_channels
@@ -71,7 +72,7 @@ class FaceMobileNetV2(nn.Module):
     Args:
         width: multiplier of all channels but the embedding's.
         atom: spatial filter of every block.
-        size: height and width of the input.
+        size: height and width of the input, a multiple of 16.
         stages: see STAGES.
         embedding: length of the output.
         inner, layers: of the blocks that make TVConv's kernels.
@@ -89,6 +90,10 @@ class FaceMobileNetV2(nn.Module):
         layers: int = 3,
     ) -> None:
         super().__init__()
+        if size < 16 or size % 16:
+            raise UsageError(
+                f"this network cannot be built for {size} x {size}", "image_size must be a multiple of 16"
+            )
         channels = round_channels(32 * width)
         features: list[nn.Module] = [conv_bn_relu6(3, channels, 3)]
         for widening, planes, blocks, first_stride in stages:
@@ -127,55 +132,55 @@ def _register(size: int = 96, embedding: int = 512) -> Callable[..., Callable[..
 
 
 @_register()
-def tvconv_face_x0_1() -> FaceMobileNetV2:
-    return FaceMobileNetV2(0.1, "tvconv")
+def tvconv_face_x0_1(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(0.1, "tvconv", size=image_size)
 
 
 @_register()
-def tvconv_face_x0_2() -> FaceMobileNetV2:
-    return FaceMobileNetV2(0.2, "tvconv")
+def tvconv_face_x0_2(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(0.2, "tvconv", size=image_size)
 
 
 @_register()
-def tvconv_face_x0_5() -> FaceMobileNetV2:
-    return FaceMobileNetV2(0.5, "tvconv")
+def tvconv_face_x0_5(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(0.5, "tvconv", size=image_size)
 
 
 @_register()
-def tvconv_face_x1_0() -> FaceMobileNetV2:
-    return FaceMobileNetV2(1.0, "tvconv")
+def tvconv_face_x1_0(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(1.0, "tvconv", size=image_size)
 
 
 @_register()
-def tvconv_face_x0_1_base() -> FaceMobileNetV2:
-    return FaceMobileNetV2(0.1, "depthwise")
+def tvconv_face_x0_1_base(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(0.1, "depthwise", size=image_size)
 
 
 @_register()
-def tvconv_face_x0_2_base() -> FaceMobileNetV2:
-    return FaceMobileNetV2(0.2, "depthwise")
+def tvconv_face_x0_2_base(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(0.2, "depthwise", size=image_size)
 
 
 @_register()
-def tvconv_face_x0_5_base() -> FaceMobileNetV2:
-    return FaceMobileNetV2(0.5, "depthwise")
+def tvconv_face_x0_5_base(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(0.5, "depthwise", size=image_size)
 
 
 @_register()
-def tvconv_face_x1_0_base() -> FaceMobileNetV2:
-    return FaceMobileNetV2(1.0, "depthwise")
+def tvconv_face_x1_0_base(image_size: int = 96) -> FaceMobileNetV2:
+    return FaceMobileNetV2(1.0, "depthwise", size=image_size)
 
 
-MICRO: dict[str, Any] = {"size": 48, "stages": STAGES_MICRO, "embedding": 128, "inner": 16, "layers": 1}
+MICRO: dict[str, Any] = {"stages": STAGES_MICRO, "embedding": 128, "inner": 16, "layers": 1}
 
 
 @_register(48, 128)
-def tvconv_face_micro() -> FaceMobileNetV2:
+def tvconv_face_micro(image_size: int = 48) -> FaceMobileNetV2:
     """Small enough to train on a CPU in minutes."""
-    return FaceMobileNetV2(0.5, "tvconv", **MICRO)
+    return FaceMobileNetV2(0.5, "tvconv", size=image_size, **MICRO)
 
 
 @_register(48, 128)
-def tvconv_face_micro_base() -> FaceMobileNetV2:
+def tvconv_face_micro_base(image_size: int = 48) -> FaceMobileNetV2:
     """The depthwise twin of `tvconv_face_micro`."""
-    return FaceMobileNetV2(0.5, "depthwise", **MICRO)
+    return FaceMobileNetV2(0.5, "depthwise", size=image_size, **MICRO)

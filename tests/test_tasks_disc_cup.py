@@ -102,6 +102,13 @@ def test_both_forms_of_masks_are_read(tmp_path: Path) -> None:
         )
 
 
+def test_limits_of_grey_levels(tmp_path: Path) -> None:
+    Pillow.fromarray(np.array([[0, 50, 51, 200, 201, 255]], np.uint8)).save(tmp_path / "m.png")
+    cup, disc = read_masks(tmp_path / "m.png")[:, 0]
+    assert cup.tolist() == [True, True, False, False, False, False]
+    assert disc.tolist() == [True, True, True, True, False, False]
+
+
 def write_folder(folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()

@@ -165,3 +165,14 @@ def test_export_is_standard_operators(tmp_path: Path) -> None:
 def test_another_size_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tvconv_face_micro takes 48 x 48 only, not 96 x 48"):
         capture("tvconv_face_micro", CaptureOptions(height=96), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("name", "side"), [("tvconv_face_micro", 32), ("tvconv_disc_cup", 64)])
+@torch.no_grad()
+def test_network_for_another_size(name: str, side: int) -> None:
+    network = create_model(name, image_size=side).eval()
+    assert network(torch.zeros(1, 3, side, side)).isfinite().all()
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(1, 3, 2 * side, 2 * side))
+    with pytest.raises(UsageError, match="cannot be built for 40 x 40"):
+        create_model(name, image_size=40)
