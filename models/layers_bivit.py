@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgedeploy.models.layers_transformer import merge_heads, split_heads
+
 THRESHOLD = 0.25  # share of a row's largest attention from which on an entry becomes 1
+FOLDED = 8192  # onnxscript's limit on the elements of what it computes at export
 Scales = Literal["mean", "learned"]
 
 
@@ -81,6 +84,12 @@ class BinaryLinear(nn.Linear):
             nn.init.uniform_(self.weight, -0.015, 0.015)
             self.scaling_factor = nn.Parameter(self.mean_scales())
 
+    @torch.no_grad()
+    def reset_scales(self) -> None:
+        """Start learned scales anew from the weights as they are."""
+        if self.scaling_factor is not None:
+            self.scaling_factor.copy_(self.mean_scales())
+
     def mean_scales(self) -> Tensor:
         """Mean |w| of every output, (out, 1)."""
         return self.weight.detach().abs().mean(1, keepdim=True)
@@ -97,7 +106,9 @@ class BinaryLinear(nn.Linear):
         if not self.binary:
             return F.linear(x, self.weight, self.bias)
         x = binary_sign(x) if self.binary_inputs else x
-        return F.linear(x, self.signs() * self.scales(), self.bias)
+        # Scaled after the sum: sums of signs are whole numbers, which no order of adding rounds, so that a
+        # sum of 0 is 0 on every runtime and has sign 0 in the next layer.
+        return F.linear(x, self.signs()) * self.scales().flatten() + self.bias
 
     def fuse(self) -> nn.Module:
         return PackedLinear.of(self) if self.binary else copy_linear(self)
@@ -107,15 +118,16 @@ class BinaryLinear(nn.Linear):
         # Scales that were never used are zero in the authors' checkpoints: their code sets them when it first
         # runs the layer.
         if self.scaling_factor is not None and not bool(self.scaling_factor.any()):
-            with torch.no_grad():
-                self.scaling_factor.copy_(self.mean_scales())
+            self.reset_scales()
 
 
 class PackedLinear(nn.Module):
     """BinaryLinear in deploy form: a weight is one bit of an artifact, and there is one scale an output.
 
     A byte holds the signs of eight consecutive inputs, the first in the highest bit. They are expanded by
-    looking each byte up, so that any runtime can do it once when it loads the model.
+    looking each byte up, so that any runtime can do it once when it loads the model. Small layers are filled
+    up with idle rows: the exporter computes constants of up to FOLDED elements itself, which would leave four
+    bytes a weight.
 
     Args:
         bits: (out, in / 8) uint8.
@@ -129,7 +141,9 @@ class PackedLinear(nn.Module):
     def __init__(self, bits: Tensor, scale: Tensor, bias: Tensor, *, binary_inputs: bool) -> None:
         super().__init__()
         self.binary_inputs = binary_inputs
-        self.register_buffer("bits", bits)
+        self.outputs, width = bits.shape
+        idle = max(0, FOLDED // width + 1 - self.outputs)
+        self.register_buffer("bits", F.pad(bits, (0, 0, 0, idle)))
         places = torch.arange(7, -1, -1)
         table = 2 * (torch.arange(256)[:, None] >> places & 1) - 1
         self.register_buffer("table", table.to(torch.float32), persistent=False)
@@ -154,7 +168,8 @@ class PackedLinear(nn.Module):
 
     def signs(self) -> Tensor:
         """The weight as -1 and 1, (out, in)."""
-        return F.embedding(self.bits.to(torch.int64), self.table).flatten(1).to(self.scale.dtype)
+        signs = F.embedding(self.bits.to(torch.int64), self.table).flatten(1)
+        return signs[: self.outputs].to(self.scale.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.sign() if self.binary_inputs else x
@@ -222,14 +237,66 @@ class BinaryAttention(nn.Module):
         self.qkv = BinaryLinear(channels, channels * 3, scales=scales)
         self.proj = BinaryLinear(channels, channels, scales=scales)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`bias` is added to the logits, (N, heads, tokens, tokens) or what broadcasts to that."""
-        qkv = torch.unflatten(self.qkv(x), -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = (binary_sign(qkv) if self.binary else qkv).unbind(0)
-        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        logits = logits if bias is None else logits + bias
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attend(x, None, None)
+
+    def attend(self, x: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+        """With `bias` (heads, tokens, tokens) and `mask` (windows, tokens, tokens) added to the logits."""
+        q, k, v = (binary_sign(p) if self.binary else p for p in split_qkv(self.qkv(x), self.heads))
+        logits = attention_logits(q, k, bias, mask)
         if not self.binary:
             attention = logits.softmax(-1)
         else:
             attention = softmax_aware(logits) if self.softmax else binary_step(logits)
-        return self.proj((attention @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.proj(merge_heads(attention @ v))  # type: ignore[no-any-return]
+
+    def fuse(self) -> nn.Module:
+        return DeployedAttention(self)
+
+
+class DeployedAttention(nn.Module):
+    """BinaryAttention in deploy form: comparisons where training has gradients to care for.
+
+    Args:
+        trained: the layer; its linear layers are kept.
+        bias: (heads, tokens, tokens) on the logits, or None.
+        mask: (windows, tokens, tokens) on the logits, or None.
+    """
+
+    bias: Tensor | None
+    mask: Tensor | None
+
+    def __init__(
+        self, trained: BinaryAttention, bias: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.heads, self.softmax, self.binary = trained.heads, trained.softmax, trained.binary
+        self.qkv, self.proj = trained.qkv, trained.proj
+        self.register_buffer("bias", bias)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.qkv(x)
+        q, k, v = split_qkv(x.sign() if self.binary else x, self.heads)
+        logits = attention_logits(q, k, self.bias, self.mask)
+        if not self.binary:
+            attention = logits.softmax(-1)
+        else:
+            least = logits.amax(-1, keepdim=True) + math.log(THRESHOLD)
+            attention = (logits >= least if self.softmax else logits > 0).to(v.dtype)
+        return self.proj(merge_heads(attention @ v))  # type: ignore[no-any-return]
+
+
+def split_qkv(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, tokens, 3 channels) -> three of (N, heads, tokens, channels / heads)."""
+    q, k, v = qkv.chunk(3, dim=-1)
+    return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
+
+
+def attention_logits(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """q k^T / sqrt(width) + bias + mask, (N, heads, tokens, tokens); with a mask, N counts windows."""
+    logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    logits = logits if bias is None else logits + bias
+    if mask is None:
+        return logits
+    return (torch.unflatten(logits, 0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from edgedeploy.core.recipe import CaptureOptions
+from edgedeploy.core.spec import TaskSpec
+from edgedeploy.export.capture import capture
+from edgedeploy.export.runner import optimize
+from edgedeploy.models import ModelInfo
 from edgedeploy.models.layers_bivit import (
     BinaryAttention,
     BinaryLinear,
@@ -78,16 +85,16 @@ def test_quantisers_equal_the_authors(shared: Path) -> None:
 @torch.no_grad()
 def test_packed_layer_is_the_same_function_in_a_bit_a_weight(scales: Any, binary_inputs: bool) -> None:
     torch.manual_seed(0)
-    layer = BinaryLinear(48, 24, scales=scales, binary_inputs=binary_inputs)
+    layer = BinaryLinear(512, 136, scales=scales, binary_inputs=binary_inputs)
     packed = reparameterize(layer)
     assert isinstance(packed, PackedLinear)
     assert packed.bits.dtype == torch.uint8
     assert packed.bits.numel() * 8 == layer.weight.numel()
     assert torch.equal(packed.signs(), (layer.weight - layer.weight.mean(1, keepdim=True)).sign())
-    x = torch.randn(5, 48)
+    x = torch.randn(5, 512)
     want = layer(x)
     assert (packed(x) - want).abs().max() <= 1e-6 * want.abs().max()
-    assert sum(p.numel() for p in packed.parameters()) == 2 * 24
+    assert sum(p.numel() for p in packed.parameters()) == 2 * 136
 
 
 @torch.no_grad()
@@ -143,3 +150,25 @@ def test_full_precision_form_is_ordinary_attention() -> None:
     want = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 7, 24)
     torch.testing.assert_close(model(x), F.linear(want, model.proj.weight, model.proj.bias))
     torch.testing.assert_close(reparameterize(model)(x), model(x))
+
+
+@pytest.mark.parametrize("outputs", [24, 200])
+def test_file_holds_a_bit_a_weight_and_passes_leave_it_so(tmp_path: Path, outputs: int) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                *(BinaryLinear(512, 512) for _ in range(4)), BinaryLinear(512, outputs)
+            )
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.layers(image.flatten(2))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    info = ModelInfo(Tokens, (1, 3, 16, 32), TaskSpec(), outputs=("y",), paper="")
+    artifact = capture(reparameterize(Tokens()), CaptureOptions(seeds=1), tmp_path / "m.onnx", info=info)
+    weights = 4 * 512 * 512 + 512 * outputs
+    assert artifact.path.stat().st_size < weights / 8 + 80_000
+    result = optimize(onnx.load(artifact.path))
+    assert not result.left_alone
+    assert result.model.ByteSize() < weights / 8 + 80_000
