@@ -30,7 +30,8 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradients[0] * (x.abs() < 1)
+        passed: Tensor = gradients[0] * (x.abs() < 1)
+        return passed
 
 
 class _Step(_Sign):
@@ -42,12 +43,12 @@ class _Step(_Sign):
 
 def binary_sign(x: Tensor) -> Tensor:
     """sign(x), whose gradient is that of x where |x| < 1 and else 0 (straight-through estimator)."""
-    return _Sign.apply(x) if torch.is_grad_enabled() else x.sign()  # type: ignore[no-any-return, no-untyped-call]
+    return _Sign.apply(x) if torch.is_grad_enabled() else x.sign()  # type: ignore[no-untyped-call]
 
 
 def binary_step(x: Tensor) -> Tensor:
     """1 where x > 0, else 0; the gradient is that of binary_sign."""
-    return _Step.apply(x) if torch.is_grad_enabled() else (x > 0).to(x.dtype)  # type: ignore[no-any-return, no-untyped-call]
+    return _Step.apply(x) if torch.is_grad_enabled() else (x > 0).to(x.dtype)  # type: ignore[no-untyped-call]
 
 
 def softmax_aware(logits: Tensor) -> Tensor:
@@ -295,7 +296,7 @@ def split_qkv(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def attention_logits(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
     """q k^T / sqrt(width) + bias + mask, (N, heads, tokens, tokens); with a mask, N counts windows."""
-    logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    logits: Tensor = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     logits = logits if bias is None else logits + bias
     if mask is None:
         return logits
