@@ -163,7 +163,7 @@ def test_export_is_standard_operators(tmp_path: Path) -> None:
 
 
 def test_another_size_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="built for 48 x 48"):
+    with pytest.raises(UsageError, match="tvconv_face_micro takes 48 x 48 only, not 96 x 48"):
         capture("tvconv_face_micro", CaptureOptions(height=96), tmp_path / "m.onnx")
 
 
