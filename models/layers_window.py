@@ -96,7 +96,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads, self.scale = heads, (channels // heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", _relative_index(window))
+        self.register_buffer("relative_position_index", relative_index(window))
         self.qkv = nn.Linear(channels, channels * 3)
         self.proj = nn.Linear(channels, channels)
 
@@ -119,7 +119,7 @@ class WindowAttention(nn.Module):
         return deployed
 
 
-def _relative_index(window: int) -> Tensor:
+def relative_index(window: int) -> Tensor:
     """Row of the table for each pair of tokens: (row difference, column difference), both from 0 up."""
     places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
     rows, columns = (places[:, None, :] - places[None, :, :] + window - 1).unbind(-1)

@@ -42,8 +42,10 @@ def expected_shapes(info: ModelInfo, x: torch.Tensor) -> list[tuple[int, ...]]:
         return [(1, options["classes"])]
     if info.task.name == "super-resolution":
         return [(1, 1, height * options["scale"], width * options["scale"])]
-    if info.task.name == "text-detection":
-        return [(1, 1, height, width)]
+    if info.task.name in {"text-detection", "disc-cup"}:
+        return [(1, options.get("classes", 1), height, width)]
+    if info.task.name == "face-embedding":
+        return [(1, options["embedding"])]
     assert info.task.name == "segmentation", f"say here what {info.task.name} promises"
     return [(1, options["classes"], height // options["stride"], width // options["stride"])]
 

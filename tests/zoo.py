@@ -9,7 +9,9 @@ from edgedeploy.models import ModelInfo
 
 SIDE = 64
 # Windows that tile the grids of so small an image.
-OTHERS: dict[str, dict[str, Any]] = {"swin_tiny_prepbn": {"image_size": SIDE, "window": 4}}
+OTHERS: dict[str, dict[str, Any]] = {
+    name: {"image_size": SIDE, "window": 4} for name in ("swin_tiny_prepbn", "bivit_swin_tiny")
+}
 
 
 def small_options(info: ModelInfo) -> dict[str, Any]:

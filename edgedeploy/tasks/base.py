@@ -83,7 +83,18 @@ TASKS: Registry[type[Task]] = Registry(
     "task",
     "edgedeploy.tasks",
     skip=frozenset(
-        {"base", "colour", "images", "label_map", "luma", "metrics", "palette", "resize", "video"}
+        {
+            "base",
+            "colour",
+            "images",
+            "label_map",
+            "luma",
+            "metrics",
+            "palette",
+            "resize",
+            "verification",
+            "video",
+        }
     ),
 )
 

@@ -1,0 +1,99 @@
+"""Face verification: an embedding of unit length for every aligned face, compared by squared distance.
+
+Options: `mean` and `std` of the input; `channels` is "rgb" or "bgr" (the released training code reads RGB,
+its evaluation BGR). The centre square of the picture is what the network sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.core.spec import TensorSpec
+from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, session_input
+from edgedeploy.tasks.images import fit_input, read_image, to_tensor
+from edgedeploy.tasks.verification import area_under_curve, equal_error_rate, k_fold_accuracy, read_pairs
+
+FOLDS = 10
+
+
+class FaceEmbedding(Task):
+    """The embedding of one face, float32 (D,), of length 1."""
+
+    name = "face-embedding"
+    metric_name = "accuracy"
+
+    def preprocess(self, image: Image) -> dict[str, Array]:
+        return self._feed(image, self.input)
+
+    def postprocess(self, outputs: Mapping[str, Array], image: Image) -> NDArray[np.float32]:  # noqa: ARG002
+        values = outputs[self.artifact.outputs[0].name].reshape(-1).astype(np.float64)
+        length = float(np.linalg.norm(values))
+        if not np.isfinite(length) or length == 0:
+            raise UsageError("the embedding is zero or not finite", "check the weights and the precision")
+        return (values / length).astype(np.float32)
+
+    def run(self, session: Run, image: Image) -> NDArray[np.float32]:
+        return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def draw(self, image: Image, result: Any) -> Image:
+        """The picture above a strip of the embedding: one column a value, blue below zero, red above."""
+        height, width = max(12, image.shape[0] // 10), image.shape[1]
+        share = np.clip(result / max(float(np.abs(result).max()), 1e-12), -1, 1)[None, :, None]
+        red, blue = np.array([220, 50, 47]), np.array([38, 139, 210])
+        colours = 255 + np.where(share > 0, (red - 255) * share, (255 - blue) * share)
+        strip = cv2.resize(
+            np.rint(colours).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
+        )
+        return np.concatenate([image, strip]).astype(np.uint8)
+
+    def evaluate(
+        self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
+    ) -> dict[str, float]:
+        """Verification accuracy over pairs: tested on each tenth, threshold and centre from the other nine.
+
+        `data` holds pairs.txt with lines "PATH PATH 0|1", or one folder a person, from which pairs are drawn;
+        `limit` is the number of pairs. Every image is run once.
+        """
+        pairs = read_pairs(data, limit)
+        if len(pairs) < 2 * FOLDS:
+            raise UsageError(f"{len(pairs)} pairs are too few for {FOLDS} folds", "give at least 20")
+        files = sorted({file for first, second, _ in pairs for file in (first, second)})
+        found = {}
+        for done, file in enumerate(files, 1):
+            found[file] = self.run(session, read_image(file))
+            if progress:
+                progress(done, len(files))
+        first = np.stack([found[file] for file, _, _ in pairs]).astype(np.float64)
+        second = np.stack([found[file] for _, file, _ in pairs]).astype(np.float64)
+        same = np.array([match for _, _, match in pairs])
+        distance = np.square(first - second).sum(axis=1)
+        accuracy, deviation = k_fold_accuracy(first, second, same, FOLDS)
+        return {
+            "accuracy": accuracy,
+            "accuracy_std": deviation,
+            "auc": area_under_curve(distance, same),
+            "equal_error_rate": equal_error_rate(distance, same),
+            "pairs": len(pairs),
+            "images": len(files),
+        }
+
+    def _feed(self, image: Image, spec: TensorSpec) -> dict[str, Array]:
+        order = self.options.get("channels", "rgb")
+        if order not in ("rgb", "bgr"):
+            raise UsageError(f"channels are '{order}'", "write rgb or bgr")
+        side = min(image.shape[:2])
+        top, left = ((size - side) // 2 for size in image.shape[:2])
+        face = fit_input(image[top : top + side, left : left + side], spec)
+        face = face if order == "rgb" else np.ascontiguousarray(face[:, :, ::-1])
+        mean, std = self.options.get("mean", [127.5]), self.options.get("std", [127.5])
+        return {spec.name: to_tensor(face, spec, mean, std)}
+
+
+TASKS.register("face-embedding")(FaceEmbedding)

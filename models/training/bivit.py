@@ -1,0 +1,80 @@
+"""Cross-layer binarisation: attention becomes binary first, the MLPs later, from a trained real network.
+
+The paper says that binarising both at once makes each disturb the other, and starts from a pretrained
+network; its code holds nothing of order or lengths. The two stages here, attention first, are our own choice.
+He et al., BiViT: Extremely Compressed Binary Vision Transformers, ICCV 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.models.layers_bivit import BinaryAttention, BinaryLinear, BinaryMlp
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training.
+
+    Attributes:
+        share: of all steps.
+        attention, mlp: which of the two is binary.
+    """
+
+    share: float
+    attention: bool
+    mlp: bool
+
+
+TWO_STAGES = (Stage(0.5, attention=True, mlp=False), Stage(0.5, attention=True, mlp=True))
+
+
+def set_binary(model: nn.Module, *, attention: bool, mlp: bool) -> None:
+    """Make the attention and the MLPs of `model` binary or real.
+
+    Learned scales of layers that become binary start anew, from the weights that real training left.
+    """
+    for part in model.modules():
+        if not isinstance(part, BinaryAttention | BinaryMlp):
+            continue
+        wanted = attention if isinstance(part, BinaryAttention) else mlp
+        if isinstance(part, BinaryAttention):
+            part.binary = wanted
+        for layer in part.children():
+            if isinstance(layer, BinaryLinear):
+                if wanted and not layer.binary:
+                    layer.reset_scales()
+                layer.binary = wanted
+
+
+def stage_at(step: int, steps: int, stages: Sequence[Stage] = TWO_STAGES) -> Stage:
+    """The stage of a step, 0 to steps - 1; raises UsageError where shares do not add up to 1."""
+    total = sum(stage.share for stage in stages)
+    if not stages or abs(total - 1) > 1e-6:
+        raise UsageError(f"the stages take {total:g} of the steps", "make their shares add up to 1")
+    end = 0.0
+    for stage in stages:
+        end += stage.share
+        if step < end * steps - 1e-6:
+            return stage
+    return stages[-1]
+
+
+def start_from_real(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Fill `model` with a real network's parameters of the same names; scales come from its weights.
+
+    Returns names in `state` that the model has no use for. Raises UsageError where some that it needs are
+    missing.
+    """
+    result = model.load_state_dict(dict(state), strict=False)
+    missing = [key for key in result.missing_keys if not key.endswith(".scaling_factor")]
+    if missing:
+        raise UsageError(f"the real network has no {', '.join(missing[:4])}", "is it of another variant?")
+    for layer in model.modules():
+        if isinstance(layer, BinaryLinear):
+            layer.reset_scales()
+    return tuple(result.unexpected_keys)

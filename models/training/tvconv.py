@@ -1,0 +1,53 @@
+"""What TVConv's two applications are trained with: additive-margin softmax, and disc and cup as two labels.
+
+Wang et al., Additive Margin Softmax for Face Verification, 2018. Released settings (JierunChen/TVConv): scale
+32, margin 0.35, SGD 0.1 for 38 epochs; disc and cup binary cross-entropy, Adam 1e-3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RIM, BACKGROUND = 50, 200  # largest grey level of the cup, and of the rim around it
+
+
+class AMSoftmax(nn.Module):
+    """Cross-entropy of s (cos - m) for the true person and s cos for all others.
+
+    Args:
+        embedding: length of the embeddings.
+        classes: people in the training set.
+        scale: s.
+        margin: m.
+    """
+
+    def __init__(self, embedding: int, classes: int, *, scale: float = 32.0, margin: float = 0.35) -> None:
+        super().__init__()
+        self.scale, self.margin = scale, margin
+        self.weight = nn.Parameter(torch.empty(classes, embedding))
+        nn.init.xavier_uniform_(self.weight)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Cosines of (N, D) to every class centre, (N, classes)."""
+        return F.linear(F.normalize(embeddings), F.normalize(self.weight))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of embeddings (N, D) for labels (N,) int64."""
+        cosines = self.logits(embeddings)
+        margins = self.margin * F.one_hot(labels, cosines.shape[1]).to(cosines.dtype)
+        return F.cross_entropy(self.scale * (cosines - margins), labels)
+
+
+def disc_cup_targets(levels: Tensor) -> Tensor:
+    """Targets (N, 2, H, W) float32, cup and disc, of grey masks (N, H, W) in 0..255.
+
+    Above 200 is background, 51 to 200 the rim of the disc, up to 50 the cup, which is part of the disc.
+    """
+    return torch.stack([levels <= RIM, levels <= BACKGROUND], dim=1).float()
+
+
+def disc_cup_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of the sigmoid of each channel, mean over everything."""
+    return F.binary_cross_entropy_with_logits(logits, targets)
