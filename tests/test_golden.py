@@ -14,7 +14,7 @@ from edgedeploy.export.capture import capture
 from edgedeploy.export.surgery import operate, to_fp16
 from edgedeploy.models import MODELS, create_model
 from tests.conftest import ROOT
-from tests.zoo import small_options
+from tests.zoo import small_options, tested_models
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -24,7 +24,7 @@ def histogram(path: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", tested_models())
 def test_operators_after_each_phase(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     options = small_options(MODELS.get(name))
     info = MODELS.get(name).variant(**options)
@@ -49,5 +49,5 @@ def test_operators_after_each_phase(name: str, tmp_path: Path, pytestconfig: pyt
     assert found == json.loads(file.read_text())
 
 
-def test_no_golden_file_is_left_over() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.json")} == set(MODELS.names())
+def test_golden_files_are_of_models_that_exist() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} <= set(MODELS.names())

@@ -13,9 +13,9 @@ from edgedeploy.export.sources import input_shape
 from edgedeploy.models import MODELS, ModelInfo, create_model, register_model
 from edgedeploy.models.count import count
 from edgedeploy.tasks.base import TASKS
-from tests.zoo import small_options
+from tests.zoo import small_options, tested_models
 
-NAMES = MODELS.names()
+NAMES = tested_models()
 
 
 def small(name: str) -> tuple[ModelInfo, nn.Module]:
