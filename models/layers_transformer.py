@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from edgedeploy.models.layers_norm import Norm, fold_into_next
 
+BRANCH_ENDS = (".proj", ".fc2")  # last parts of the names of layers whose output is added to the tokens
+
 
 class Mlp(nn.Module):
     """Linear, GELU, linear; token by token."""
@@ -139,12 +141,20 @@ class SoftmaxAttention(nn.Module):
 
 
 def initialise_transformer(model: nn.Module) -> None:
-    """Truncated normal weights of deviation 0.02 for linear layers and position tables, as DeiT has."""
+    """Truncated normal weights of deviation 0.02 for linear layers and position tables, as DeiT has.
+
+    The layers that end a residual branch are divided by sqrt(branches) besides, as GPT-2 does: RepBN begins
+    as twice a norm that has seen no data, and deep networks otherwise begin with logits in the hundreds.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    ends = [m for key, m in model.named_modules() if isinstance(m, nn.Linear) and key.endswith(BRANCH_ENDS)]
+    with torch.no_grad():
+        for layer in ends:
+            layer.weight.mul_(len(ends) ** -0.5)
     for name, parameter in model.named_parameters():
         if "pos_embed" in name or name.endswith("relative_position_bias_table"):
             nn.init.trunc_normal_(parameter, std=0.02)
