@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from edgedeploy.core.errors import ArtifactError, EdgeDeployError, ExportError, ParityError, UsageError
+from edgedeploy.core.errors import (
+    ArtifactError,
+    EdgeDeployError,
+    ExportError,
+    ParityError,
+    UsageError,
+    first_line,
+)
 from edgedeploy.core.parity import compare_all
 from edgedeploy.core.recipe import CaptureOptions
 from edgedeploy.core.spec import Artifact, Step, TaskSpec
@@ -115,7 +122,7 @@ class _Capturing:
         self.example = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
         self.multiple = info.size_multiple if info is not None else 1
         with _Evaluating(module):
-            count = len(_flat(module(self.example)))
+            count = _count_outputs(module, self.example)
         names = list(info.outputs if info is not None else ("output",))[:count]
         self.outputs = [*names, *(f"output{index}" for index in range(len(names), count))]
 
@@ -196,6 +203,17 @@ class _Evaluating:
         self.no_grad.__exit__(*error)
         if self.was_training:
             self.module.train()
+
+
+def _count_outputs(module: nn.Module, example: Tensor) -> int:
+    """How many tensors the network gives; raises ExportError where it does not take one image."""
+    try:
+        return len(_flat(module(example)))
+    except Exception as error:  # the code is the user's: anything can be wrong in it
+        raise ExportError(
+            f"the network fails on one input of shape {list(example.shape)}: {first_line(error)}",
+            "only networks from one image to tensors can be captured: bring another one as .onnx",
+        ) from error
 
 
 def _flat(value: Any) -> list[Tensor]:

@@ -203,6 +203,26 @@ def test_a_factory_is_found_from_the_current_folder(tmp_path: Path, monkeypatch:
     assert "height" in error.value.hint
 
 
+class Pair(Plain):
+    """Wants two images, which no example has."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
+        return super().forward(x - y)
+
+
+class Nothing(Plain):
+    def forward(self, x: Tensor) -> Any:
+        super().forward(x)
+
+
+@pytest.mark.parametrize(("network", "says"), [(Pair(), "argument: 'y'"), (Nothing(), "NoneType")])
+def test_a_network_that_fails_on_one_image_is_refused(network: Plain, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"fails on one input of shape \[1, 3, 16, 24\].*" + says) as caught:
+        capture(network, SMALL, tmp_path / "m.onnx")
+    assert ".onnx" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pt2_archive_is_captured(tmp_path: Path) -> None:
     program = torch.export.export(Plain().eval(), (torch.randn(1, 3, 16, 24),))
     torch.export.save(program, tmp_path / "net.pt2")
