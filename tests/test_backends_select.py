@@ -20,7 +20,7 @@ from edgedeploy.backends import (
     Session,
     _openvino_rehearsal,
 )
-from edgedeploy.backends._contest import agrees
+from edgedeploy.backends._contest import Difference, agrees, difference
 from edgedeploy.backends.base import Feeds, Outputs, concrete_shapes
 from edgedeploy.backends.feeds import random_feeds, representative_shapes
 from edgedeploy.backends.select import backend_for, build_fastest, open_artifact
@@ -207,7 +207,53 @@ def test_artifact_opens_in_the_backend_that_built_it(cpu: Target, model: Artifac
     ],
 )
 def test_what_counts_as_the_same(precision: str, parity: Parity, right: bool) -> None:
-    assert agrees(parity, precision) is right
+    assert agrees(Difference(parity), precision) is right
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "flipped", "step", "right"),
+    [
+        ("int64", "int8", 0.08, 7, True),  # of a class map, SQNR would be some 10 dB
+        ("int64", "int8", 0.15, 1, False),
+        ("int64", "fp32", 0.0005, 7, True),
+        ("int64", "fp32", 0.01, 1, False),
+        ("uint8", "fp16", 0.9, 1, True),  # an image whose last bit rounds otherwise
+        ("uint8", "int8", 0.9, 40, False),
+        ("bool", "int8", 0.08, 1, True),
+        ("bool", "int8", 0.5, 1, False),
+    ],
+)
+def test_class_maps_and_images_are_judged_by_what_moved(
+    dtype: str, precision: str, flipped: float, step: int, right: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.integers(0, 2 if dtype == "bool" else 19 if dtype == "int64" else 200, 100_000)
+    expected[0] = 200 if dtype == "uint8" else expected[0]
+    chosen = rng.permutation(expected.size) < flipped * expected.size
+    got = np.where(chosen, (1 - expected) if dtype == "bool" else expected + step, expected)
+    found = difference({"y": expected.astype(dtype)}, {"y": got.astype(dtype)})
+    assert found.unequal == pytest.approx(flipped)
+    assert agrees(found, precision) is right
+
+
+def test_an_output_of_integers_does_not_excuse_the_others() -> None:
+    x, y = np.ones(4, np.float32), np.arange(4)
+    assert not agrees(difference({"x": x, "y": y}, {"x": x * 2, "y": y}), "int8")
+    assert not agrees(difference({"x": x, "y": y}, {"x": x, "y": y + 1}), "int8")
+    with pytest.raises(ParityError, match="missing"):
+        difference({"y": y}, {"x": y})
+
+
+@pytest.mark.parametrize("name", ["m", "q"])
+def test_hint_is_not_the_precision_at_hand(
+    name: str, cpu: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = save_quantised if name == "q" else save_convolutions
+    for backend in cpu.backends:
+        alter(monkeypatch, backend, noise=50.0)
+    with pytest.raises(ParityError) as caught:
+        build_fastest(Artifact.load(save(tmp_path / "m.onnx", SHAPE)), cpu, None, tmp_path / "b.onnx")
+    assert "--precision fp32" not in caught.value.hint
 
 
 def test_random_feeds_are_in_the_range_of_the_task() -> None:
