@@ -27,6 +27,22 @@ def save_convolutions(path: Path, shape: Sequence[int | str]) -> Path:
     return _save(path, nodes, weights, {"x": shape}, {"y": [shape[0], 8, *shape[2:]]})
 
 
+def save_sensitive(path: Path, shape: Sequence[int], gain: float = 1e4) -> Path:
+    """y = sin(gain * convolution of x): the last bit of x moves y by some gain * 2^-23."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32) / 5,
+        "gain": np.float32(gain),
+    }
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Mul", ["a", "gain"], ["b"], name="gain_it"),
+        helper.make_node("Sin", ["b"], ["y"], name="sin"),
+    ]
+    return _save(path, nodes, tensors, {"x": shape}, {"y": [shape[0], 8, *shape[2:]]})
+
+
 def save_quantised(path: Path, shape: Sequence[int]) -> Path:
     """The same first convolution in int8: Q/DQ on its input and, per channel, on its weights."""
     rng = np.random.default_rng(0)

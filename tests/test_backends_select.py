@@ -36,7 +36,13 @@ from edgedeploy.core.onnx_header import external_files, operators, read_onnx_hea
 from edgedeploy.core.parity import Parity
 from edgedeploy.core.spec import Artifact, Step, TaskSpec, TensorSpec
 from edgedeploy.core.target import Target
-from tests.onnx_models import save_convolutions, save_quantised, save_two_inputs, save_unsupported
+from tests.onnx_models import (
+    save_convolutions,
+    save_quantised,
+    save_sensitive,
+    save_two_inputs,
+    save_unsupported,
+)
 
 SHAPE = (1, 3, 16, 24)
 
@@ -110,6 +116,22 @@ def test_wrong_results_lose_however_fast(
     built = build_fastest(model, cpu, None, tmp_path / "b.onnx")
     assert built.backend == "onnxruntime"
     assert "wrong results" in verdicts(built)["openvino"]["verdict"]
+
+
+@pytest.mark.parametrize(("noise", "right"), [(5e-3, True), (0.2, False)])
+def test_a_network_that_amplifies_rounding_is_granted_some(
+    noise: float, right: bool, cpu: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another order of the sums moves its output by more than 1e-3; a wrong runtime is still refused."""
+    source = Artifact.load(save_sensitive(tmp_path / "m.onnx", SHAPE))
+    for name in cpu.backends:
+        alter(monkeypatch, name, noise=noise)
+    if not right:
+        with pytest.raises(ParityError):
+            build_fastest(source, cpu, None, tmp_path / "b.onnx")
+        return
+    built = build_fastest(source, cpu, None, tmp_path / "b.onnx")
+    assert max(entry["max_rel"] for entry in verdicts(built).values()) > 1e-3
 
 
 def test_a_quantised_file_of_others_is_held_to_what_int8_can(
@@ -208,6 +230,14 @@ def test_artifact_opens_in_the_backend_that_built_it(cpu: Target, model: Artifac
 )
 def test_what_counts_as_the_same(precision: str, parity: Parity, right: bool) -> None:
     assert agrees(Difference(parity), precision) is right
+
+
+def test_the_grant_has_a_limit_and_is_for_fp32() -> None:
+    chaotic = Difference(Parity(1, 1.0, 0.0, 0.0), 1.0, 1.0)
+    assert agrees(Difference(Parity(0, 0.09, 9.0, 1.0)), "fp32", chaotic)
+    assert not agrees(Difference(Parity(0, 0.11, 9.0, 1.0)), "fp32", chaotic)
+    assert not agrees(Difference(unequal=0.06, moved=0.06), "fp32", chaotic)
+    assert not agrees(Difference(Parity(0, 0.09, 9.0, 1.0)), "int8", chaotic)
 
 
 @pytest.mark.parametrize(

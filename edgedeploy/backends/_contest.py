@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ MIN_SQNR_DB = {"bf16": 25.0, "fp16": 40.0, "int8": 20.0}
 # 8-bit outputs a small mean difference, of the largest value, will do as well: images differ in the last bit.
 MAX_UNEQUAL = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05, "int8": 0.1}
 MAX_MOVED = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 0.02, "int8": 0.03}
+# Some networks amplify rounding. What the last bit of the input does to the exact output cannot be held
+# against a runtime that sums in another order: a few times that is granted in fp32, up to these limits.
+LAST_BIT, GRANT = 2.0**-23, 4.0
+GRANT_MAX_REL, GRANT_MAX_UNEQUAL = 0.1, 0.05
 SEEDS = 2
 WARMUP, ROUNDS, SECONDS = 2, 15, 3.0
 INFINITE_DB = 300.0  # JSON has no infinity
@@ -49,7 +54,7 @@ def check(
     Writes what it found of each into `verdicts`. Raises ParityError if none agrees.
     """
     reference = BACKENDS.get("onnxruntime")
-    worst = dict.fromkeys(sessions, SAME)
+    worst, nudged = dict.fromkeys(sessions, SAME), SAME
     if reference.why_not():
         verdicts.update(
             {n: {"backend": n, "parity": f"not checked: {reference.why_not()}"} for n in sessions}
@@ -59,7 +64,10 @@ def check(
     with reference.open(artifact, plain) as exact:
         for seed in range(SEEDS):
             feeds = random_feeds(artifact, shapes, seed)
-            expected = exact(feeds)
+            expected = {name: value.copy() for name, value in exact(feeds).items()}
+            # Where the very shape of an output hangs on the last bit, nothing is measured and granted.
+            with suppress(ParityError):
+                nudged = nudged.worse(difference(expected, exact(_nudged(feeds, seed))))
             for name, session in sessions.items():
                 worst[name] = worst[name].worse(difference(expected, session(feeds)))
     for name, found in worst.items():
@@ -68,7 +76,7 @@ def check(
             figures["unequal"] = found.unequal
         verdicts[name] = {"backend": name, **figures, "verdict": f"wrong results: {found}"}
     precision = "int8" if is_quantised(artifact) else artifact.precision
-    passed = [name for name, found in worst.items() if agrees(found, precision)]
+    passed = [name for name, found in worst.items() if agrees(found, precision, nudged)]
     if not passed:
         all_found = "; ".join(f"{name} {found}" for name, found in worst.items())
         raise ParityError(
@@ -119,15 +127,20 @@ def difference(expected: Mapping[str, Array], got: Mapping[str, Array]) -> Diffe
     return worst
 
 
-def agrees(found: Difference, precision: str) -> bool:
+def agrees(found: Difference, precision: str, nudged: Difference = SAME) -> bool:
     """Whether a runtime computes what the exact one does.
 
-    FP32_MAX_REL for fp32, else MIN_SQNR_DB; and of integer outputs MAX_UNEQUAL or MAX_MOVED.
+    FP32_MAX_REL for fp32, else MIN_SQNR_DB; and of integer outputs MAX_UNEQUAL or MAX_MOVED. In fp32 it
+    may also differ by GRANT times `nudged`: how far the exact outputs move with the last bit of the inputs.
     """
+    if precision == "fp32":
+        granted = min(GRANT * nudged.unequal, GRANT_MAX_UNEQUAL)
+        limit = max(FP32_MAX_REL, min(GRANT * nudged.parity.max_rel, GRANT_MAX_REL))
+        return (
+            found.unequal <= max(MAX_UNEQUAL["fp32"], granted) or found.moved <= MAX_MOVED["fp32"]
+        ) and found.parity.max_rel <= limit
     right = found.unequal <= MAX_UNEQUAL[precision] or found.moved <= MAX_MOVED[precision]
-    if precision in MIN_SQNR_DB:
-        return right and found.parity.sqnr_db >= MIN_SQNR_DB[precision]
-    return right and found.parity.max_rel <= FP32_MAX_REL
+    return right and found.parity.sqnr_db >= MIN_SQNR_DB[precision]
 
 
 def interleaved_ms(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> dict[str, list[float]]:
@@ -142,6 +155,17 @@ def interleaved_ms(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) 
         if turn >= WARMUP + 2 and time.perf_counter() - begin > SECONDS:
             break
     return {name: values[WARMUP:] for name, values in times.items()}
+
+
+def _nudged(feeds: Mapping[str, Array], seed: int) -> dict[str, Array]:
+    """The feeds with the last bit of every float32 value moved up or down."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: value * (1 + LAST_BIT * rng.choice((-1, 1), value.shape)).astype(np.float32)
+        if value.dtype == np.float32
+        else value
+        for name, value in feeds.items()
+    }
 
 
 def _discrete(expected: Array, got: Array) -> Difference:
