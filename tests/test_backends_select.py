@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from edgedeploy.core.errors import (
     OutputError,
     ParityError,
     UnsupportedOpError,
+    UsageError,
 )
 from edgedeploy.core.onnx_header import external_files, operators, read_onnx_header, with_metadata
 from edgedeploy.core.parity import Parity
@@ -309,6 +311,32 @@ def test_random_feeds_are_in_the_range_of_the_task() -> None:
     assert all(np.array_equal(feeds[name], again[name]) for name in feeds)
     assert not np.array_equal(feeds["image"], random_feeds(artifact, shapes, seed=6)["image"])
     assert concrete_shapes(artifact, {"image": (1, 3, 9, 9)})["bytes"] == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize("shape", [(1 << 40,), (1, 3, 100_000, 100_000), (1 << 33, 1 << 33, 1 << 33)])
+def test_a_size_beyond_reason_is_refused_before_memory_is_asked_for(shape: tuple[int, ...]) -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=shape)
+    artifact = Artifact(path=Path("m"), kind="onnx", model="m", inputs=(spec,), outputs=())
+    with pytest.raises(UsageError, match="million elements") as caught:
+        representative_shapes(artifact, {})
+    assert "--size" in caught.value.hint
+    dynamic = spec.model_copy(update={"shape": tuple("abcd"[: len(shape)])})
+    with pytest.raises(UsageError, match="million elements"):
+        concrete_shapes(artifact.model_copy(update={"inputs": (dynamic,)}), {"x": shape})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_random_feeds_are_drawn_in_single_precision(dtype: str) -> None:
+    spec = TensorSpec(name="x", dtype=dtype, shape=(1, 3, 256, 256))
+    for options in ({}, {"mean": [0.0], "std": [255.0]}):
+        task = TaskSpec(name="tensor", options=options)
+        artifact = Artifact(path=Path("m"), kind="onnx", model="m", inputs=(spec,), outputs=(), task=task)
+        tracemalloc.start()
+        feed = random_feeds(artifact, {"x": (1, 3, 256, 256)})["x"]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert feed.dtype == dtype
+        assert peak < feed.size * 12, "a float64 draw and a copy would be 12 bytes of each"
 
 
 @pytest.mark.parametrize("value", ["", "x" * 127, "ü" * 300, '{"a": 1}' * 5000])

@@ -6,6 +6,7 @@ wrappers here check once what every runtime needs checked; a plug-in's `_build`,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 Outputs = dict[str, Array]
 Shapes = Mapping[str, tuple[int, ...]]
+
+# Above this a size is a slip of the hand, or a hostile file: an image of 8K has 100 million.
+MAX_INPUT_ELEMENTS = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,10 @@ def check_feed(spec: TensorSpec, feeds: Feeds) -> None:
 
 
 def concrete_shapes(artifact: Artifact, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The shape of every input: as asked, else its own; raises UsageError for a dynamic one not given."""
+    """The shape of every input: as asked, else its own.
+
+    Raises UsageError for a dynamic one not given, one that does not fit, and one above MAX_INPUT_ELEMENTS.
+    """
     result: dict[str, tuple[int, ...]] = {}
     for spec in artifact.inputs:
         wanted = shapes.get(spec.name)
@@ -228,6 +235,11 @@ def concrete_shapes(artifact: Artifact, shapes: Shapes) -> dict[str, tuple[int, 
         ):
             raise UsageError(
                 f"input {spec} cannot be {list(wanted)}", "export the model for that size, or with --dynamic"
+            )
+        if math.prod(wanted) > MAX_INPUT_ELEMENTS:
+            raise UsageError(
+                f"input {spec} as {list(wanted)} has more than {MAX_INPUT_ELEMENTS >> 20} million elements",
+                "choose a smaller --size, or export the model for one",
             )
         result[spec.name] = tuple(wanted)
     return result

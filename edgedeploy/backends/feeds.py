@@ -39,10 +39,12 @@ def _feed(
     if dtype == np.uint8:
         return generator.integers(0, 256, shape, dtype=np.uint8)
     if dtype.kind != "f":
-        return generator.integers(0, 2, shape).astype(dtype)
+        return generator.integers(0, 2, shape, dtype=np.uint8).astype(dtype)
     mean, std = artifact.task.options.get("mean"), artifact.task.options.get("std")
     if mean is None or std is None or len(shape) != 4:
-        return generator.standard_normal(shape).astype(dtype)
+        return generator.standard_normal(shape, np.float32).astype(dtype, copy=False)
     per_channel = (1, 1, 1, -1) if spec.layout == "NHWC" else (1, -1, 1, 1)
-    pixels = generator.uniform(0.0, 255.0, shape)
-    return ((pixels - np.reshape(mean, per_channel)) / np.reshape(std, per_channel)).astype(dtype)
+    pixels: Array = generator.random(shape, np.float32) * np.float32(255)
+    pixels -= np.reshape(np.asarray(mean, np.float32), per_channel)
+    pixels /= np.reshape(np.asarray(std, np.float32), per_channel)
+    return pixels.astype(dtype, copy=False)

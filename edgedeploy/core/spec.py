@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,7 @@ from edgedeploy.core.onnx_header import read_onnx_header
 METADATA_KEY = "edgedeploy"
 SCHEMA = 1
 
-Dim = int | str
+Dim = Annotated[int, Field(ge=0)] | str
 Layout = Literal["NCHW", "NHWC", ""]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Kind = Literal["onnx", "engine"]

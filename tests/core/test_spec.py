@@ -51,6 +51,13 @@ def engine(path: Path) -> Artifact:
     return artifact
 
 
+def label(path: Path, text: str) -> None:
+    """Write a text as the metadata of an ONNX file."""
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {METADATA_KEY: text})
+    onnx.save(proto, path)
+
+
 def test_a_foreign_onnx_is_known_by_its_graph(model: Path) -> None:
     artifact = Artifact.load(model)
     assert artifact.kind == "onnx"
@@ -115,6 +122,14 @@ def test_damaged_metadata_is_refused(model: Path) -> None:
         onnx.save(proto, model)
         with pytest.raises(ArtifactError):
             Artifact.load(model)
+
+
+def test_a_negative_size_in_metadata_is_refused(model: Path) -> None:
+    document = json.loads(Artifact.load(model).to_json())
+    document["inputs"][1]["shape"] = [-8]
+    label(model, json.dumps(document))
+    with pytest.raises(ArtifactError, match="damaged edgedeploy metadata"):
+        Artifact.load(model)
 
 
 def test_engines_round_trip_through_their_sidecar(tmp_path: Path) -> None:
