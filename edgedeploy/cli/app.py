@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,13 +52,29 @@ def _root(
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 2 usage, 3 environment, 4 budget missed, 5 equivalence failed."""
+    if sys.stdout is None:  # closed by the shell (`>&-`): Python then has no stream at all
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # it lives as long as the process
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer must go somewhere, else the interpreter complains while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """The exit code of the verb; 0 where nobody reads on (`edgedeploy models | head`)."""
     try:
         app()
     except EdgeDeployError as error:
         print_error(error)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `edgedeploy models | head`: nobody reads on, so there is nothing to say
-        sys.exit(0)
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+    except SystemExit as end:  # typer and rich turn broken pipes into exits themselves
+        return 0 if isinstance(end.__context__, BrokenPipeError) else end.code
+    return 0
 
 
 if __name__ == "__main__":
