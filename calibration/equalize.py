@@ -16,9 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgedeploy.calibration.exclusions import trained_for_int8
 from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.plan import Plan
-from edgedeploy.calibration.weights import on_grid
 
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
 _BOUNDED = frozenset({"Tanh", "Sigmoid"})
@@ -40,7 +40,7 @@ def candidates(view: GraphView, plan: Plan) -> list[str]:
             and attribute(view.nodes[index], "group", 1) == 1
             for index, position in edges
         )
-        trained = any(_trained(view, index) for index, _ in edges)
+        trained = any(trained_for_int8(view, index) for index, _ in edges)
         private = sorted(view.consumers[name]) == sorted(edges) and name not in view.captured
         if convolutions and not trained and private and name not in view.outputs and plan.find(name) == name:
             producer = view.producer.get(name)
@@ -94,13 +94,6 @@ def equalize(
         if name not in used and name not in view.outputs:
             del result.graph.initializer[position]
     return result
-
-
-def _trained(view: GraphView, index: int) -> bool:
-    node = view.nodes[index]
-    return (
-        node.op_type == "Conv" and node.input[1] in view.constants and on_grid(view.value(node.input[1]), 0)
-    )
 
 
 def _source(view: GraphView, name: str) -> int | None:

@@ -10,6 +10,7 @@ import math
 
 from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.ruleset import RuleSet
+from edgedeploy.calibration.weights import on_grid
 
 TILE = 16  # channels below which a side of the matrix product is thin
 ALIGNED = 8
@@ -30,13 +31,22 @@ def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
         return f"weight '{weight}' holds NaN or infinity"
     if not rules.first and not _weighted_before(view, index, rules):
         return "first layer (rule 'first' is off)"
-    if not rules.last and not _weighted_after(view, index, rules):
+    # A last layer whose weights were trained for INT8 has no error to hide.
+    if not rules.last and not trained_for_int8(view, index) and not _weighted_after(view, index, rules):
         return "last layer (rule 'last' is off)"
     if not rules.small_channels:
         return None
     if node.op_type in {"Conv", "ConvTranspose"}:
         return _thin_convolution(view, index, rules)
     return _thin_product(view, index)
+
+
+def trained_for_int8(view: GraphView, index: int) -> bool:
+    """Whether a convolution's weights lie on the int8 grid, as quantisation-aware training leaves them."""
+    node = view.nodes[index]
+    if node.op_type != "Conv" or node.input[1] not in view.constants:
+        return False
+    return on_grid(view.value(node.input[1]), 0)
 
 
 def _thin_convolution(view: GraphView, index: int, rules: RuleSet) -> str | None:

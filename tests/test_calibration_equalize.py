@@ -121,3 +121,21 @@ def test_weights_that_lie_on_the_grid_already_are_left_alone(rng: np.random.Gene
     result = quantize(model, lambda: data, method="minmax", rules=RULES.with_options(equalize=1.0))
     assert result.report.placement.notes == ()
     assert "Mul" not in {node.op_type for node in result.model.graph.node}
+
+
+def test_a_last_layer_that_was_trained_for_int8_is_quantised(rng: np.random.Generator) -> None:
+    rules = load_rules("openvino").with_options(last=False, small_channels=False)
+    data = [{"x": rng.standard_normal((1, 16, 8, 8)).astype(np.float32)}]
+    plain = network("Relu")
+    snapped = onnx.ModelProto()
+    snapped.CopyFrom(plain)
+    for entry in snapped.graph.initializer:
+        if entry.name == "w2":
+            codes, scale = quantize_weight(numpy_helper.to_array(entry), 0)
+            values = (codes * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
+            entry.CopyFrom(numpy_helper.from_array(values, "w2"))
+    counts = [
+        len(quantize(model, lambda: data, rules=rules).report.placement.quantized)
+        for model in (plain, snapped)
+    ]
+    assert counts[1] == counts[0] + 1
