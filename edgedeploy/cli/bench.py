@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli.console import Reporter, parse_size, print_json, print_next, print_table
+from edgedeploy.cli.console import Reporter, command_line, parse_size, print_json, print_next, print_table
 from edgedeploy.cli.options import Json, Size, Threads
 
 # What fits a terminal; a --report and --json have every figure.
 SHOWN = {"model", "precision", "backend", "p50 ms", "p95", "p99", "device ms", "per second", "speed-up"}
+
+# Tasks of which a camera's pictures show something; a plain tensor has no score to ask for instead.
+LIVE = {"segmentation", "super-resolution", "tensor", "text-detection"}
 
 
 def command(
@@ -64,5 +67,16 @@ def command(
             if line.note:
                 reporter.note(f"{line.name}: {line.note}")
         reporter.note(", ".join(f"{name} {value}" for name, value in result.machine.items()))
-        print_next(f"edgedeploy demo {artifacts[-1]} --source 0")
+        print_next(_next_step(artifacts[-1]))
     result.check()
+
+
+def _next_step(name: str) -> str:
+    """A demo where a camera's pictures make sense, else the score."""
+    from edgedeploy.core.spec import Artifact
+
+    file, at, _ = name.rpartition("@")
+    path = name if not at or Path(name).exists() else file
+    if Artifact.load(path).task.name in LIVE:
+        return command_line("demo", path, "--source", "0")
+    return command_line("eval", path, "--data", "FOLDER")

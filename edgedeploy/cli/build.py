@@ -27,7 +27,7 @@ def command(
     json: Json = False,
 ) -> None:
     from edgedeploy.cli.deploy import make_job, run_and_deliver
-    from edgedeploy.cli.report import describe, print_build
+    from edgedeploy.cli.report import describe, next_step, print_build
 
     flags = [f"precision={precision}"] if precision else []
     flags += [f"calibration.limit={limit}"] if limit else []
@@ -47,4 +47,4 @@ def command(
     print_build(artifact)
     if precision is None and artifact.precision == job.target.default_precision and job.target.precision_note:
         reporter.note(f"{artifact.precision} because: {job.target.precision_note}")
-    print_next(f"edgedeploy bench {artifact.path}")
+    print_next(next_step(artifact))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -111,6 +112,11 @@ def print_next(*commands: str) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for command in commands:
         console.print(f"[dim]next:[/dim] {escape(command)}")
+
+
+def command_line(*words: object) -> str:
+    """An `edgedeploy` command that can be pasted into a shell, whatever its paths are called."""
+    return shlex.join(["edgedeploy", *map(str, words)])
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

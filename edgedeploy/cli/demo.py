@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli.console import Reporter, print_json, print_next, print_table
+from edgedeploy.cli.console import Reporter, command_line, print_json, print_next, print_table
 from edgedeploy.cli.options import Json, Limit, TargetName, Threads
 
 
@@ -57,7 +57,7 @@ def command(
         "written": stats.path or "nothing",
     }
     print_table(("demo", ""), cells.items())
-    print_next(
-        f"edgedeploy demo {artifact.path} --source {source} --sink {sink} --view side-by-side",
-        f"edgedeploy bench {artifact.path}",
-    )
+    beside = ("demo", artifact.path, "--source", source, "--sink", sink, "--view", "side-by-side")
+    if view != "side-by-side":
+        print_next(command_line(*beside))
+    print_next(command_line("bench", artifact.path))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgedeploy.cli.console import Reporter, print_json, print_next, print_table
+from edgedeploy.cli.console import Reporter, command_line, print_json, print_next, print_table
 from edgedeploy.cli.options import Json, Limit, Threads
 
 
@@ -49,7 +49,7 @@ def command(
         for row in rows
     ]
     print_table(("artifact", "precision", *names), cells)
-    print_next(f"edgedeploy bench {' '.join(map(str, artifacts))}")
+    print_next(command_line("bench", *artifacts))
 
 
 def _format(value: float | None) -> str:

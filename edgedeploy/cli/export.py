@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli.console import Reporter, parse_size, print_json, print_next
+from edgedeploy.cli.console import Reporter, command_line, parse_size, print_json, print_next
 from edgedeploy.cli.options import Edits, Json, Out, Size, Weights
 
 
@@ -69,6 +69,6 @@ def command(
     if explain:
         explain_skips(job, reporter)
     print_next(
-        f"edgedeploy build {artifact.path} --target cpu",
-        f"edgedeploy quantize {artifact.path} --data PHOTOS",
+        command_line("build", artifact.path, "--target", "cpu"),
+        command_line("quantize", artifact.path, "--data", "PHOTOS"),
     )

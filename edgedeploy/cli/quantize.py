@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli.console import Reporter, parse_size, print_json, print_next
+from edgedeploy.cli.console import Reporter, command_line, parse_size, print_json, print_next
 from edgedeploy.cli.options import Data, Edits, Json, Limit, Out, Size, TargetName, Weights
 
 
@@ -44,4 +44,4 @@ def command(
         print_json(describe(artifact))
         return
     print_quantisation(artifact)
-    print_next(f"edgedeploy build {artifact.path} --target {target}")
+    print_next(command_line("build", artifact.path, "--target", target))

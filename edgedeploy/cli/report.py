@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from typing import Any
 
-from edgedeploy.cli.console import Reporter, print_table
+from edgedeploy.cli.console import Reporter, command_line, print_table
 from edgedeploy.core.cache import Cache
-from edgedeploy.core.spec import Artifact
+from edgedeploy.core.spec import Artifact, sidecar_path
 from edgedeploy.pipeline import run
 from edgedeploy.steps.base import Job
 
@@ -74,6 +75,16 @@ def print_build(artifact: Artifact) -> None:
     engine = artifact.details.get("engine")  # known of TensorRT engines alone
     if engine:
         print_table(("of the engine", ""), engine.items())
+
+
+def next_step(artifact: Artifact) -> str:
+    """What to do with what was built: bench it, on the device if it was not made for this machine."""
+    verdicts = [entry["verdict"] for entry in artifact.details.get("considered", [])]
+    if not any(verdict.startswith("kept, not measured") for verdict in verdicts):
+        return command_line("bench", artifact.path)
+    files = shlex.join([str(artifact.path)]), shlex.join([str(sidecar_path(artifact.path))])
+    bench = command_line("bench", artifact.path.name)
+    return f"copy {' and '.join(files)} to the device, then: {bench}"
 
 
 def _title(artifact: Artifact) -> str:
