@@ -13,6 +13,7 @@ from edgedeploy.cli.options import Json, Size, Threads
 # What fits a terminal; a --report and --json have every figure.
 SHOWN = {"model", "precision", "backend", "p50 ms", "p95", "p99", "device ms", "per second", "speed-up"}
 
+REPORTS = (".md", ".json", ".csv")
 # Tasks of which a camera's pictures show something; a plain tensor has no score to ask for instead.
 LIVE = {"segmentation", "super-resolution", "tensor", "text-detection"}
 
@@ -42,6 +43,8 @@ def command(
 ) -> None:
     from edgedeploy.bench import bench
 
+    if report is not None:
+        _check_report(report)
     reporter = Reporter(quiet=json)
     height_width = parse_size(size)
     with reporter.stage("interleaved rounds") as stage:
@@ -69,6 +72,16 @@ def command(
         reporter.note(", ".join(f"{name} {value}" for name, value in result.machine.items()))
         print_next(_next_step(artifacts[-1]))
     result.check()
+
+
+def _check_report(path: Path) -> None:
+    """Refuse a report that could not be written, before the minutes of measuring."""
+    from edgedeploy.core.errors import UsageError
+    from edgedeploy.core.files import check_writable
+
+    if path.suffix not in REPORTS:
+        raise UsageError(f"{path} is no report file", f"end its name in {', '.join(REPORTS)}")
+    check_writable(path)
 
 
 def _next_step(name: str) -> str:

@@ -9,6 +9,7 @@ from edgedeploy.cli.console import Reporter
 from edgedeploy.cli.imports import require_export
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.files import check_writable
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
@@ -44,6 +45,7 @@ def run_and_deliver(
     """Run the pipeline up to a step and put the result at `out`, by default in the current folder."""
     if out is not None and out.is_dir():
         raise UsageError(f"{out} is a folder", "name a file with -o")
+    check_writable(out or Path.cwd() / ".artifact")  # the name by default is known at the end only
     artifact = run(job, reporter, Cache(), until)
     if out is None:
         stem = Path(job.source).stem if Path(job.source).suffix in {".onnx", ".pt2"} else artifact.model

@@ -11,6 +11,26 @@ from pathlib import Path
 
 from edgedeploy.core.errors import OutputError
 
+ELSEWHERE = "choose another place, one that you may write to"
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError unless a file can be written at `path`; long work asks before it begins.
+
+    Missing folders are fine where they can be made. Nothing is created.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder", str(path))
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        if not folder.is_dir():
+            raise NotADirectoryError(20, f"{folder} is not a folder", str(path))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, f"{folder} is not writable", str(path))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", ELSEWHERE) from error
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -30,18 +50,14 @@ def replacing(path: Path) -> Iterator[Path]:
         os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}", "choose another place with -o"
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", ELSEWHERE) from error
     try:
         yield temporary
         _flush(temporary)
         try:
             temporary.replace(path)
         except OSError as error:
-            raise OutputError(
-                f"cannot write {path}: {error.strerror}", "choose another place with -o"
-            ) from error
+            raise OutputError(f"cannot write {path}: {error.strerror}", ELSEWHERE) from error
     finally:
         temporary.unlink(missing_ok=True)
 

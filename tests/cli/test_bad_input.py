@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedeploy.cli.bench import REPORTS
 from tests.cli.conftest import Cli, Outcome
 
 
@@ -87,9 +88,39 @@ def test_a_pickle_is_never_opened(cli: Cli, tmp_path: Path) -> None:
 
 def test_unwritable_output(cli: Cli, relu: Path) -> None:
     (relu.parent / "file").write_text("")
-    assert_refused(cli("export", relu, "-o", relu.parent / "file" / "out.onnx"), 3, "cannot write", "-o")
+    assert_refused(
+        cli("export", relu, "-o", relu.parent / "file" / "out.onnx"), 3, "cannot write", "another place"
+    )
     assert_refused(cli("export", relu, "-o", relu.parent), 2, "is a folder", "-o")
     assert sorted(path.name for path in relu.parent.iterdir()) == ["file", "relu.onnx"]
+
+
+@pytest.mark.parametrize("verb", ["export", "build"])
+def test_an_unwritable_output_is_refused_before_the_work(cli: Cli, relu: Path, verb: str) -> None:
+    (relu.parent / "file").write_text("")
+    outcome = cli(verb, relu, "-o", relu.parent / "file" / "out.onnx")
+    assert_refused(outcome, 3, "cannot write", "another place")
+    assert "✓" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says", "hint"),
+    [("report.txt", 2, "no report file", ".md"), ("file/report.md", 3, "cannot write", "another place")],
+)
+def test_an_unwritable_report_is_refused_before_the_work(
+    cli: Cli, relu: Path, name: str, code: int, says: str, hint: str
+) -> None:
+    (relu.parent / "file").write_text("")
+    outcome = cli("bench", relu, "--runs", 2, "--report", relu.parent / name)
+    assert_refused(outcome, code, says, hint)
+    assert "✓" not in outcome.err
+
+
+@pytest.mark.parametrize("suffix", REPORTS)
+def test_every_report_that_is_let_through_can_be_written(cli: Cli, relu: Path, suffix: str) -> None:
+    path = relu.with_suffix(suffix)
+    assert cli("bench", f"{relu}@onnxruntime", "--runs", 2, "--report", path).code == 0
+    assert path.stat().st_size > 0
 
 
 def test_a_size_that_the_model_does_not_take(cli: Cli, relu: Path) -> None:

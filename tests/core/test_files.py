@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.core.errors import OutputError
-from edgedeploy.core.files import replacing, sha256_file, sha256_text, write_bytes, write_text
+from edgedeploy.core.files import check_writable, replacing, sha256_file, sha256_text, write_bytes, write_text
 
 
 def test_replaces_what_was_there(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_unwritable_places_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write") as caught, replacing(tmp_path / "file" / "a.onnx"):
         pass
-    assert "-o" in caught.value.hint
+    assert "another place" in caught.value.hint
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(OutputError, match="it is a folder"), replacing(tmp_path / "folder.onnx"):
         pass
@@ -64,3 +64,20 @@ def test_sha256_of_files_and_texts(tmp_path: Path) -> None:
     assert sha256_file(path) == hashlib.sha256(b"ab" * (1 << 20)).hexdigest()
     assert sha256_text("ab", "c") != sha256_text("a", "bc")
     assert sha256_text("ab", "c") == sha256_text("ab", "c")
+
+
+def test_a_place_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "deep" / "er" / "a.onnx")
+    check_writable(tmp_path / "file")
+    with pytest.raises(OutputError, match="file is not a folder"):
+        check_writable(tmp_path / "file" / "deep" / "a.onnx")
+    with pytest.raises(OutputError, match="it is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(OutputError, match="cannot write"):
+        check_writable(tmp_path / ("long" * 100))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(OutputError, match="is not writable"):
+        check_writable(Path("a.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
