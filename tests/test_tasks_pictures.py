@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from edgedeploy.core.errors import UsageError
-from edgedeploy.core.spec import TensorSpec
+from edgedeploy.core.errors import ArtifactError, UsageError
+from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
+from edgedeploy.tasks.base import task_for
 from edgedeploy.tasks.colour import luma_from_rgb, rgb_from_ycbcr, ycbcr_from_rgb
 from edgedeploy.tasks.images import list_images, read_image, to_tensor, write_image
 from edgedeploy.tasks.label_map import read_label_map
@@ -156,3 +157,14 @@ def test_palettes_have_a_colour_of_its_own_for_every_class(classes: int) -> None
     colours = palette(classes)
     assert colours.shape == (classes, 3)
     assert len({tuple(colour) for colour in colours.tolist()}) == classes
+
+
+def test_a_model_that_its_task_cannot_feed_is_refused() -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=(1, 3, 8, 8), layout="NCHW")
+    artifact = Artifact(path=Path("m.onnx"), kind="onnx", model="m", inputs=(), outputs=())
+    with pytest.raises(ArtifactError, match="has no inputs"):
+        task_for(artifact)
+    for name in ("mean", "std"):
+        options = {"inputs": (spec,), "task": TaskSpec(name="tensor", options={name: [1.0, 2.0]})}
+        with pytest.raises(ArtifactError, match=f"{name} has 2 values for 3 channels"):
+            task_for(artifact.model_copy(update=options))

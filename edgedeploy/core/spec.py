@@ -8,6 +8,8 @@ SDK.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -145,7 +147,7 @@ def _load_engine(path: Path) -> Artifact:
         document = json.loads(sidecar_path(path).read_text())
         digest = document.pop("sha256")
         artifact = _parse(document, path, digest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{sidecar_path(path)} is damaged: {error}", "build the engine again") from error
     if sha256_file(path) != digest:
         raise ArtifactError(
@@ -167,7 +169,7 @@ def _load_onnx(path: Path) -> Artifact:
         )
     try:
         return _parse(json.loads(own), path, digest)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
             f"{path} has damaged edgedeploy metadata: {error}", "export the model again"
         ) from error
@@ -181,6 +183,19 @@ def _parse(document: dict[str, Any], path: Path, digest: str) -> Artifact:
             "make it again with this version, or install the version that wrote it",
         )
     try:
-        return Artifact(path=path, digest=digest, **document)
+        artifact = Artifact(path=path, digest=digest, **document)
     except ValidationError as error:
         raise ValueError(f"{error.error_count()} bad fields, first {error.errors()[0]['loc']}") from error
+    _check_normalisation(artifact.task.options)
+    return artifact
+
+
+def _check_normalisation(options: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `mean` and `std`, where given, are numbers that pixels can be normalised by."""
+    for name in ("mean", "std"):
+        values = options.get(name, [])
+        values = values if isinstance(values, (list, tuple)) else [values]
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise ValueError(f"{name} is not a list of numbers")
+        if name == "std" and 0 in values:
+            raise ValueError("std has a zero")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.core.errors import UsageError
+from edgedeploy.core.errors import ArtifactError, UsageError
 from edgedeploy.core.progress import Progress as Progress  # every task file needs it
 from edgedeploy.core.registry import Registry
 from edgedeploy.core.spec import Artifact, TensorSpec
@@ -36,9 +36,26 @@ class Task(ABC):
     metric_name: ClassVar[str] = ""
 
     def __init__(self, artifact: Artifact) -> None:
+        if not artifact.inputs:
+            raise ArtifactError(f"{artifact.path} has no inputs", "export a model that takes an image")
         self.artifact = artifact
         self.options: Mapping[str, Any] = artifact.task.options
         self.input: TensorSpec = artifact.inputs[0]
+        self._check_channels()
+
+    def _check_channels(self) -> None:
+        """Raise ArtifactError where `mean` or `std` has another length than the input has channels."""
+        channels = (
+            self.input.shape[3 if channels_last(self.input) else 1] if len(self.input.shape) == 4 else ""
+        )
+        for name in ("mean", "std"):
+            values = self.options.get(name, 0.0)
+            count = len(values) if isinstance(values, (list, tuple)) else 1
+            if isinstance(channels, int) and count not in (1, channels):
+                raise ArtifactError(
+                    f"{self.artifact.path}: {name} has {count} values for {channels} channels",
+                    "export the model again, with one value per channel",
+                )
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of the input tensor for an image of this size, in the artifact's layout and channels."""
@@ -100,7 +117,7 @@ TASKS: Registry[type[Task]] = Registry(
 
 
 def task_for(artifact: Artifact) -> Task:
-    """The task object of an artifact; raises UnknownNameError, or UsageError where the model does not fit."""
+    """The task object of an artifact; raises UnknownNameError, or another error where it does not fit."""
     return TASKS.get(artifact.task.name)(artifact)
 
 

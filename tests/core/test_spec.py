@@ -132,6 +132,34 @@ def test_a_negative_size_in_metadata_is_refused(model: Path) -> None:
         Artifact.load(model)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": ["a"]}, "mean is not a list of numbers"),
+        ({"mean": [1.0, None]}, "mean is not"),
+        ({"std": [1.0, float("nan")]}, "std is not"),
+        ({"std": [[1.0]]}, "std is not"),
+        ({"std": [0, 0, 0]}, "std has a zero"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_refused(model: Path, options: object, message: str) -> None:
+    document = json.loads(Artifact.load(model).to_json())
+    document["task"] = {"name": "segmentation", "options": options}
+    label(model, json.dumps(document))
+    with pytest.raises(ArtifactError, match=message):
+        Artifact.load(model)
+
+
+def test_metadata_too_deep_to_parse_is_refused(model: Path, tmp_path: Path) -> None:
+    label(model, "[" * 100_000)
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.load(model)
+    path = engine(tmp_path / "net.engine").path
+    sidecar_path(path).write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.load(path)
+
+
 def test_engines_round_trip_through_their_sidecar(tmp_path: Path) -> None:
     artifact = engine(tmp_path / "net.engine")
     assert Artifact.load(artifact.path) == artifact
