@@ -13,6 +13,7 @@ from edgedeploy.cli.options import Json, Size, Threads
 # What fits a terminal; a --report and --json have every figure.
 SHOWN = {"model", "precision", "backend", "p50 ms", "p95", "p99", "device ms", "per second", "speed-up"}
 
+DISPENSABLE = ("device ms", "per second", "p95", "precision", "p99")  # in a narrow terminal, in this order
 REPORTS = (".md", ".json", ".csv")
 # Tasks of which a camera's pictures show something; a plain tensor has no score to ask for instead.
 LIVE = {"segmentation", "super-resolution", "tensor", "text-detection"}
@@ -65,6 +66,7 @@ def command(
         print_table(
             [result.columns[index] for index in shown],
             [[row[index] for index in shown] for row in result.rows],
+            dispensable=DISPENSABLE,
         )
         for line in result.results:
             if line.note:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -94,17 +95,38 @@ def _finite(value: Any) -> Any:
     return [_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> None:
-    """A table on stdout; numeric-looking columns are aligned to the right."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+def print_table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[Any]],
+    title: str = "",
+    dispensable: Iterable[str] = (),
+) -> None:
+    """A table on stdout; numeric-looking columns are aligned to the right.
+
+    Where the terminal is too narrow, `dispensable` columns are left out in that order, then cells are folded;
+    those of the first column, the names, last.
+    """
+    console = Console(highlight=False)
+    heads = list(columns)
     data = [[str(cell) for cell in row] for row in rows]
-    for index, name in enumerate(columns):
-        cells = [row[index] for row in data]
+    widths = {
+        name: max([cell_len(name), *(cell_len(row[index]) for row in data)])
+        for index, name in enumerate(heads)
+    }
+    shown = list(heads)
+    for name in dispensable:
+        if name in shown and sum(widths[head] + 3 for head in shown) + 1 > console.width:
+            shown.remove(name)
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for name in shown:
+        cells = [row[heads.index(name)] for row in data]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "-+<" for cell in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        # A name is not folded for the sake of figures, unless it would leave them no room.
+        whole = name == heads[0] and widths[name] <= console.width // 2
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in data:
-        table.add_row(*map(escape, row))
-    Console(highlight=False).print(table)
+        table.add_row(*(escape(row[heads.index(name)]) for name in shown))
+    console.print(table)
 
 
 def print_next(*commands: str) -> None:
