@@ -33,6 +33,7 @@ LIBRARIES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+DAY_S = 86400
 
 
 class Cache:
@@ -59,6 +60,7 @@ class Cache:
             except (EdgeDeployError, OSError):
                 shutil.rmtree(entry, ignore_errors=True)
         try:
+            self._sweep()
             entry.parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".making-"))
         except OSError as error:
@@ -78,11 +80,19 @@ class Cache:
         return Artifact.load(entry / main), False
 
     def _name_for_once(self) -> str:
-        """A name that no later run asks for; what such runs left more than a day ago is removed."""
-        for entry in (self.root / "on").glob("once-*"):
-            if time.time() - entry.stat().st_mtime > 86400:
-                shutil.rmtree(entry, ignore_errors=True)
+        """A name that no later run asks for; `_sweep` removes what it leads to."""
         return f"once-{secrets.token_hex(16)}"
+
+    def _sweep(self) -> None:
+        """Remove entries without a key, and what killed processes left half made, after a day."""
+        for pattern in ("on/once-*", "*/.making-*"):
+            for entry in self.root.glob(pattern):
+                try:
+                    old = time.time() - entry.stat().st_mtime > DAY_S
+                except FileNotFoundError:  # it was renamed or removed by another process just now
+                    continue
+                if old:
+                    shutil.rmtree(entry, ignore_errors=True)
 
 
 def default_root() -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import onnx
@@ -55,6 +57,20 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
     again, was_there = cache.get_or_make("abc", make)
     assert not was_there
     assert again.path.stat().st_size > 0
+
+
+def test_what_was_left_a_day_ago_is_swept(tmp_path: Path) -> None:
+    old, new, once, kept = (
+        tmp_path / name for name in ("9a/.making-old", "9a/.making-new", "on/once-1", "9a/9abc")
+    )
+    long_ago = time.time() - 90000
+    for folder in (old, new, once, kept):
+        folder.mkdir(parents=True)
+        (folder / "half.onnx").write_text("half")
+        if folder != new:
+            os.utime(folder, (long_ago, long_ago))
+    Cache(tmp_path).get_or_make("abc", Maker())
+    assert [folder.exists() for folder in (old, new, once, kept)] == [False, True, False, True]
 
 
 def test_an_unwritable_cache_says_what_to_set(tmp_path: Path) -> None:
