@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgedeploy.core.errors import ArtifactError
 from edgedeploy.core.files import sha256_file, write_text
-from edgedeploy.core.onnx_header import read_onnx_header
+from edgedeploy.core.onnx_header import DTYPES, HeaderTensor, read_onnx_header
 
 METADATA_KEY = "edgedeploy"
 SCHEMA = 1
@@ -168,11 +168,37 @@ def _load_onnx(path: Path) -> Artifact:
             path=path, digest=digest, kind="onnx", model=path.stem, inputs=inputs, outputs=outputs
         )
     try:
-        return _parse(json.loads(own), path, digest)
+        artifact = _parse(json.loads(own), path, digest)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
             f"{path} has damaged edgedeploy metadata: {error}", "export the model again"
         ) from error
+    reason = "" if artifact.kind == "onnx" else f"it is no {artifact.kind}"
+    reason = reason or _misfit(artifact.inputs, header.inputs) or _misfit(artifact.outputs, header.outputs)
+    if reason:
+        raise ArtifactError(
+            f"{path}: its metadata does not fit its graph: {reason}", "export the model again"
+        )
+    return artifact
+
+
+def _misfit(told: Sequence[TensorSpec], found: Sequence[HeaderTensor]) -> str:
+    """What the metadata says otherwise than the graph; what the graph leaves open fits anything."""
+    names = [tensor.name for tensor in found]
+    if [spec.name for spec in told] != names:
+        return f"{', '.join(spec.name for spec in told) or 'nothing'} stands for {', '.join(names)}"
+    for spec, tensor in zip(told, found, strict=True):
+        same = spec.dtype == tensor.dtype or tensor.dtype not in DTYPES.values()
+        # An empty shape is that of a scalar, or of a tensor whose shape the graph does not tell.
+        if tensor.shape:
+            same = same and len(spec.shape) == len(tensor.shape)
+            same = same and all(
+                not isinstance(dim, int) or not isinstance(own, int) or dim == own
+                for dim, own in zip(spec.shape, tensor.shape, strict=False)
+            )
+        if not same:
+            return f"{spec} stands for {tensor.dtype}[{', '.join(map(str, tensor.shape))}]"
+    return ""
 
 
 def _parse(document: dict[str, Any], path: Path, digest: str) -> Artifact:

@@ -150,6 +150,41 @@ def test_a_normalisation_that_cannot_be_is_refused(model: Path, options: object,
         Artifact.load(model)
 
 
+@pytest.mark.parametrize(
+    ("side", "change"),
+    [
+        ("inputs", {"name": "z"}),
+        ("inputs", {"dtype": "object"}),
+        ("inputs", {"shape": [1, 3, "H"]}),
+        ("inputs", {"shape": [1, 4, "H", "W"]}),
+        ("outputs", {"name": "z"}),
+        ("outputs", {"dtype": "uint8"}),
+    ],
+)
+def test_metadata_that_contradicts_the_graph_is_refused(model: Path, side: str, change: object) -> None:
+    document = json.loads(Artifact.load(model).to_json())
+    document[side][0] |= change
+    label(model, json.dumps(document))
+    with pytest.raises(ArtifactError, match="its metadata does not fit its graph") as caught:
+        Artifact.load(model)
+    assert "export" in caught.value.hint
+
+
+def test_metadata_of_an_onnx_file_is_not_that_of_an_engine_or_of_no_inputs(model: Path) -> None:
+    document = json.loads(Artifact.load(model).to_json())
+    for change in ({"kind": "engine"}, {"inputs": []}):
+        label(model, json.dumps({**document, **change}))
+        with pytest.raises(ArtifactError, match="does not fit its graph"):
+            Artifact.load(model)
+
+
+def test_metadata_may_know_more_than_the_graph(model: Path) -> None:
+    document = json.loads(Artifact.load(model).to_json())
+    document["inputs"][0]["shape"] = [1, 3, 64, 64]
+    label(model, json.dumps(document))
+    assert Artifact.load(model).inputs[0].shape == (1, 3, 64, 64)
+
+
 def test_metadata_too_deep_to_parse_is_refused(model: Path, tmp_path: Path) -> None:
     label(model, "[" * 100_000)
     with pytest.raises(ArtifactError, match="damaged"):
