@@ -90,7 +90,7 @@ def input_shape(
     if height is None or width is None or first is None:
         raise UsageError(
             "the input shape of this network is not known",
-            "give capture.height and capture.width; or bring it as .pt2 or .onnx",
+            "give --size HxW (capture.height and capture.width); or bring it as .pt2 or .onnx",
         )
     return (1, first.in_channels, height, width)
 

@@ -200,7 +200,7 @@ def test_a_factory_is_found_from_the_current_folder(tmp_path: Path, monkeypatch:
         capture("some_user_net:make", SMALL, tmp_path / "m.onnx", builder_options={"depth": 6})
     with pytest.raises(UsageError, match="input shape") as error:
         capture("some_user_net:make", CaptureOptions(), tmp_path / "m.onnx")
-    assert "height" in error.value.hint
+    assert "--size HxW" in error.value.hint
 
 
 class Pair(Plain):

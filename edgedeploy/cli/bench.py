@@ -46,6 +46,8 @@ def command(
 
     if report is not None:
         _check_report(report)
+    for name in artifacts:
+        _check_backend(name)
     reporter = Reporter(quiet=json)
     height_width = parse_size(size)
     with reporter.stage("interleaved rounds") as stage:
@@ -74,6 +76,16 @@ def command(
         reporter.note(", ".join(f"{name} {value}" for name, value in result.machine.items()))
         print_next(_next_step(artifacts[-1]))
     result.check()
+
+
+def _check_backend(name: str) -> None:
+    """Refuse `FILE@BACKEND` with a backend that is none; a file may have an @ in its name."""
+    from edgedeploy.backends import BACKENDS
+    from edgedeploy.core.errors import UnknownNameError
+
+    file, at, backend = name.rpartition("@")
+    if at and backend not in BACKENDS.names() and not Path(name).exists() and Path(file).is_file():
+        raise UnknownNameError("backend", backend, BACKENDS.names())
 
 
 def _check_report(path: Path) -> None:

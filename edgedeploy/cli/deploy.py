@@ -10,7 +10,7 @@ from edgedeploy.cli.imports import require_export
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import check_writable
-from edgedeploy.core.recipe import Recipe
+from edgedeploy.core.recipe import CalibrationOptions, Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.pipeline import deliver, run
@@ -36,6 +36,10 @@ def make_job(
     if data is not None and not data.exists():
         raise UsageError(f"{data} does not exist", "name an image folder, a video or an .npz with --data")
     require_export(data=data is not None)
+    if recipe.calibration != CalibrationOptions():
+        from edgedeploy.calibration import make_calibrator
+
+        make_calibrator(recipe.calibration.method, recipe.calibration.options)
     return Job(source, recipe, chosen, data, weights, size)
 
 

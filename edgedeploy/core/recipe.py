@@ -83,7 +83,10 @@ class Recipe(_Options):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
-            raise RecipeError(f"{name}: {first['msg']}", f"its default is {_default(name)}") from None
+            hint = f"its default is {_default(name)}"
+            if first["type"] == "tuple_type":
+                hint = f"write a list, e.g. {name}='{json.dumps([first['input']])}'"
+            raise RecipeError(f"{name}: {first['msg']}", hint) from None
 
 
 def _default(name: str) -> Any:

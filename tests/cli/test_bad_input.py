@@ -95,6 +95,18 @@ def test_unwritable_output(cli: Cli, relu: Path) -> None:
     assert sorted(path.name for path in relu.parent.iterdir()) == ["file", "relu.onnx"]
 
 
+def test_an_unknown_method_is_refused_before_the_work(cli: Cli, relu: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    outcome = cli("quantize", relu, "--data", tmp_path, "--method", "entrpy")
+    assert_refused(outcome, 2, "unknown calibrator 'entrpy'", "entropy")
+    assert "✓" not in outcome.err
+
+
+def test_an_unknown_backend_is_named(cli: Cli, relu: Path) -> None:
+    assert_refused(cli("bench", f"{relu}@openvno"), 2, "unknown backend 'openvno'", "openvino")
+    assert_refused(cli("bench", "absent.onnx@openvno"), 2, "does not exist")
+
+
 @pytest.mark.parametrize("verb", ["export", "build"])
 def test_an_unwritable_output_is_refused_before_the_work(cli: Cli, relu: Path, verb: str) -> None:
     (relu.parent / "file").write_text("")

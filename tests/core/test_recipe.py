@@ -51,3 +51,10 @@ def test_a_misspelt_field_gets_its_neighbour_as_hint() -> None:
     with pytest.raises(UnknownNameError) as caught:
         Recipe().edited(["capture.hight=3"])
     assert "capture.height" in caught.value.hint
+
+
+def test_a_list_that_is_none_gets_its_notation_as_hint() -> None:
+    with pytest.raises(RecipeError, match=r"surgery\.skip") as caught:
+        Recipe().edited(["surgery.skip=fold-pad"])
+    assert """surgery.skip='["fold-pad"]'""" in caught.value.hint
+    assert Recipe().edited(['surgery.skip=["fold-pad"]']).surgery.skip == ("fold-pad",)
