@@ -6,6 +6,7 @@ fails to export or to agree, the TorchScript exporter takes over, and the artifa
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -231,12 +232,16 @@ def _fits(image: NDArray[np.float32], evaluator: Evaluator) -> bool:
 
 
 def _load_pt2(path: Path) -> ExportedProgram:
+    log = logging.getLogger("torch.export")  # it prints the traceback of what is raised here anyway
+    was_disabled, log.disabled = log.disabled, True
     try:
         return torch.export.load(path)
     except Exception as error:  # zip, json and torch each raise their own
         raise ArtifactError(
             f"{path} is not a torch.export archive: {error}", "save it with torch.export.save"
         ) from error
+    finally:
+        log.disabled = was_disabled
 
 
 def _pt2_shape(program: ExportedProgram, options: CaptureOptions) -> tuple[int, ...]:

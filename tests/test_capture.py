@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,22 @@ def test_a_pt2_archive_is_captured(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"not an archive")
     with pytest.raises(ArtifactError, match=r"not a torch\.export archive"):
         capture(tmp_path / "net.pt2", CaptureOptions(), tmp_path / "m.onnx")
+
+
+def test_a_bad_pt2_is_one_error_without_tracebacks_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"not an archive")
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    log = logging.getLogger("torch.export")
+    log.addHandler(handler)
+    try:
+        with pytest.raises(ArtifactError):
+            capture(tmp_path / "net.pt2", CaptureOptions(), tmp_path / "m.onnx")
+    finally:
+        log.removeHandler(handler)
+    assert records == []
+    assert not log.disabled
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".th"])
