@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.backends.base import Feeds
+from edgedeploy.backends.base import Feeds, check_feed
 from edgedeploy.calibration.sources import (
     array_rows,
     folder_images,
@@ -24,7 +24,8 @@ from edgedeploy.calibration.sources import (
     single_image,
     video_images,
 )
-from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.errors import CalibrationError, UsageError
+from edgedeploy.core.spec import TensorSpec
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import resize_image
 from edgedeploy.tasks.video import is_video
@@ -67,6 +68,7 @@ def calibration_feeds(
     limit: int = 64,
     *,
     inputs: tuple[str, ...] = (),
+    specs: tuple[TensorSpec, ...] = (),
     size: tuple[int, int] | None = None,
     report: DataReport | None = None,
 ) -> Iterator[Feeds]:
@@ -78,17 +80,21 @@ def calibration_feeds(
         preprocess: a task's own; makes the feeds of an image, and resizes it where the input's size is fixed.
         limit: most inputs to use.
         inputs: names of the model's inputs, for arrays: an .npz names its arrays like them, or holds one.
+        specs: of the model's inputs; rows of arrays and feeds given as such are checked against them.
         size: (height, width) to which images are resized before `preprocess`, for inputs of dynamic size.
         report: is filled while the feeds are drawn.
 
     Raises:
-        CalibrationError: the source is not there, is of no kind known, or gave no usable input.
+        CalibrationError: the source is not there, is of no kind known, gave no usable input, or arrays that
+            do not fit the inputs or are not finite.
     """
     report = report if report is not None else DataReport()
     report.used, report.duplicates = 0, 0
     report.skipped.clear()
     seen: set[bytes] = set()
     for item in islice(_items(source, limit, inputs, report), limit):
+        if isinstance(item, Mapping):
+            _check_row(item, specs)
         feeds = _feeds(item, preprocess, size)
         digest = hashlib.sha256()
         for name in sorted(feeds):
@@ -118,6 +124,19 @@ def _items(
     if is_arrays(path):
         return array_rows(path, limit, inputs)
     return video_images(path, limit) if is_video(path) else single_image(path, report.skipped)
+
+
+def _check_row(row: Mapping[str, NDArray[Any]], specs: tuple[TensorSpec, ...]) -> None:
+    try:
+        for spec in specs:
+            check_feed(spec, row)
+    except UsageError as error:
+        raise CalibrationError(f"a row of the arrays does not fit: {error}", error.hint) from error
+    for name, value in row.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise CalibrationError(
+                f"a row of array '{name}' holds NaN or infinity", "leave such rows out: no range covers them"
+            )
 
 
 def _feeds(

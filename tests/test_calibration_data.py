@@ -14,6 +14,7 @@ import pytest
 from edgedeploy.calibration import DataReport, calibration_feeds
 from edgedeploy.calibration.sources import spread
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.spec import TensorSpec
 
 
 def preprocess(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -134,6 +135,28 @@ def test_arrays_that_do_not_fit_or_are_damaged(tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_bytes(b"PK nonsense")
     with pytest.raises(CalibrationError, match="not a whole array file"):
         draw(tmp_path / "no.npz", inputs=("x",))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros((9, 3, 4)), "dtype float64"),
+        (np.zeros((9, 3, 5), np.float32), "shape"),
+        (np.zeros((9, 3), np.float32), "shape"),
+        (np.full((9, 3, 4), np.nan, np.float32), "NaN"),
+        (np.full((9, 3, 4), np.inf, np.float32), "NaN or infinity"),
+    ],
+)
+def test_rows_are_checked_against_the_inputs(rows: np.ndarray, message: str, tmp_path: Path) -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=("n", 3, 4))
+    np.savez(tmp_path / "a.npz", x=rows)
+    with pytest.raises(CalibrationError, match=message) as caught:
+        draw(tmp_path / "a.npz", inputs=("x",), specs=(spec,))
+    assert str(spec) in caught.value.hint or "NaN" in message
+    np.savez(tmp_path / "good.npz", x=np.zeros((9, 3, 4), np.float32))
+    assert draw(tmp_path / "good.npz", inputs=("x",), specs=(spec,))[1].used == 9
+    with pytest.raises(CalibrationError, match="'x' is missing"):
+        draw([{"y": np.zeros((1, 3, 4), np.float32)}], specs=(spec,))
 
 
 def test_iterables_of_images_and_of_feeds() -> None:

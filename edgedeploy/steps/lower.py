@@ -100,7 +100,13 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
 
     def feeds() -> Iterator[Mapping[str, Any]]:
         return calibration_feeds(
-            data, task.preprocess, options.limit, inputs=names, size=job.size, report=seen
+            data,
+            task.preprocess,
+            options.limit,
+            inputs=names,
+            specs=artifact.inputs,
+            size=job.size,
+            report=seen,
         )
 
     result = quantize(
