@@ -39,7 +39,8 @@ help:
 	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python && $(PIP) opencv-python-headless; }
 
 demo: .venv/.demo
-	@$(BIN)/edgedeploy demo espcn_x3 --source "$$($(BIN)/python benchmarks/clips.py bikes)" --sink $(OUT)/demo.mp4
+	@$(BIN)/python benchmarks/clips.py bigbuckbunny --size 360x640 --out $(OUT)/clip.mp4 > /dev/null
+	@$(BIN)/edgedeploy demo espcn_x3 --source $(OUT)/clip.mp4 --sink $(OUT)/demo.mp4
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -10,27 +10,11 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-import av
-
-from benchmarks.clips import clip
+from benchmarks.clips import shrunk
 from benchmarks.latency import build
 from edgedeploy.demo.run import DemoStats, run_demo
 
 SIZE = (360, 640)
-
-
-def shrunk(out: Path) -> Path:
-    """The clip at SIZE as H.264."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(clip("bigbuckbunny"))) as source, av.open(str(out), "w") as target:
-        stream = target.add_stream("h264", rate=source.streams.video[0].average_rate)
-        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
-        for frame in source.decode(video=0):
-            smaller = frame.reformat(width=SIZE[1], height=SIZE[0], format="yuv420p")
-            smaller.pts = None
-            target.mux(stream.encode(smaller))
-        target.mux(stream.encode())
-    return out
 
 
 def main() -> None:
@@ -41,7 +25,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("out/end-to-end"))
     arguments = parser.parse_args()
-    source = shrunk(arguments.out / "input.mp4")
+    source = shrunk("bigbuckbunny", SIZE, arguments.out / "input.mp4")
     artifacts = {p: build("espcn_x3", SIZE, p, arguments.out) for p in ("fp32", "int8")}
     runs: dict[str, list[DemoStats]] = {precision: [] for precision in artifacts}
     for _ in range(arguments.rounds):
