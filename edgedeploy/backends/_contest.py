@@ -80,7 +80,7 @@ def check(
     if not passed:
         all_found = "; ".join(f"{name} {found}" for name, found in worst.items())
         raise ParityError(
-            f"no backend computes what {artifact.path} says: {all_found}",
+            f"no backend computes what {artifact.model} says: {all_found}",
             HINTS.get(precision, "build with --precision fp32"),
         )
     return passed

@@ -47,14 +47,14 @@ class TensorRtBackend(Backend):
         parser = sdk.OnnxParser(network, logger)
         # The path lets it find weights that the model keeps in files of their own.
         if not parser.parse(artifact.path.read_bytes(), str(artifact.path)):
-            raise parser_error(sdk, self.name, parser, logger, str(artifact.path))
+            raise parser_error(sdk, self.name, parser, logger, artifact.model)
         config = builder.create_builder_config()
         flags = _configure(sdk, config, artifact, options)
         capability = self._aim(sdk, config, target)
         _add_profile(builder, config, artifact, options)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise build_error(sdk, self.name, logger, str(artifact.path))
+            raise build_error(sdk, self.name, logger, artifact.model)
         with replacing(out) as temporary:
             temporary.write_bytes(plan)
         kernels = parse_kernels(texts(logger))
