@@ -14,7 +14,7 @@ from edgedeploy.export.capture import capture
 from edgedeploy.export.surgery import operate, to_fp16
 from edgedeploy.models import MODELS, create_model
 from tests.conftest import ROOT
-from tests.zoo import small_options, tested_models
+from tests.zoo import models_under_test, small_options
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -24,7 +24,7 @@ def histogram(path: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tested_models())
+@pytest.mark.parametrize("name", models_under_test())
 def test_operators_after_each_phase(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     options = small_options(MODELS.get(name))
     info = MODELS.get(name).variant(**options)

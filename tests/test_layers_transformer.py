@@ -21,9 +21,9 @@ from edgedeploy.models.layers_window import WindowAttention, Windows
 from edgedeploy.models.reparam import reparameterize
 from edgedeploy.models.slab_deit import PatchEmbed
 from edgedeploy.models.slab_pvt import ReducedAttention
-from tests.zoo import small_options, tested_models
+from tests.zoo import models_under_test, small_options
 
-SLAB = [name for name in tested_models() if "slab" in name or "prepbn" in name]
+SLAB = [name for name in models_under_test() if "slab" in name or "prepbn" in name]
 
 
 def trained(model: nn.Module, seed: int = 0) -> nn.Module:

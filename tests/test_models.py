@@ -13,9 +13,9 @@ from edgedeploy.export.sources import input_shape
 from edgedeploy.models import MODELS, ModelInfo, create_model, register_model
 from edgedeploy.models.count import count
 from edgedeploy.tasks.base import TASKS
-from tests.zoo import small_options, tested_models
+from tests.zoo import models_under_test, small_options
 
-NAMES = tested_models()
+NAMES = models_under_test()
 
 
 def small(name: str) -> tuple[ModelInfo, nn.Module]:

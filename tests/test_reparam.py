@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.reparam import Fusible, fold_batchnorm, reparameterize
-from tests.zoo import small_options, tested_models
+from tests.zoo import models_under_test, small_options
 
 RELATIVE = 1e-5
 
@@ -61,7 +61,7 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", tested_models())
+@pytest.mark.parametrize("name", models_under_test())
 def test_every_model_in_deploy_form(name: str) -> None:
     options = small_options(MODELS.get(name))
     info = MODELS.get(name).variant(**options)

@@ -25,7 +25,7 @@ def small_options(info: ModelInfo) -> dict[str, Any]:
     return OTHERS.get(info.name, {"image_size": min(SIDE, info.input_shape[2])})
 
 
-def tested_models() -> list[str]:
+def models_under_test() -> list[str]:
     """Names of the smallest models of each family file; of all models with EDGEDEPLOY_ALL_MODELS=1.
 
     Variants of a family share their code: the larger ones are run before a release, see CONTRIBUTING.md.

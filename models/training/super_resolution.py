@@ -48,7 +48,7 @@ class Progress:
 
 def learning_rate(recipe: TrainingRecipe, step: int) -> float:
     """Linear warm-up, then a cosine to the final rate; another cosine for the quantised steps."""
-    if step >= recipe.steps:
+    if recipe.quantised_steps and step >= recipe.steps:
         return _cosine(
             recipe.quantised_learning_rate,
             recipe.final_learning_rate,
