@@ -1,7 +1,7 @@
 """DBNet and DBNet++: text detection by a probability map whose binarisation is learnt.
 
 A ResNet or MobileNetV3 pyramid is joined at 1/4, by concatenation or adaptive scale fusion, and a head brings
-it to full size. Parameter names are those of github.com/MhLiao/DB (Apache-2.0). Liao et al., Real-time Scene
+it to full size. Parameter names are those of github.com/MhLiao/DB. Liao et al., Real-time Scene
 Text Detection with Differentiable Binarization, 2020; ... and Adaptive Scale Fusion, 2022.
 """
 
