@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from edgedeploy.models.count import count
 from edgedeploy.models.ddrnet import DAPPM, STAGES_23, STAGES_39, DualBranch, Stage, halve
 from edgedeploy.models.layers import conv_bn
 from edgedeploy.models.registry import MODELS
+from tests.parity_vectors import seeded
 
 
 class Classifier(DualBranch):
@@ -60,23 +60,6 @@ KEY_LISTS = {
 }
 
 
-def seeded(key: str, shape: list[int], kind: str) -> Tensor:
-    """The value of one parameter in the recorded vectors: drawn from its own name."""
-    n = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tuple(shape))
-    if kind == "conv_linear":
-        n /= np.sqrt(np.prod(shape[1:]))
-    elif kind == "norm_weight":
-        n = 1 + 0.1 * n
-    elif kind == "running_var":
-        n = 1 + 0.1 * np.abs(n)
-    elif kind == "nbt":
-        return torch.zeros(shape, dtype=torch.int64)
-    else:
-        assert kind in {"bias", "running_mean"}, kind
-        n = 0.1 * n
-    return torch.from_numpy(np.asarray(n, dtype=np.float32))
-
-
 def kind_of(name: str, value: Tensor) -> str:
     """For the one vector that has no key list."""
     leaf = name.rsplit(".", 1)[-1]
@@ -88,6 +71,7 @@ def recorded_state(shared: Path, keys: str, model: nn.Module) -> dict[str, Tenso
     if not keys:
         return {k: seeded(k, list(v.shape), kind_of(k, v)) for k, v in model.state_dict().items()}
     entries = json.loads((shared / "reference/keys" / f"{keys}.json").read_text())["keys"]
+    assert all(e["kind"] != "other_param" for e in entries)  # these families have none
     return {e["key"]: seeded(e["key"], e["shape"], e["kind"]) for e in entries}
 
 
