@@ -16,6 +16,7 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import write_text
 
 SCHEMA = 1
+REPORTS = (".md", ".json", ".csv")
 # Column heading -> how a result shows there.
 COLUMNS: dict[str, Callable[[BenchResult], str]] = {
     "model": lambda r: r.name,
@@ -90,10 +91,15 @@ class BenchReport:
 
     def write(self, path: Path) -> None:
         """Write .md, .json or .csv, by the suffix; raises UsageError for another one."""
+        require_report_name(path)
         writers = {".md": self.to_markdown, ".json": self.to_json, ".csv": self.to_csv}
-        if path.suffix not in writers:
-            raise UsageError(f"{path} is no report file", f"end its name in {', '.join(writers)}")
         write_text(path, writers[path.suffix]())
+
+
+def require_report_name(path: Path) -> None:
+    """Raise UsageError unless the suffix is one that a report can be written in."""
+    if path.suffix not in REPORTS:
+        raise UsageError(f"{path} is no report file", f"end its name in {', '.join(REPORTS)}")
 
 
 def _ms(value: float) -> str:

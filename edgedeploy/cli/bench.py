@@ -14,7 +14,6 @@ from edgedeploy.cli.options import Json, Size, Threads
 SHOWN = {"model", "precision", "backend", "p50 ms", "p95", "p99", "device ms", "per second", "speed-up"}
 
 DISPENSABLE = ("device ms", "per second", "p95", "precision", "p99")  # in a narrow terminal, in this order
-REPORTS = (".md", ".json", ".csv")
 # Tasks of which a camera's pictures show something; a plain tensor has no score to ask for instead.
 LIVE = {"segmentation", "super-resolution", "tensor", "text-detection"}
 
@@ -90,11 +89,10 @@ def _check_backend(name: str) -> None:
 
 def _check_report(path: Path) -> None:
     """Refuse a report that could not be written, before the minutes of measuring."""
-    from edgedeploy.core.errors import UsageError
+    from edgedeploy.bench.report import require_report_name
     from edgedeploy.core.files import check_writable
 
-    if path.suffix not in REPORTS:
-        raise UsageError(f"{path} is no report file", f"end its name in {', '.join(REPORTS)}")
+    require_report_name(path)
     check_writable(path)
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedeploy.cli.bench import REPORTS
+from edgedeploy.bench.report import REPORTS
 from tests.cli.conftest import Cli, Outcome
 
 
