@@ -70,8 +70,7 @@ def test_the_small_network_learns_in_both_stages() -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[18] < 0.4 * losses[0]  # attention binary, MLPs real
-    assert max(losses[19:25]) > losses[18]  # binarising the MLPs cost
-    assert losses[-1] < 0.4 * losses[0]  # and was made good
+    assert losses[-1] < 0.4 * losses[0]  # all binary
     assert all(p.grad is not None for p in model.parameters())
 
 
