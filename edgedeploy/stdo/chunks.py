@@ -3,7 +3,7 @@
 Scores are PSNR in dB of one general model. With the N scores in order, s_1 <= ... <= s_N, the k chunks have
     b_0 = 0,  b_{i+1} = s_floor((i + 1) N / k),  chunk i = {b_i < score <= b_{i+1}}
 so chunk 0 is the hardest. This is the released rule of STDO, with what it leaves out: a score of 0 dB or less
-is in chunk 0. Equal scores stay together, so that chunks can differ in size, and all but chunk 0 can be empty.
+is in chunk 0. Equal scores stay together, so chunks can differ in size, and all but chunk 0 can be empty.
 """
 
 from __future__ import annotations

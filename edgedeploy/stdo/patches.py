@@ -35,7 +35,8 @@ class PatchGrid:
     def __post_init__(self) -> None:
         if not (1 <= self.patch_height <= self.height and 1 <= self.patch_width <= self.width):
             raise UsageError(
-                f"no patches of {self.patch_width}x{self.patch_height} in a frame of {self.width}x{self.height}",
+                f"no patches of {self.patch_width}x{self.patch_height} "
+                f"in a frame of {self.width}x{self.height}",
                 "take patches of at least one pixel, and no larger than the frame",
             )
 
@@ -91,7 +92,8 @@ class PatchGrid:
         padded = np.pad(frame, ((0, below), (0, right), (0, 0)), mode="edge") if below or right else frame
         grid = padded.reshape(self.rows, self.patch_height, self.columns, self.patch_width, -1)
         shape = (self.count, self.patch_height, self.patch_width, frame.shape[2])
-        return grid.swapaxes(1, 2).reshape(shape).copy()
+        patches: Pixels = grid.swapaxes(1, 2).reshape(shape).copy()
+        return patches
 
     def paste(self, patches: Pixels) -> Pixels:
         """The frame (height, width, C) of patches (P, patch_height, patch_width, C); padding is cut off."""
