@@ -37,4 +37,5 @@ class WeightNormConv2d(nn.Module):
 
 
 def _normalised(v: Tensor, g: Tensor) -> Tensor:
-    return v * (g / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+    length: Tensor = v.flatten(1).square().sum(dim=1).sqrt()
+    return v * (g / length.view(-1, 1, 1, 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgedeploy.models._stdo import UNREAD, register
 
 BLOCKS, WIDTH = 16, 64
-# Head, blocks, the convolution after them, and the first of the tail; the rest, enlarged, sees one pixel more.
+# Head, blocks, the convolution after them, the first of the tail; what comes enlarged sees one pixel more.
 MARGIN = 1 + 2 * BLOCKS + 1 + 1 + 1
 
 

@@ -1,8 +1,8 @@
 """Super-resolution of luma, where bicubic interpolation enlarges Cb and Cr, or of RGB.
 
-Options: `scale`, `mean` and `std` of the input, `colour` (luma or rgb), and `margin`, how many pixels around a
-place the network sees. A float output is in [0, 1], an integer output is pixels; both are clipped and rounded
-here. Models of one fixed size run any image: smaller ones are padded, larger ones tiled.
+Options: `scale`, `mean` and `std` of the input, `colour` (luma or rgb), and `margin`, how many pixels around
+a place the network sees. A float output is in [0, 1], an integer output is pixels; both are clipped and
+rounded here. Models of one fixed size run any image: smaller ones are padded, larger ones tiled.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class SuperResolution(Task):
         mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
         return {spec.name: to_tensor(np.atleast_3d(pixels), spec, mean, std)}
 
-    def result(
-        self, outputs: Mapping[str, Array], out: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
+    def result(self, outputs: Mapping[str, Array], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """The network's output as uint8, (scale*H, scale*W) or with 3 channels; written to `out` if given."""
         spec = self.artifact.outputs[0]
         values, channels = outputs[spec.name], 3 if self.rgb else 1
