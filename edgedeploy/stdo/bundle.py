@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from edgedeploy.core.errors import ArtifactError
 from edgedeploy.core.files import sha256_file, write_bytes
 from edgedeploy.core.onnx_header import external_files
-from edgedeploy.core.spec import Artifact, TensorSpec, sidecar_path
+from edgedeploy.core.spec import Artifact, sidecar_path
 from edgedeploy.stdo.manifest import MANIFEST, Manifest, StoredFile, read_manifest
+from edgedeploy.tasks.super_resolution import SuperResolution
 
 COPY_AGAIN = "copy the bundle again, all its files together"
 
@@ -111,13 +112,9 @@ def _model(path: Path, manifest: Manifest) -> Artifact:
     if sidecar_path(path).exists() or external_files(path):
         raise ArtifactError(f"{path} is not one self-contained .onnx file", COPY_AGAIN)
     artifact = Artifact.load(path)
-    fits = artifact.kind == "onnx" and len(artifact.inputs) == len(artifact.outputs) == 1
-    if not fits or not all(_is_rgb(spec) for spec in (*artifact.inputs, *artifact.outputs)):
-        raise ArtifactError(f"{path} is not a network from RGB to RGB", "encode the video again")
-    if artifact.task.options.get("scale", manifest.scale) != manifest.scale:
-        raise ArtifactError(f"{path} does not enlarge by {manifest.scale}", "encode the video again")
+    if artifact.kind != "onnx" or len(artifact.inputs) != 1 or len(artifact.outputs) != 1:
+        raise ArtifactError(f"{path} is not a network from one image to one", COPY_AGAIN)
+    task = SuperResolution(artifact)
+    if not task.rgb or task.scale != manifest.scale:
+        raise ArtifactError(f"{path} does not enlarge RGB by {manifest.scale}", COPY_AGAIN)
     return artifact
-
-
-def _is_rgb(spec: TensorSpec) -> bool:
-    return spec.dtype == "float32" and len(spec.shape) == 4 and spec.shape[1] in (3, "?")

@@ -27,30 +27,39 @@ class HaloGrid:
     grid: PatchGrid
     halo: int
 
-    def extended(self, frame: Pixels, scale: int = 1) -> Pixels:
-        """A frame (scale*H, scale*W, 3) with all that its patches see; raises ValueError for another size."""
+    def extended(self, frame: Pixels) -> Pixels:
+        """A frame (H, W, 3) with all that its patches see; raises ValueError for another size."""
         grid = self.grid
-        if frame.shape[:2] != (grid.height * scale, grid.width * scale):
-            raise ValueError(f"a frame of {frame.shape[:2]} is not {scale} x {grid.height, grid.width}")
+        if frame.shape[:2] != (grid.height, grid.width):
+            raise ValueError(f"a frame of {frame.shape[:2]} is not {grid.height, grid.width}")
         below = grid.rows * grid.patch_height - grid.height + self.halo
         right = grid.columns * grid.patch_width - grid.width + self.halo
-        return _bordered(frame, *(scale * n for n in (self.halo, below, self.halo, right)))
+        return _bordered(frame, self.halo, below, self.halo, right)
 
     def surrounded(self, frame: Pixels) -> Pixels:
         """The whole frame with a halo, for a network that takes it at once."""
         return _bordered(frame, *[self.halo] * 4)
 
-    def cut(self, extended: Pixels, index: int, scale: int = 1) -> Pixels:
+    def cut(self, extended: Pixels, index: int) -> Pixels:
         """Patch `index` with its halo, a view of an `extended` frame."""
         y, x = divmod(index, self.grid.columns)
         y, x = y * self.grid.patch_height, x * self.grid.patch_width
         height, width = self.seen
-        return extended[scale * y : scale * (y + height), scale * x : scale * (x + width)]
+        return extended[y : y + height, x : x + width]
 
     @property
     def seen(self) -> tuple[int, int]:
         """Height and width of a patch with its halo."""
         return self.grid.patch_height + 2 * self.halo, self.grid.patch_width + 2 * self.halo
+
+    def gather(self, frame: Pixels, index: int) -> Pixels:
+        """`cut(extended(frame), index)`, a copy, without extending the whole frame for one patch."""
+        y, x = divmod(index, self.grid.columns)
+        height, width = self.seen
+        rows = np.arange(height) + y * self.grid.patch_height - self.halo
+        columns = np.arange(width) + x * self.grid.patch_width - self.halo
+        rows, columns = rows.clip(0, frame.shape[0] - 1), columns.clip(0, frame.shape[1] - 1)
+        return frame[rows[:, None], columns]
 
     def paste(self, frame: Pixels, index: int, restored: Pixels, scale: int) -> None:
         """Put the enlarged patch into an enlarged frame (scale*H, scale*W, 3); its halo is cut off."""

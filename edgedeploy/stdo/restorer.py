@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.stdo.bundle import COPY_AGAIN, Bundle
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.patches import Pixels
-from edgedeploy.tasks.luma import to_pixels
+from edgedeploy.tasks.super_resolution import SuperResolution
 
 FRAME, INDEX, RESTORED = "frame", "index", "restored"
 
@@ -89,7 +88,7 @@ class Networks:
     ) -> None:
         self.grid, self.scale, self.whole = grid, scale, whole
         size = (grid.grid.height + 2 * grid.halo, grid.grid.width + 2 * grid.halo) if whole else grid.seen
-        self._models = models
+        self._tasks = [SuperResolution(model) for model in models]
         self._sessions: list[Session] = []
         try:
             for model in models:
@@ -118,20 +117,13 @@ class Networks:
             self._sessions.pop().close()
 
     def _apply(self, chunk: int, pixels: Pixels) -> Pixels:
-        model = self._models[chunk]
+        task, session = self._tasks[chunk], self._sessions[chunk]
+        result = task.result(session(task.feed(pixels)))
         height, width = (self.scale * n for n in pixels.shape[:2])
-        output = self._sessions[chunk]({model.inputs[0].name: to_feed(pixels)})[model.outputs[0].name]
-        if output.shape != (1, 3, height, width):
+        if result.shape != (height, width, 3):
             raise ArtifactError(
-                f"{model.path} makes {list(output.shape)} of {pixels.shape[1]}x{pixels.shape[0]} pixels",
+                f"{task.artifact.path} makes {result.shape[1]}x{result.shape[0]} pixels of "
+                f"{pixels.shape[1]}x{pixels.shape[0]}",
                 "encode the video again",
             )
-        # OpenCV knows at most 512 channels, so rows of all planes are one image.
-        planes = to_pixels(np.ascontiguousarray(output).reshape(3 * height, width))
-        return np.asarray(cv2.merge(list(planes.reshape(3, height, width))), dtype=np.uint8)
-
-
-def to_feed(pixels: Pixels) -> NDArray[np.float32]:
-    """Pixels (H, W, 3) as (1, 3, H, W) float32 in [0, 1]."""
-    planes = cv2.split(np.ascontiguousarray(pixels))
-    return np.stack([np.multiply(plane, np.float32(1 / 255), dtype=np.float32) for plane in planes])[None]
+        return result
