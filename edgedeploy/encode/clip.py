@@ -1,7 +1,7 @@
-"""A video as an encoder sees it: every frame at full resolution, and at low resolution as the client decodes it.
+"""A video as an encoder sees it: frames at full resolution, and at low resolution as the client decodes them.
 
-The paper trains on frames that were shrunk; a client never sees those, but what the video codec left of them,
-so networks are trained on that. Frames are kept in files, mapped into memory: long videos do not fit into it.
+The paper trains on frames that were shrunk; a client never sees those, but what the codec left of them, so
+networks are trained on that. Frames are kept in files, mapped into memory: long videos do not fit into it.
 Shrinking is `edgedeploy.tasks.resize.imresize`, antialiased bicubic interpolation as in MATLAB.
 """
 
@@ -84,7 +84,9 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
             with (folder / HIGH_PIXELS).open("wb") as pixels:
                 for frame in islice(source.frames(), options.limit):
                     if frame.rgb.shape[:2] != (source.height, source.width):
-                        raise UsageError(f"{path} changes its size at frame {count}", "convert it to one size")
+                        raise UsageError(
+                            f"{path} changes its size at frame {count}", "convert it to one size"
+                        )
                     pixels.write(np.ascontiguousarray(frame.rgb).data)
                     first = frame.timestamp if not count else first
                     if sink is not None:

@@ -1,4 +1,4 @@
-"""How far restored frames are off the source: over the whole video, by patch, and by patch as STDO scores it."""
+"""How far restored frames are off the source: over the video, by patch, and by patch as STDO scores it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edgedeploy.core.progress import Progress
 from edgedeploy.encode.clip import Clip
 from edgedeploy.stdo.manifest import decibel
 from edgedeploy.stdo.patches import PatchGrid, Pixels
+from edgedeploy.stdo.restorer import Networks
 from edgedeploy.tasks.resize import imresize
 
 Restore = Callable[[int, Pixels], Pixels]
@@ -65,12 +66,17 @@ def measure(
         full[: restored.shape[0], : restored.shape[1]] = restored
         squares = np.square(np.subtract(full, target, dtype=np.int16), dtype=np.int32)
         whole.append(float(squares[:height, :width].mean()))
-        cut = large.cut(squares.astype(np.float32))  # type: ignore[arg-type]
+        cut = large.cut(squares.astype(np.float32))
         patches.append(cut.mean((1, 2, 3), dtype=np.float64))
         inner.append(cut[:, border:-border, border:-border].mean((1, 2, 3), dtype=np.float64))
         if progress:
             progress(done + 1, len(chosen))
     return Errors(float(np.mean(whole)), np.stack(patches), np.stack(inner))
+
+
+def restoring(networks: Networks, chunks: NDArray[np.uint8]) -> Restore:
+    """By networks, given which patch is whose, (F, P)."""
+    return lambda index, low: networks.enlarge(low, chunks[index])
 
 
 def bicubic(clip: Clip) -> Restore:

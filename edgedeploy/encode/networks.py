@@ -1,4 +1,4 @@
-"""The networks of a bundle: batches of patches to train on, training, and export by the project's own pipeline."""
+"""The networks of a bundle: batches of patches, training, and export by the project's own pipeline."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from edgedeploy.core.target import load_target
 from edgedeploy.encode.clip import Clip
 from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.pipeline import Monitor, Stage, deliver, run
-from edgedeploy.steps.base import Job
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.patches import Pixels
+from edgedeploy.steps.base import Job
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ class EncodeOptions:
 
         task = MODELS.get(self.model).task
         if task.name != "super-resolution" or task.options.get("colour") != "rgb":
-            raise UsageError(f"{self.model} does not enlarge RGB", "take one of stdo_*; see edgedeploy models")
+            raise UsageError(
+                f"{self.model} does not enlarge RGB", "take one of stdo_*; see edgedeploy models"
+            )
         self.network.update(task.options)
         if self.scale not in (None, self.network["scale"]):
             raise UsageError(

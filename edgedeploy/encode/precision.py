@@ -1,4 +1,4 @@
-"""What precision the weights of a bundle are stored in: half the bytes, where the video shows no difference."""
+"""In what precision a bundle stores its weights: half the bytes, where the video shows no difference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.spec import Artifact
 from edgedeploy.encode.clip import Clip
-from edgedeploy.encode.measure import Restore, measure
+from edgedeploy.encode.measure import measure, restoring
 from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.restorer import Networks
@@ -64,6 +64,5 @@ def _loss(
         networks = Networks(candidates, grid, clip.scale, whole=len(candidates) == 1)
         with ExitStack() as stack:
             stack.callback(networks.close)
-            restore: Restore = lambda index, low, n=networks: n.enlarge(low, chunks[index])  # noqa: E731
-            found.append(measure(clip, grid.grid, restore, frames).psnr)
+            found.append(measure(clip, grid.grid, restoring(networks, chunks), frames).psnr)
     return found[0] - found[1]

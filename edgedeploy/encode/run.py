@@ -19,7 +19,7 @@ from edgedeploy.core.errors import OutputError, UsageError
 from edgedeploy.core.files import check_writable, write_text
 from edgedeploy.core.spec import Artifact
 from edgedeploy.encode.clip import Clip, open_clip_source, read_clip
-from edgedeploy.encode.measure import Errors, Restore, bicubic, measure
+from edgedeploy.encode.measure import Errors, bicubic, measure, restoring
 from edgedeploy.encode.networks import Patches, export, train
 from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.encode.precision import stored
@@ -28,7 +28,7 @@ from edgedeploy.stdo.bundle import Bundle, described, open_bundle, write_chunks
 from edgedeploy.stdo.chunks import Chunks, joint_sample, split_by_score
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.manifest import Manifest, Quality, StoredModel, decibel, write_manifest
-from edgedeploy.stdo.patches import PatchGrid
+from edgedeploy.stdo.patches import PatchGrid, Pixels
 from edgedeploy.stdo.restorer import FRAME, INDEX, RESTORED, Networks, Restorer
 
 KEY = "key"
@@ -115,9 +115,7 @@ class _Encoding:
         write_manifest(folder, manifest.model_copy(update=final))
         return folder
 
-    def _networks(
-        self, clip: Clip, grid: HaloGrid
-    ) -> tuple[list[Artifact], NDArray[np.uint8], float | None]:
+    def _networks(self, clip: Clip, grid: HaloGrid) -> tuple[list[Artifact], NDArray[np.uint8], float | None]:
         """Networks in fp32 or int8, (F, P) which is for which patch, and the PSNR of the general one."""
         options, count = self.options, len(clip.low) * grid.grid.count
         everything = np.arange(count, dtype=np.int64)
@@ -130,8 +128,7 @@ class _Encoding:
             networks = Networks([model], grid, clip.scale, whole=True)
             with ExitStack() as stack:
                 stack.callback(networks.close)
-                restore: Restore = lambda index, low: networks.enlarge(low, single[index])  # noqa: E731
-                errors = measure(clip, grid.grid, restore, progress=stage.progress)
+                errors = measure(clip, grid.grid, restoring(networks, single), progress=stage.progress)
             stage.summary = f"{errors.psnr:.2f} dB"
         chunks = split_by_score(errors.scores, min(options.groups, count))
         if options.joint:
@@ -178,9 +175,10 @@ class _Encoding:
 
     def _play(self, folder: Path, clip: Clip, grid: HaloGrid, stage: Stage) -> Errors:
         with Restorer(open_bundle(folder)) as restorer:
-            restore: Restore = lambda index, low: np.asarray(  # noqa: E731
-                restorer({FRAME: low, INDEX: np.array([index])})[RESTORED], dtype=np.uint8
-            )
+
+            def restore(index: int, low: Pixels) -> Pixels:
+                return np.asarray(restorer({FRAME: low, INDEX: np.array([index])})[RESTORED], dtype=np.uint8)
+
             return measure(clip, grid.grid, restore, progress=stage.progress)
 
 

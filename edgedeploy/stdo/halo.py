@@ -1,8 +1,8 @@
 """Patches with a halo: what surrounds a patch in its frame, which its network sees too.
 
-Without one, zeros of padding stand where the picture goes on, and every patch shows its border. A halo as wide
-as the network's receptive field makes a patch come out just as it does in the whole frame; seams are left
-only where two networks meet. The paper cuts without one. Outside the frame its last pixels are repeated.
+Without one, zeros of padding stand where the picture goes on, and every patch shows its border. A halo as
+wide as the network's receptive field makes a patch come out just as it does in the whole frame; seams are
+left only where two networks meet. The paper cuts without one. Outside the frame its last pixels are repeated.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class HaloGrid:
         """Put the enlarged patch into an enlarged frame (scale*H, scale*W, 3); its halo is cut off."""
         y, x = divmod(index, self.grid.columns)
         top, left = scale * y * self.grid.patch_height, scale * x * self.grid.patch_width
-        place = frame[
-            top : top + scale * self.grid.patch_height, left : left + scale * self.grid.patch_width
-        ]
+        place = frame[top : top + scale * self.grid.patch_height, left : left + scale * self.grid.patch_width]
         height, width = place.shape[:2]
         around = scale * self.halo
         place[:] = restored[around : around + height, around : around + width]

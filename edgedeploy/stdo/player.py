@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.progress import Progress
-from edgedeploy.demo.frames import Frame, as_rgb, as_yuv
+from edgedeploy.demo.frames import Frame, as_yuv
 from edgedeploy.demo.pipeline import DemoStats, Pipeline
 from edgedeploy.demo.sink import Sink
 from edgedeploy.demo.sinks import CONTAINERS, open_sink
@@ -78,8 +78,11 @@ def play(
         raise UsageError(f"cannot show {limit} frames", "give --limit 1 or more")
     manifest = bundle.manifest
     with ExitStack() as stack:
-        truth = _Reference(stack.enter_context(closing(_video(reference))), manifest.width, manifest.height) \
-            if reference else None
+        truth = (
+            _Reference(stack.enter_context(closing(_video(reference))), manifest.width, manifest.height)
+            if reference
+            else None
+        )
         restorer = stack.enter_context(Restorer(bundle, backend=backend, threads=threads, whole=whole))
         source = _video(bundle.video)
         writer: Sink | None = None
@@ -95,7 +98,7 @@ def play(
             if writer is not None:
                 writer.abort()
             raise
-    silent = "" 
+    silent = ""
     if stats.path is not None and stats.path.suffix.lower() in CONTAINERS:
         silent = copy_sound(stats.path, bundle.video, stats.path)
     return PlayStats(stats, truth.psnr if truth else None, silent)
@@ -123,11 +126,11 @@ class RestoredView(View):
         if self.reference is not None:
             self.reference.compare(result)
         if self.beside:
-            bicubic = np.asarray(enlarged(frame.rgb, self.size), dtype=np.uint8)
-            result = np.array(result)
-            for picture, name in ((bicubic, "bicubic"), (result, "stdo")):
-                write_text(picture, name)
-            result = np.hstack([bicubic, result])
+            bicubic = np.array(enlarged(frame.rgb, self.size))
+            restored = np.array(result)
+            write_text(bicubic, "bicubic")
+            write_text(restored, "stdo")
+            result = np.hstack([bicubic, restored])
         picture = as_yuv(result)
         # Decoding and encoding use one matrix, so the video has the colours that its own tag says.
         picture.colorspace = as_yuv(frame.content).colorspace
@@ -138,7 +141,8 @@ def enlarged(frame: Pixels, size: tuple[int, int]) -> Pixels:
     """Bicubic interpolation of a low-resolution frame, cropped to (width, height)."""
     scale = -(-size[1] // frame.shape[0])
     whole = (scale * frame.shape[1], scale * frame.shape[0])
-    return np.asarray(cv2.resize(frame, whole, interpolation=cv2.INTER_CUBIC))[: size[1], : size[0]]
+    bicubic = cv2.resize(frame, whole, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(bicubic, dtype=np.uint8)[: size[1], : size[0]]
 
 
 class _Reference:

@@ -1,7 +1,7 @@
 """Frames of a bundle at full resolution: each patch by its own network, or the frame at once by a single one.
 
-A restorer is a Session over the bundle's networks: feeds are a decoded frame and its number, the output is the
-enlarged frame. So whatever runs a session runs a bundle.
+A restorer is a Session over the bundle's networks: feeds are a decoded frame and its number, the output is
+the enlarged frame. So whatever runs a session runs a bundle.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class Restorer(Session):
             raise UsageError("several networks cannot take a frame at once", "leave whole out")
         super().__init__(
             (
-                TensorSpec(
-                    name=FRAME, dtype="uint8", shape=(manifest.low_height, manifest.low_width, 3)
-                ),
+                TensorSpec(name=FRAME, dtype="uint8", shape=(manifest.low_height, manifest.low_width, 3)),
                 TensorSpec(name=INDEX, dtype="int64", shape=(1,)),
             ),
             (TensorSpec(name=RESTORED, dtype="uint8", shape=(manifest.height, manifest.width, 3)),),

@@ -1,7 +1,7 @@
-"""w -> Cast(float16(w)) to float32: constants are stored in half the bytes, and everything is computed as before.
+"""w -> Cast(float16(w)) to float32: constants stored in half the bytes, and everything computed as before.
 
-What changes is the rounding of w, at most 2^-11 of each value; runtimes undo the Cast once, when they load the
-file. Constants of fewer than 64 values, and those that float16 does not hold, stay as they are.
+What changes is the rounding of w, at most 2^-11 of each value; runtimes undo the Cast once, when they load
+the file. Constants of fewer than 64 values, and those that float16 does not hold, stay as they are.
 """
 
 from __future__ import annotations

@@ -1,20 +1,22 @@
 """Let a super-resolution network begin as bicubic interpolation, exactly, in its own weights.
 
-A network with random weights needs thousands of steps to learn what interpolation gives for nothing; one that
-is an interpolation at first only gets better. Channels that carry pixels through a ReLU keep them, since they
-are not negative; all other channels keep their random weights, and count for nothing in the last layer yet.
-With kernel k (a = -0.5), phase a of scale s takes the weights k((a + 1/2) / s - 1/2 - o) at offsets o = -2..2.
+With kernel k (a = -0.5), phase a of scale s takes the weights k((a + 1/2) / s - 1/2 - o) at o = -2..2.
+Random weights need thousands of steps to learn what interpolation gives for nothing. Channels that carry
+pixels through a ReLU keep them, since they are not negative; all others keep their random weights, and count
+for nothing in the last layer yet.
 """
 
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgedeploy.models.layers_weight_norm import WeightNormConv2d
 from edgedeploy.models.stdo_espcn import RGBESPCN
 from edgedeploy.models.stdo_srcnn import SRCNN
 from edgedeploy.models.stdo_vdsr import VDSR
@@ -86,7 +88,7 @@ def _(network: VDSR) -> bool:
 def _(network: WDSR) -> bool:
     """Its 5x5 skip interpolates; what the body adds has length zero at first."""
     kernels = interpolation_kernels(network.shuf.upscale_factor)
-    skip, tail = network.skip[0], network.body[-1]
+    skip, tail = cast(WeightNormConv2d, network.skip[0]), cast(WeightNormConv2d, network.body[-1])
     skip.weight_v.zero_()
     for colour in range(3):
         phases = slice(colour * len(kernels), (colour + 1) * len(kernels))
@@ -107,7 +109,7 @@ def interpolation_kernels(scale: int) -> Tensor:
 
 def _taps(position: float) -> NDArray[np.float64]:
     weights = cubic(position - np.arange(-2.0, 3.0))
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def _pass_through(conv: nn.Conv2d) -> None:
