@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.stdo.chunks import joint_sample, split_by_score, uniform_sample
+from edgedeploy.stdo.chunks import joint_sample, pooled_psnr, split_by_score, uniform_sample
 from edgedeploy.stdo.patches import PatchGrid
 
 SCORES = st.lists(st.one_of(st.floats(0, 90), st.just(math.inf), st.integers(0, 4)), min_size=1, max_size=40)
@@ -125,6 +125,14 @@ def test_chunks_of_distinct_scores_are_equal_in_number_and_the_first_is_the_hard
     for easier in range(1, k):
         assert scores[chunks.members(easier - 1)].max() < scores[chunks.members(easier)].min()
     assert np.argmin(scores) in chunks.members(0)
+
+
+def test_pooled_psnr_is_that_of_the_pooled_error() -> None:
+    errors = np.array([1.0, 4.0, 0.0, 25.0])
+    with np.errstate(divide="ignore"):
+        scores = 10 * np.log10(255.0**2 / errors)
+    assert pooled_psnr(scores) == pytest.approx(10 * math.log10(255.0**2 / 7.5))
+    assert pooled_psnr(np.full(3, math.inf)) == math.inf
 
 
 def test_the_joint_sample_leaves_out_the_easiest_and_thins_the_rest() -> None:
