@@ -30,6 +30,7 @@ from edgedeploy.stdo.sound import copy_sound
 from edgedeploy.tasks.resize import imresize
 
 LOW, HIGH_PIXELS, LOW_PIXELS = "low.mp4", "high.rgb", "low.rgb"
+X264_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
 
 
 def _x264(options: EncodeOptions) -> dict[str, str]:
-    return {"preset": options.preset, "crf": str(options.crf)}
+    # What x264 writes depends on its threads, whose number it would take from the machine at that moment.
+    return {"preset": options.preset, "crf": str(options.crf), "x264-params": f"threads={X264_THREADS}"}
 
 
 def _decode(video: Path, out: Path, count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def measure(
         full[: restored.shape[0], : restored.shape[1]] = restored
         squares = np.square(np.subtract(full, target, dtype=np.int16), dtype=np.int32)
         whole.append(float(squares[:height, :width].mean()))
-        cut = large.cut(squares.astype(np.float32))
+        cut = large.cut(cast(Pixels, squares.astype(np.float32)))
         patches.append(cut.mean((1, 2, 3), dtype=np.float64))
         inner.append(cut[:, border:-border, border:-border].mean((1, 2, 3), dtype=np.float64))
         if progress:

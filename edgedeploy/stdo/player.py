@@ -155,22 +155,23 @@ class _Reference:
                 "name the video that was encoded with --reference",
             )
         self._frames: Iterator[Frame] = source.frames()
-        self._uri, self._errors, self._count = source.uri, 0.0, 0
+        self._uri, self._errors, self._frames_seen, self._values = source.uri, 0.0, 0, 0
 
     def compare(self, picture: Pixels) -> None:
         """The next frame; raises UsageError where there is none."""
         frame = next(self._frames, None)
         if frame is None:
             raise UsageError(
-                f"{self._uri} ends after {self._count} frames, before the bundle",
+                f"{self._uri} ends after {self._frames_seen} frames, before the bundle",
                 "name the video that was encoded with --reference",
             )
         self._errors += float(cv2.norm(frame.rgb, np.ascontiguousarray(picture), cv2.NORM_L2SQR))
-        self._count += picture.size
+        self._frames_seen += 1
+        self._values += picture.size
 
     @property
     def psnr(self) -> float | None:
-        return decibel(self._errors / self._count) if self._count else None
+        return decibel(self._errors / self._values) if self._values else None
 
 
 def _video(path: Path | None) -> VideoSource:
