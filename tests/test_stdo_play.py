@@ -1,4 +1,4 @@
-"""Playing a bundle: every patch by its own network, no seams inside one, sound, measurement, hostile videos."""
+"""Playing a bundle: every patch by its own network, no seams inside one, sound, PSNR, hostile videos."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Keep(Sink):
     def __init__(self) -> None:
         self.pictures: list[np.ndarray] = []
 
-    def write(self, picture: object, timestamp: float, name: str) -> bool:
+    def write(self, picture: object, timestamp: float, name: str) -> bool:  # noqa: ARG002
         self.pictures.append(picture.to_ndarray(format="rgb24"))  # type: ignore[attr-defined]
         return True
 
