@@ -157,6 +157,7 @@ def test_an_interrupted_encoding_goes_on(clip: Path, tmp_path: Path, monkeypatch
     again = encode(clip, out, QUICK, Reporter(quiet=True))
     assert replaced == kept  # nothing finished was made again
     assert not partial.exists()
+    monkeypatch.undo()
     # Another run of the same low-resolution video, not interrupted after it, gives the same.
     whole = encode(clip, tmp_path / "whole", QUICK, Reporter(quiet=True))
     assert again.manifest.psnr == whole.manifest.psnr
