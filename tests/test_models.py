@@ -41,7 +41,7 @@ def expected_shapes(info: ModelInfo, x: torch.Tensor) -> list[tuple[int, ...]]:
     if info.task.name == "classification":
         return [(1, options["classes"])]
     if info.task.name == "super-resolution":
-        return [(1, 1, height * options["scale"], width * options["scale"])]
+        return [(1, info.input_shape[1], height * options["scale"], width * options["scale"])]
     if info.task.name in {"text-detection", "disc-cup"}:
         return [(1, options.get("classes", 1), height, width)]
     if info.task.name == "face-embedding":

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edgedeploy import __version__
-from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, quantize
+from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, quantize, stdo
 from edgedeploy.cli.console import print_error
 from edgedeploy.core.errors import EdgeDeployError
 
@@ -29,6 +29,7 @@ app.command("build", help="Compile for a target: an engine, or the fastest runti
 app.command("bench", help="Time artifacts side by side in one interleaved run.")(bench.command)
 app.command("eval", help="Score an artifact by its task's metric on your data.")(evaluate.command)
 app.command("demo", help="Run on a camera, a video or images, and show or write the result.")(demo.command)
+app.add_typer(stdo.app, name="stdo", help="Send a video small, with the networks that make it large again.")
 app.command("models", help="List the zoo.")(models.command)
 app.command("doctor", help="Tell what works on this machine, and what to install for the rest.")(
     doctor.command

@@ -5,7 +5,7 @@ Nothing half-written is ever seen: a video is written beside its place and renam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -30,11 +30,14 @@ X264_OPTIONS = {"preset": "ultrafast", "crf": "20"}
 
 
 class VideoSink(Sink):
-    """An .mp4 or .mkv file, H.264 where FFmpeg has it, with the timestamps of the source."""
+    """An .mp4 or .mkv file, H.264 where FFmpeg has it, with the timestamps of the source.
 
-    def __init__(self, path: Path, fps: float) -> None:
+    `options` are those of the encoder x264; another one, where FFmpeg lacks it, takes none.
+    """
+
+    def __init__(self, path: Path, fps: float, options: Mapping[str, str] = X264_OPTIONS) -> None:
         self.path: Path = path
-        self._fps = fps
+        self._fps, self._options = fps, dict(options)
         self._codec = _encoder()
         self._place = replacing(path)
         self._temporary = self._place.__enter__()
@@ -86,7 +89,7 @@ class VideoSink(Sink):
         av = require_av()
         self._container = av.open(str(self._temporary), "w")
         rate = Fraction(self._fps).limit_denominator(1001)
-        options = X264_OPTIONS if self._codec == "libx264" else {}
+        options = self._options if self._codec == "libx264" else {}
         self._stream = self._container.add_stream(self._codec, rate=rate, options=options)
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,8 @@ from edgedeploy.demo.channel import Channel, Closed
 from edgedeploy.demo.frames import Frame, as_rgb
 from edgedeploy.demo.sink import Sink
 from edgedeploy.demo.sources import Source
-from edgedeploy.demo.views import View, make_view, write_text
-from edgedeploy.tasks.base import Array, Task
+from edgedeploy.demo.views import View, write_text
+from edgedeploy.tasks.base import Array
 
 FILE_QUEUE = 4  # frames waiting between two threads: enough to even out, little enough to keep memory small
 STOP_S = 6.0  # a little more than a network source waits for an answer
@@ -75,13 +75,16 @@ class _Timed:
 
 @dataclass
 class Pipeline:
-    """One run: everything that its three threads share."""
+    """One run: everything that its three threads share.
 
-    task: Task
+    Attributes:
+        view: what to show, given whether frames are YUV pictures or RGB.
+    """
+
+    view: Callable[[bool], View]
     session: Session
     source: Source
     sink: Sink
-    view: str
     limit: int | None
     on_frame: Progress | None
     ages: list[float] = field(default_factory=list)
@@ -137,7 +140,7 @@ class Pipeline:
         with _ending(results):
             for frame in frames:
                 video = not isinstance(frame.content, np.ndarray) or (self.source.live and planar)
-                view = make_view(self.view, self.task, yuv=video)
+                view = self.view(video)
                 result = view.infer(session, frame)
                 self.model.append(session.take())
                 results.put((frame, view, result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from edgedeploy.backends.base import OpenOptions, Session
@@ -52,7 +53,7 @@ def run_demo(
         make_view(view, task, yuv=False)
         writer = writer or open_sink(_distinct(str(sink), reader), reader.fps)
         opened = opened or _open(artifact, task, reader, backend, threads)
-        run = Pipeline(task, opened, reader, writer, view, limit, on_frame)
+        run = Pipeline(partial(make_view, view, task), opened, reader, writer, limit, on_frame)
         return run.run()
     except BaseException:
         if run is None:  # a run closes its source itself, in the thread that reads it

@@ -108,7 +108,7 @@ def make_view(name: str, task: Task, yuv: bool) -> View:
     if name not in VIEWS:
         raise UsageError(f"unknown view '{name}'", f"known: {', '.join(VIEWS)}")
     beside = name == "side-by-side"
-    if yuv and isinstance(task, SuperResolution):
+    if yuv and isinstance(task, SuperResolution) and not task.rgb:
         return LumaView(task, beside)
     return DrawView(task, beside)
 

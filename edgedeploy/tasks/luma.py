@@ -1,4 +1,4 @@
-"""Planes of luma on their way to and from a network: pixels, tiles, and the chroma that goes with them."""
+"""Planes of luma, or RGB, on their way to and from a network: pixels, tiles, and the chroma of luma."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.tasks.base import Array, Image
 from edgedeploy.tasks.colour import rgb_from_ycbcr, ycbcr_from_rgb
 
-MARGIN = 8  # pixels around a tile that only serve as context; ESPCN sees 4 in each direction
+MARGIN = 8  # pixels around a tile that only serve as context, unless the model says; ESPCN sees 4 each way
 
 
 def to_pixels(luma: Array, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Luma as pixels: float in [0, 1] times 255, rounded and clipped; integers are clipped."""
+    """A plane as pixels: float in [0, 1] times 255, rounded and clipped; integers are clipped."""
     if out is not None and out.shape != luma.shape:
         raise ValueError(f"memory of {out.shape} does not fit a plane of {luma.shape}")
     if luma.dtype == np.uint8:
@@ -32,9 +32,9 @@ def to_pixels(luma: Array, out: NDArray[np.uint8] | None = None) -> NDArray[np.u
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def tiles(size: int, tile: int) -> Iterator[tuple[int, tuple[int, int]]]:
+def tiles(size: int, tile: int, margin: int = MARGIN) -> Iterator[tuple[int, tuple[int, int]]]:
     """Places of tiles that cover an axis: (start of the tile, the (from, to) that it is good for)."""
-    if tile <= 2 * MARGIN < size:
+    if tile < size and tile <= 2 * margin:
         raise UsageError(
             f"a model of {tile} pixels is too small to tile {size}", "export it for a larger size"
         )
@@ -42,9 +42,9 @@ def tiles(size: int, tile: int) -> Iterator[tuple[int, tuple[int, int]]]:
     while done < size:
         last = start + tile >= size
         start = size - tile if last else start
-        end = size if last else start + tile - MARGIN
+        end = size if last else start + tile - margin
         yield start, (done, end)
-        done, start = end, end - MARGIN
+        done, start = end, end - margin
 
 
 def with_chroma(luma: NDArray[np.uint8], image: Image) -> Image:

@@ -1,8 +1,8 @@
-"""Luma super-resolution: the network enlarges Y, bicubic interpolation enlarges Cb and Cr.
+"""Super-resolution of luma, where bicubic interpolation enlarges Cb and Cr, or of RGB.
 
-Options: `scale`, and `mean` and `std` of the input. A float output is luma in [0, 1], an integer output is
-pixels; both are clipped and rounded here. Models of one fixed size run any image: smaller ones are padded,
-larger ones tiled.
+Options: `scale`, `mean` and `std` of the input, `colour` (luma or rgb), and `margin`, how many pixels around
+a place the network sees. A float output is in [0, 1], an integer output is pixels; both are clipped and
+rounded here. Models of one fixed size run any image: smaller ones are padded, larger ones tiled.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from edgedeploy.tasks.base import (
 )
 from edgedeploy.tasks.colour import luma_from_rgb
 from edgedeploy.tasks.images import fit_input, list_images, read_image, to_tensor
-from edgedeploy.tasks.luma import tiles, to_pixels, with_chroma
+from edgedeploy.tasks.luma import MARGIN, tiles, to_pixels, with_chroma
 from edgedeploy.tasks.metrics import psnr, ssim
 from edgedeploy.tasks.resize import imresize
 from edgedeploy.tasks.video import is_video, read_video
 
-Luma = NDArray[Any]  # uint8, or float32 where luma was computed from RGB; 0..255 in both
+# uint8, or float32 where luma was computed from RGB; 0..255 in both; (H, W), or (H, W, 3) of an RGB network
+Pixels = NDArray[Any]
 
 
 class SuperResolution(Task):
@@ -49,65 +50,79 @@ class SuperResolution(Task):
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
         self.scale = _scale(artifact)
-        if channels_of(self.input) != 1:
+        self.rgb, self.margin = _is_rgb(artifact), _margin(artifact)
+        channels = channels_of(self.input)
+        if channels != (3 if self.rgb else 1):
             raise UsageError(
-                f"input {self.input} has more than the luma channel",
-                "this task enlarges luma: export with one channel",
+                f"input {self.input} has {channels} channels, not {'RGB' if self.rgb else 'luma'}",
+                "export it with the task option colour: luma for one channel, rgb for three",
             )
 
     def preprocess(self, image: Image) -> dict[str, Array]:
-        return self.luma_feed(luma_from_rgb(fit_input(image, self.input)) * np.float32(255))
+        return self.feed(self._seen(fit_input(image, self.input)))
 
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Image:
         height, width = (self.scale * size for size in image.shape[:2])
-        luma = self.luma_result(outputs)
-        if luma.shape != (height, width):
-            luma = np.asarray(
-                cv2.resize(luma, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8
+        result = self.result(outputs)
+        if result.shape[:2] != (height, width):
+            result = np.asarray(
+                cv2.resize(result, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8
             )
-        return with_chroma(luma, image)
+        return result if self.rgb else with_chroma(result, image)
 
     def run(self, session: Run, image: Image) -> Image:
-        return with_chroma(self.upscale(session, luma_from_rgb(image) * np.float32(255)), image)
+        result = self.upscale(session, self._seen(image))
+        return result if self.rgb else with_chroma(result, image)
+
+    def _seen(self, image: Image) -> Pixels:
+        """What the network is shown of an image."""
+        return image if self.rgb else luma_from_rgb(image) * np.float32(255)
 
     def draw(self, image: Image, result: Any) -> Image:  # noqa: ARG002
         return np.asarray(result, dtype=np.uint8)
 
-    def luma_feed(self, luma: Luma, spec: TensorSpec | None = None) -> dict[str, Array]:
-        """Feed of one luma plane (H, W) with values in 0..255, as the network wants it."""
+    def feed(self, pixels: Pixels, spec: TensorSpec | None = None) -> dict[str, Array]:
+        """Feed of one luma plane (H, W), or RGB (H, W, 3), with values in 0..255, as the network wants it."""
         spec = spec or self.input
         mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
-        return {spec.name: to_tensor(luma[:, :, None], spec, mean, std)}
+        return {spec.name: to_tensor(np.atleast_3d(pixels), spec, mean, std)}
 
-    def luma_result(
-        self, outputs: Mapping[str, Array], out: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
-        """The enlarged plane (scale*H, scale*W) uint8 of the network's output, written to `out` if given."""
+    def result(self, outputs: Mapping[str, Array], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """The network's output as uint8, (scale*H, scale*W) or with 3 channels; written to `out` if given."""
         spec = self.artifact.outputs[0]
-        luma = outputs[spec.name]
-        if luma.ndim != 4 or 1 not in (luma.shape[1], luma.shape[3]):
+        values, channels = outputs[spec.name], 3 if self.rgb else 1
+        if values.ndim != 4 or channels not in (values.shape[1], values.shape[3]):
             raise UsageError(
-                f"output {spec} is not one plane of luma", "this task needs (1, 1, H, W) or (1, H, W, 1)"
+                f"output {spec} is not one {'RGB image' if self.rgb else 'plane of luma'}",
+                f"this task needs (1, {channels}, H, W) or (1, H, W, {channels})",
             )
-        luma = luma[0, 0] if luma.shape[1] == 1 else luma[0, :, :, 0]
-        return to_pixels(luma, out)
+        first = values.shape[1] == channels
+        if not self.rgb:
+            return to_pixels(values[0, 0] if first else values[0, :, :, 0], out)
+        height, width = values.shape[2:] if first else values.shape[1:3]
+        flat = to_pixels(values.reshape(-1, values.shape[3] if first else width * channels))
+        image = flat.reshape(3, height, width).transpose(1, 2, 0) if first else flat.reshape(height, width, 3)
+        if out is None:
+            return np.ascontiguousarray(image)
+        out[:] = image
+        return out
 
-    def upscale(self, session: Run, luma: Luma, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """The enlarged plane (scale*H, scale*W) uint8 of a luma plane (H, W) in 0..255 of any size."""
+    def upscale(
+        self, session: Run, pixels: Pixels, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """The enlarged uint8 plane, or RGB image, of one in 0..255 of any size; `feed` says which shapes."""
         spec = session_input(session, self.input)
-        height, width = luma.shape
-        model = tuple(have or want for have, want in zip(size_of(spec), luma.shape, strict=True))
-        if model == luma.shape:
-            return self.luma_result(session(self.luma_feed(luma, spec)), out)
+        height, width, *channels = pixels.shape
+        model = tuple(have or want for have, want in zip(size_of(spec), (height, width), strict=True))
+        if model == (height, width):
+            return self.result(session(self.feed(pixels, spec)), out)
         padding = (0, max(0, model[0] - height), 0, max(0, model[1] - width))
-        padded = np.asarray(cv2.copyMakeBorder(luma, *padding, cv2.BORDER_REPLICATE), dtype=luma.dtype)
+        padded = np.asarray(cv2.copyMakeBorder(pixels, *padding, cv2.BORDER_REPLICATE), dtype=pixels.dtype)
         s = self.scale
-        result = np.empty((padded.shape[0] * s, padded.shape[1] * s), np.uint8)
-        for y, (top, bottom) in tiles(padded.shape[0], model[0]):
-            for x, (left, right) in tiles(padded.shape[1], model[1]):
-                tile = self.luma_result(
-                    session(self.luma_feed(padded[y : y + model[0], x : x + model[1]], spec))
-                )
+        result = np.empty((padded.shape[0] * s, padded.shape[1] * s, *channels), np.uint8)
+        for y, (top, bottom) in tiles(padded.shape[0], model[0], self.margin):
+            for x, (left, right) in tiles(padded.shape[1], model[1], self.margin):
+                tile = self.result(session(self.feed(padded[y : y + model[0], x : x + model[1]], spec)))
                 result[top * s : bottom * s, left * s : right * s] = tile[
                     (top - y) * s : (bottom - y) * s, (left - x) * s : (right - x) * s
                 ]
@@ -122,29 +137,36 @@ class SuperResolution(Task):
     ) -> dict[str, float]:
         """PSNR and SSIM of luma, borders shaved by the scale, against MATLAB-like bicubic interpolation.
 
+        Of a network of RGB also the PSNR of all three channels, `psnr_rgb`, shaved by scale + 4 as STDO does.
         `data` holds HR/ and LRx{scale}/ (HR is cropped to the size of LR), or any images, or is a video;
         where there is no low resolution it is made by antialiased bicubic shrinking.
         """
-        scores: list[tuple[float, float, float, float]] = []
+        scores: list[dict[str, float]] = []
         total, pairs = self._pairs(data)
         for low, high in islice(pairs, limit):
-            reference = to_pixels(luma_from_rgb(high))
-            luma = luma_from_rgb(low) * np.float32(255)
-            network = self.upscale(session, luma)
-            bicubic = to_pixels(np.asarray(imresize(luma, *reference.shape) / 255))
-            measured = [
-                metric(reference, candidate, self.scale)
-                for metric in (psnr, ssim)
-                for candidate in (network, bicubic)
-            ]
-            scores.append((measured[0], measured[1], measured[2], measured[3]))
+            scores.append(self._score(session, low, high))
             if progress:
                 progress(len(scores), total if limit is None or total is None else min(limit, total))
         if not scores:
             raise UsageError(f"{data} gave no images to measure", "name a folder of images or a video")
-        names = ("psnr_y", "psnr_y_bicubic", "ssim_y", "ssim_y_bicubic")
-        means = {name: math.fsum(row[i] for row in scores) / len(scores) for i, name in enumerate(names)}
+        means = {name: math.fsum(row[name] for row in scores) / len(scores) for name in scores[0]}
         return {**means, "images": len(scores)}
+
+    def _score(self, session: Run, low: Image, high: Image) -> dict[str, float]:
+        found = self.upscale(session, self._seen(low))
+        reference, luma = to_pixels(luma_from_rgb(high)), luma_from_rgb(low) * np.float32(255)
+        network = to_pixels(luma_from_rgb(found)) if self.rgb else found
+        bicubic = to_pixels(np.asarray(imresize(luma, *reference.shape) / 255))
+        scores = {
+            f"{name}{which}": metric(reference, candidate, self.scale)
+            for name, metric in (("psnr_y", psnr), ("ssim_y", ssim))
+            for which, candidate in (("", network), ("_bicubic", bicubic))
+        }
+        if self.rgb:
+            border = self.scale + 4
+            scores["psnr_rgb"] = psnr(high, found, border)
+            scores["psnr_rgb_bicubic"] = psnr(high, imresize(low, *reference.shape), border)
+        return scores
 
     def _pairs(self, data: Path) -> tuple[int | None, Iterator[tuple[Image, Image]]]:
         """Number of images where known, and (low resolution, high resolution) of each."""
@@ -193,6 +215,20 @@ def _scale(artifact: Artifact) -> int:
             "export it with the task option scale",
         )
     return scale
+
+
+def _is_rgb(artifact: Artifact) -> bool:
+    colour = artifact.task.options.get("colour", "luma")
+    if colour not in ("luma", "rgb"):
+        raise UsageError(f"{artifact.path}: unknown colour {colour!r}", "known: luma, rgb")
+    return bool(colour == "rgb")
+
+
+def _margin(artifact: Artifact) -> int:
+    margin = artifact.task.options.get("margin", MARGIN)
+    if not isinstance(margin, int) or margin < 0:
+        raise UsageError(f"{artifact.path}: a margin of {margin!r} is no number of pixels", "give 0 or more")
+    return margin
 
 
 TASKS.register("super-resolution")(SuperResolution)

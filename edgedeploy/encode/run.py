@@ -1,0 +1,225 @@
+"""Encode a video into a bundle, as one list of steps.
+
+Everything is made in `<bundle>.partial` and the finished bundle renamed out of it. What is there already, of
+the same video with the same options, is not made again, so an encoding that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.core.errors import OutputError, UsageError
+from edgedeploy.core.files import check_writable, write_text
+from edgedeploy.core.spec import Artifact
+from edgedeploy.encode.clip import Clip, open_clip_source, read_clip
+from edgedeploy.encode.measure import Errors, bicubic, measure, restoring
+from edgedeploy.encode.networks import Patches, export, train
+from edgedeploy.encode.options import EncodeOptions
+from edgedeploy.encode.precision import stored
+from edgedeploy.pipeline import Monitor, Stage
+from edgedeploy.stdo.bundle import Bundle, described, open_bundle, write_chunks
+from edgedeploy.stdo.chunks import Chunks, joint_sample, split_by_score
+from edgedeploy.stdo.halo import HaloGrid
+from edgedeploy.stdo.manifest import Manifest, Quality, StoredModel, decibel, write_manifest
+from edgedeploy.stdo.patches import PatchGrid, Pixels
+from edgedeploy.stdo.restorer import FRAME, INDEX, RESTORED, Networks, Restorer
+
+KEY = "key"
+
+
+def encode(
+    source: Path, out: Path, options: EncodeOptions, monitor: Monitor[Stage], *, force: bool = False
+) -> Bundle:
+    """Make the bundle `out`, a folder, of a video.
+
+    Raises UsageError for what is no video, for an `out` that holds anything, and for a `.partial` of another
+    encoding, both unless `force`; OutputError where nothing can be written.
+    """
+    open_clip_source(source).close()
+    out, partial = Path(out), Path(out).with_name(f"{Path(out).name}.partial")
+    check_writable(partial / KEY)
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already", "choose another place with -o, or replace it with --force")
+    _enter(partial, options.key(source), force)
+    work = _Encoding(source, options, partial, monitor)
+    _replace(out, work.bundle(), partial)
+    return open_bundle(out)
+
+
+@dataclass
+class _Encoding:
+    """One encoding under way in its folder."""
+
+    source: Path
+    options: EncodeOptions
+    folder: Path
+    monitor: Monitor[Stage]
+
+    def bundle(self) -> Path:
+        """Do it all; the folder of the finished bundle."""
+        options, monitor = self.options, self.monitor
+        with monitor.stage("shrink and encode the video") as stage:
+            clip = read_clip(self.source, options, self.folder, stage.progress)
+        if clip.silent:
+            monitor.note(f"the bundle has no sound: {clip.silent}")
+        height, width = clip.low.shape[1:3]
+        patch = (min(options.patch[0], height), min(options.patch[1], width))
+        # As many patches as of the size asked for, but all of one size.
+        rows, columns = (-(-side // part) for side, part in zip((height, width), patch, strict=True))
+        grid = HaloGrid(PatchGrid.divide(height, width, rows, columns), options.surroundings)
+        with monitor.stage("measure bicubic interpolation") as stage:
+            floor = measure(clip, grid.grid, bicubic(clip), progress=stage.progress)
+            stage.summary = f"{floor.psnr:.2f} dB"
+        models, chunks, general = self._networks(clip, grid)
+        folder = self.folder / "bundle"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        precision, models = stored(models, clip, grid, chunks, options, folder)
+        shutil.copyfile(clip.video, folder / clip.video.name)
+        if len(models) > 1:
+            write_chunks(folder / "chunks.bin", chunks)
+        manifest = Manifest(
+            version=1,
+            network=options.model,
+            scale=clip.scale,
+            width=clip.high.shape[2],
+            height=clip.high.shape[1],
+            low_width=width,
+            low_height=height,
+            fps=clip.fps,
+            frames=len(clip.low),
+            patch_height=grid.grid.patch_height,
+            patch_width=grid.grid.patch_width,
+            halo=grid.halo,
+            precision=precision,
+            video=described(folder / clip.video.name),
+            audio=clip.silent,
+            models=_described(models, chunks, None),
+            chunks=described(folder / "chunks.bin") if len(models) > 1 else None,
+            source_bytes=self.source.stat().st_size,
+            psnr=Quality(bicubic=floor.psnr, general=None, result=0.0),
+        )
+        write_manifest(folder, manifest)
+        with monitor.stage("restore the video as a client does") as stage:
+            errors = self._play(folder, clip, grid, stage)
+            stage.summary = f"{errors.psnr:.2f} dB"
+        quality = Quality(bicubic=floor.psnr, general=general, result=errors.psnr)
+        final = {"models": _described(models, chunks, errors), "psnr": quality}
+        write_manifest(folder, manifest.model_copy(update=final))
+        return folder
+
+    def _networks(self, clip: Clip, grid: HaloGrid) -> tuple[list[Artifact], NDArray[np.uint8], float | None]:
+        """Networks in fp32 or int8, (F, P) which is for which patch, and the PSNR of the general one."""
+        options, count = self.options, len(clip.low) * grid.grid.count
+        everything = np.arange(count, dtype=np.int64)
+        general = self._train("general", 0, clip, grid, everything, None)
+        model = self._export("general", clip)
+        single = np.zeros((len(clip.low), grid.grid.count), np.uint8)
+        if options.groups == 1:
+            return [model], single, None
+        with self.monitor.stage("score the patches with the general network") as stage:
+            networks = Networks([model], grid, clip.scale, whole=True)
+            with ExitStack() as stack:
+                stack.callback(networks.close)
+                errors = measure(clip, grid.grid, restoring(networks, single), progress=stage.progress)
+            stage.summary = f"{errors.psnr:.2f} dB"
+        chunks = split_by_score(errors.scores, min(options.groups, count))
+        if options.joint:
+            members = joint_sample(chunks, options.seed)
+            self._train("joint", 1, clip, grid, members, general)
+            return [self._export("joint", clip)], single, errors.psnr
+        return *self._per_chunk(clip, grid, chunks, general), errors.psnr
+
+    def _per_chunk(
+        self, clip: Clip, grid: HaloGrid, chunks: Chunks, general: Path
+    ) -> tuple[list[Artifact], NDArray[np.uint8]]:
+        """A network for every chunk that has patches; equal scores can leave one empty."""
+        index = np.zeros(len(chunks.index), np.uint8)
+        models: list[Artifact] = []
+        for chunk in range(chunks.count):
+            members = chunks.members(chunk)
+            if not len(members):
+                continue
+            index[members] = len(models)
+            name = f"chunk{len(models):02d}"
+            self._train(name, len(models) + 1, clip, grid, members, general)
+            models.append(self._export(name, clip))
+        return models, index.reshape(len(clip.low), grid.grid.count)
+
+    def _train(
+        self,
+        name: str,
+        number: int,
+        clip: Clip,
+        grid: HaloGrid,
+        members: NDArray[np.int64],
+        start: Path | None,
+    ) -> Path:
+        weights = self.folder / f"{name}.safetensors"
+        with self.monitor.stage(f"train {name} on {len(members)} patches") as stage:
+            stage.summary = "(there already)" if weights.is_file() else ""
+            patches = Patches(clip, grid, members, self.options.batch)
+            train(patches, self.options, weights, number=number, start=start, progress=stage.progress)
+        return weights
+
+    def _export(self, name: str, clip: Clip) -> Artifact:
+        out = self.folder / f"{name}.onnx"
+        return export(self.folder / f"{name}.safetensors", name, self.options, clip, out, self.monitor)
+
+    def _play(self, folder: Path, clip: Clip, grid: HaloGrid, stage: Stage) -> Errors:
+        with Restorer(open_bundle(folder)) as restorer:
+
+            def restore(index: int, low: Pixels) -> Pixels:
+                return np.asarray(restorer({FRAME: low, INDEX: np.array([index])})[RESTORED], dtype=np.uint8)
+
+            return measure(clip, grid.grid, restore, progress=stage.progress)
+
+
+def _described(
+    models: Sequence[Artifact], chunks: NDArray[np.uint8], errors: Errors | None
+) -> tuple[StoredModel, ...]:
+    found = []
+    for index, model in enumerate(models):
+        mine = chunks == index
+        psnr = decibel(float(errors.patches[mine].mean())) if errors is not None else None
+        file = described(model.path).model_dump()
+        found.append(StoredModel(**file, patches=int(mine.sum()), psnr=psnr))
+    return tuple(found)
+
+
+def _enter(partial: Path, key: str, force: bool) -> None:
+    """The folder to work in, with what an earlier try at the same left there."""
+    mark = partial / KEY
+    if partial.exists() and (not mark.is_file() or mark.read_text() != key):
+        if not force:
+            raise UsageError(
+                f"{partial} belongs to another encoding, or to another video",
+                "go on with that one by its own command, or throw it away with --force",
+            )
+        shutil.rmtree(partial)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {partial}: {error.strerror}", "choose another place with -o"
+        ) from error
+    write_text(mark, key)
+
+
+def _replace(out: Path, made: Path, partial: Path) -> None:
+    """Put the finished bundle in its place; what stood there is gone only when it is."""
+    old = partial / "replaced"
+    try:
+        if out.is_symlink() or out.exists():
+            out.rename(old)
+        made.rename(out)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror}", "choose another place with -o") from error
+    shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""Frames of a bundle at full resolution: each patch by its own network, or the frame at once by a single one.
+
+A restorer is a Session over the bundle's networks: feeds are a decoded frame and its number, the output is
+the enlarged frame. So whatever runs a session runs a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.backends.base import Feeds, OpenOptions, Outputs, Session
+from edgedeploy.backends.select import open_artifact
+from edgedeploy.core.errors import ArtifactError, UsageError
+from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.stdo.bundle import COPY_AGAIN, Bundle
+from edgedeploy.stdo.halo import HaloGrid
+from edgedeploy.stdo.patches import Pixels
+from edgedeploy.tasks.super_resolution import SuperResolution
+
+FRAME, INDEX, RESTORED = "frame", "index", "restored"
+
+
+class Restorer(Session):
+    """Enlarges decoded low-resolution frames (H, W, 3) uint8 to (height, width, 3) uint8, RGB.
+
+    Inputs: `frame`, and `index` (1,) int64, its number in the video. Output: `restored`, cropped to the
+    source's size; it owns its memory.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, backend: str | None = None, threads: int = 0, whole: bool | None = None
+    ) -> None:
+        """Open the networks.
+
+        Args:
+            backend, threads: as in `open_artifact`.
+            whole: run whole frames, which only a single network can; None does so where there is one.
+        """
+        manifest = bundle.manifest
+        single = len(bundle.models) == 1
+        if whole and not single:
+            raise UsageError("several networks cannot take a frame at once", "leave whole out")
+        super().__init__(
+            (
+                TensorSpec(name=FRAME, dtype="uint8", shape=(manifest.low_height, manifest.low_width, 3)),
+                TensorSpec(name=INDEX, dtype="int64", shape=(1,)),
+            ),
+            (TensorSpec(name=RESTORED, dtype="uint8", shape=(manifest.height, manifest.width, 3)),),
+        )
+        self.bundle, self.whole = bundle, single if whole is None else whole
+        self._networks = Networks(
+            bundle.models, manifest.grid, manifest.scale, self.whole, backend=backend, threads=threads
+        )
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        index = int(feeds[INDEX][0])
+        manifest = self.bundle.manifest
+        if not 0 <= index < manifest.frames:
+            raise ArtifactError(f"frame {index} is beyond the {manifest.frames} of the bundle", COPY_AGAIN)
+        restored = self._networks.enlarge(feeds[FRAME], self.bundle.chunks[index])
+        return {RESTORED: restored[: manifest.height, : manifest.width]}
+
+    def close(self) -> None:
+        self._networks.close()
+
+
+class Networks:
+    """The networks of the chunks, open for one size of input each.
+
+    Without `whole` they take patches of `grid.seen`, one at a time: on a CPU a patch fills the cores, and
+    a batch of them gains nothing (docs/stdo.md has the figures).
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Artifact],
+        grid: HaloGrid,
+        scale: int,
+        whole: bool,
+        *,
+        backend: str | None = None,
+        threads: int = 0,
+    ) -> None:
+        self.grid, self.scale, self.whole = grid, scale, whole
+        size = (grid.grid.height + 2 * grid.halo, grid.grid.width + 2 * grid.halo) if whole else grid.seen
+        self._tasks = [SuperResolution(model) for model in models]
+        self._sessions: list[Session] = []
+        try:
+            for model in models:
+                options = OpenOptions(shapes={model.inputs[0].name: (1, 3, *size)}, threads=threads)
+                self._sessions.append(open_artifact(model, options, backend))
+        except BaseException:
+            self.close()
+            raise
+
+    def enlarge(self, frame: Pixels, chunks: NDArray[np.uint8]) -> Pixels:
+        """(scale*H, scale*W, 3) of a frame (H, W, 3), given the chunk of each of its patches (P,)."""
+        s, halo, grid = self.scale, self.scale * self.grid.halo, self.grid.grid
+        if self.whole:
+            pixels = self._apply(0, self.grid.surrounded(frame))
+            return np.array(pixels[halo : halo + s * grid.height, halo : halo + s * grid.width])
+        result = np.empty((s * grid.height, s * grid.width, 3), np.uint8)
+        extended = self.grid.extended(frame)
+        # All patches of a network after each other: its weights stay in the cache.
+        for index in np.argsort(chunks, kind="stable"):
+            patch = self._apply(int(chunks[index]), self.grid.cut(extended, int(index)))
+            self.grid.paste(result, int(index), patch, s)
+        return result
+
+    def close(self) -> None:
+        while self._sessions:
+            self._sessions.pop().close()
+
+    def _apply(self, chunk: int, pixels: Pixels) -> Pixels:
+        task, session = self._tasks[chunk], self._sessions[chunk]
+        result = task.result(session(task.feed(pixels)))
+        height, width = (self.scale * n for n in pixels.shape[:2])
+        if result.shape != (height, width, 3):
+            raise ArtifactError(
+                f"{task.artifact.path} makes {result.shape[1]}x{result.shape[0]} pixels of "
+                f"{pixels.shape[1]}x{pixels.shape[0]}",
+                "encode the video again",
+            )
+        return result

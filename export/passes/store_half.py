@@ -1,0 +1,54 @@
+"""w -> Cast(float16(w)) to float32: constants stored in half the bytes, and everything computed as before.
+
+What changes is the rounding of w, at most 2^-11 of each value; runtimes undo the Cast once, when they load
+the file. Constants of fewer than 64 values, and those that float16 does not hold, stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, constant, insert, is_constant, variable
+from edgedeploy.export.passes.base import Skip, graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+
+FEWEST = 64  # a Cast costs about as many bytes as it saves there
+_LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    c = {"w": floats(rng, 8, 3, 3, 3), "v": floats(rng, 8, 8, 1, 1), "b": floats(rng, 8)}
+    return [
+        text_model("float[1,3,h,v] x", "y", "a = Conv(x, w, b) \n r = Relu(a) \n y = Conv(r, v)", c),
+        text_model("float[1,3,9,8] x", "y, z", "y = Conv(x, w, b) \n z = Conv(x, w)", c),
+    ]
+
+
+@graph_pass("store-half", atol=2e-2, cases=cases)
+def store_half(graph: Graph) -> int:
+    halves = {}
+    for node in list(graph.nodes):
+        for place, tensor in enumerate(node.inputs):
+            if tensor.is_empty() or not is_constant(tensor) or tensor.dtype != np.float32:
+                continue
+            if tensor.name not in halves:
+                values = np.asarray(tensor.values)
+                if values.size < FEWEST or not _held(values):
+                    continue
+                stored = constant(graph, f"{tensor.name}_half", values, np.float16)
+                full = variable(graph, f"{tensor.name}_full", np.dtype(np.float32), values.shape)
+                insert(graph, "Cast", [stored], [full], to=int(onnx.TensorProto.FLOAT))
+                halves[tensor.name] = full
+            node.inputs[place] = halves[tensor.name]
+    if not halves:
+        raise Skip("no constant is worth it")
+    return len(halves)
+
+
+def _held(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
+    """Whether nothing overflows, and not everything but zeros vanishes."""
+    largest = float(np.abs(values).max())
+    return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)

@@ -1,0 +1,125 @@
+"""Let a super-resolution network begin as bicubic interpolation, exactly, in its own weights.
+
+With kernel k (a = -0.5), phase a of scale s takes the weights k((a + 1/2) / s - 1/2 - o) at o = -2..2.
+Random weights need thousands of steps to learn what interpolation gives for nothing. Channels that carry
+pixels through a ReLU keep them, since they are not negative; all others keep their random weights, and count
+for nothing in the last layer yet.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgedeploy.models.layers_weight_norm import WeightNormConv2d
+from edgedeploy.models.stdo_espcn import RGBESPCN
+from edgedeploy.models.stdo_srcnn import SRCNN
+from edgedeploy.models.stdo_vdsr import VDSR
+from edgedeploy.models.stdo_wdsr import WDSR
+from edgedeploy.tasks.resize import cubic
+
+CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+
+
+@singledispatch
+def start_from_interpolation(network: nn.Module) -> bool:  # noqa: ARG001
+    """Set the weights in place where it is known how; whether it was."""
+    return False
+
+
+@start_from_interpolation.register
+@torch.no_grad()
+def _(network: RGBESPCN) -> bool:
+    """RGB passes two layers, the third shifts it to four corners, and the last has 3x3 windows on each.
+
+    The windows around the corners cover the 5x5 pixels that interpolation needs.
+    """
+    for conv in (network.conv1, network.conv2):
+        _pass_through(conv)
+    network.conv3.weight[: 3 * len(CORNERS)] = 0
+    for corner, (dy, dx) in enumerate(CORNERS):
+        for colour in range(3):
+            network.conv3.weight[3 * corner + colour, colour, 1 + dy, 1 + dx] = 1
+    kernels = interpolation_kernels(network.pixel_shuffle.upscale_factor)
+    last = network.conv4.weight
+    last.zero_()
+    for y in range(-2, 3):
+        for x in range(-2, 3):
+            dy, dx = (1 if offset > 0 else -1 for offset in (y, x))
+            for colour in range(3):
+                place = 3 * CORNERS.index((dy, dx)) + colour
+                phases = slice(colour * len(kernels), (colour + 1) * len(kernels))
+                last[phases, place, 1 + y - dy, 1 + x - dx] = kernels[:, 2 + y, 2 + x]
+    for conv in (network.conv1, network.conv2, network.conv3, network.conv4):
+        _zero(conv.bias)
+    return True
+
+
+@start_from_interpolation.register
+@torch.no_grad()
+def _(network: SRCNN) -> bool:
+    """It interpolates by itself: its layers pass that on."""
+    for conv in (network.conv1, network.conv2):
+        _pass_through(conv)
+        _zero(conv.bias)
+    network.conv3.weight.zero_()
+    _pass_through(network.conv3)
+    _zero(network.conv3.bias)
+    return True
+
+
+@start_from_interpolation.register
+@torch.no_grad()
+def _(network: VDSR) -> bool:
+    """It adds to an interpolation: nothing at first."""
+    last = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
+    last.weight.zero_()
+    _zero(last.bias)
+    return True
+
+
+@start_from_interpolation.register
+@torch.no_grad()
+def _(network: WDSR) -> bool:
+    """Its 5x5 skip interpolates; what the body adds has length zero at first."""
+    kernels = interpolation_kernels(network.shuf.upscale_factor)
+    skip, tail = cast(WeightNormConv2d, network.skip[0]), cast(WeightNormConv2d, network.body[-1])
+    skip.weight_v.zero_()
+    for colour in range(3):
+        phases = slice(colour * len(kernels), (colour + 1) * len(kernels))
+        skip.weight_v[phases, colour] = kernels
+    skip.weight_g.copy_(skip.weight_v.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+    tail.weight_g.zero_()
+    _zero(skip.bias)
+    _zero(tail.bias)
+    return True
+
+
+def interpolation_kernels(scale: int) -> Tensor:
+    """Bicubic interpolation as convolution and pixel shuffle: (scale^2, 5, 5) float32."""
+    phases = [_taps((phase + 0.5) / scale - 0.5) for phase in range(scale)]
+    products = [np.outer(rows, columns) for rows in phases for columns in phases]
+    return torch.from_numpy(np.stack(products).astype(np.float32))
+
+
+def _taps(position: float) -> NDArray[np.float64]:
+    weights = cubic(position - np.arange(-2.0, 3.0))
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def _pass_through(conv: nn.Conv2d) -> None:
+    """The first three channels out are the first three in."""
+    middle = conv.kernel_size[0] // 2
+    conv.weight[:3] = 0
+    for colour in range(3):
+        conv.weight[colour, colour, middle, middle] = 1
+
+
+def _zero(bias: Tensor | None) -> None:
+    if bias is not None:
+        bias.zero_()
