@@ -30,7 +30,9 @@ def random_window(
     factor = float(rng.uniform(*scale))
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     shrinking = factor < 1
-    image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR))
+    image = np.asarray(
+        cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    )
     truth = np.asarray(cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST_EXACT))
     short = max(0, height - size[1]), max(0, width - size[0])
     if any(short):

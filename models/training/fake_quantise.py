@@ -42,21 +42,18 @@ def rounded(model: nn.Module) -> nn.Module:
 def fake_quantised(model: nn.Module) -> Iterator[None]:
     """In this block `model` rounds as it runs, and gradients reach its own parameters."""
     layers = _layers(model)
-    own = [layer.weight for layer in layers]
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs: (round_activation(inputs[0]),)) for layer in layers
     ]
     try:
-        for layer, weight in zip(layers, own, strict=True):
-            del layer._parameters["weight"]
-            layer.weight = round_weight(weight)
+        for layer in layers:  # an attribute of the instance hides the parameter, which stays where it is
+            layer.__dict__["weight"] = round_weight(layer.weight)
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, weight in zip(layers, own, strict=True):
+        for layer in layers:
             layer.__dict__.pop("weight", None)
-            layer.register_parameter("weight", weight)
 
 
 def _layers(model: nn.Module) -> list[Any]:

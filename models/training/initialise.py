@@ -21,7 +21,8 @@ def initialise_from(network: nn.Module, path: Path) -> tuple[str, ...]:
     share = sum(v.numel() for v in taken.values()) / max(1, sum(v.numel() for v in own.values()))
     if share < 0.5:
         raise UsageError(
-            f"{path} gives {share:.0%} of the network's weights", "name weights of the same trunk in initialise"
+            f"{path} gives {share:.0%} of the network's weights",
+            "name weights of the same trunk in initialise",
         )
     network.load_state_dict({**own, **taken})
     return tuple(taken)

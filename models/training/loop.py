@@ -26,7 +26,7 @@ from edgedeploy.core.errors import EdgeDeployError, UsageError
 from edgedeploy.core.files import replacing
 from edgedeploy.models.checkpoint import load_weights
 from edgedeploy.models.registry import create_model
-from edgedeploy.models.training.experiments.base import Batch, Experiment, Objective, make_experiment
+from edgedeploy.models.training.experiments.base import Batch, Experiment, make_experiment
 from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
 from edgedeploy.models.training.initialise import initialise_from
 from edgedeploy.models.training.recipe import TrainingRecipe
@@ -39,7 +39,7 @@ class Progress:
 
     Attributes:
         step: updates made.
-        losses: mean over the updates since the last report, by the objective's names; empty if there were none.
+        losses: mean of the updates since the last report, by the objective's names; {} if there were none.
         network: what the training gives if it ends here: the averaged weights, or, in the quantised steps,
             the weights as int8 holds them (an average of weights that rounding holds apart is on no grid).
         metrics: of the experiment, where this step was evaluated.
@@ -226,12 +226,15 @@ class _Steps(Dataset[Batch]):
 
 
 def _fabric(recipe: TrainingRecipe) -> Fabric:
+    """One process, or one of those that `torchrun` started and told so by environment variables."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Fabric(devices=1, precision=recipe.precision)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     # Not every network uses every parameter in every step: heads of training, tokens that nothing reads.
-    strategy: Any = DDPStrategy(find_unused_parameters=True) if world > 1 else "auto"
-    fabric = Fabric(devices=1 if world == 1 else "auto", strategy=strategy, precision=recipe.precision)
-    if world > 1:
-        fabric.launch()
+    strategy = DDPStrategy(find_unused_parameters=True)
+    fabric = Fabric(devices=local, num_nodes=world // local, strategy=strategy, precision=recipe.precision)
+    fabric.launch()
     return fabric
 
 

@@ -46,7 +46,7 @@ def task_of(info: ModelInfo) -> Task:
 
 
 def runner(model: nn.Module, info: ModelInfo) -> Run:
-    """The network as tasks call it: feeds -> outputs, numpy on both sides; outputs of training are left out."""
+    """The network as tasks call it: feeds -> outputs in numpy; outputs of training are left out."""
     model.eval()
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -77,9 +77,7 @@ def _cityscapes_truth(root: Path, image: Path) -> Path:
 
 LAYOUTS = {
     "camvid": Layout(CAMVID, 11, "{split}/*", _camvid_truth),
-    "cityscapes": Layout(
-        CITYSCAPES, 255, "leftImg8bit/{split}/*/*", _cityscapes_truth, _cityscapes_table()
-    ),
+    "cityscapes": Layout(CITYSCAPES, 255, "leftImg8bit/{split}/*/*", _cityscapes_truth, _cityscapes_table()),
 }
 
 

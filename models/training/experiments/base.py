@@ -32,6 +32,7 @@ class Experiment(ABC, Generic[S]):
     Attributes:
         settings_type: of the recipe's `settings`.
         metric: of `evaluate`, larger is better: it decides which weights are the best.
+        labels: class names of the data, which go into the weights file.
     """
 
     settings_type: ClassVar[type[Section]]
@@ -41,6 +42,7 @@ class Experiment(ABC, Generic[S]):
         self.recipe, self.data = recipe, data
         self.settings: S = validated(self.settings_type, recipe.settings, "settings")
         self.info: ModelInfo = MODELS.get(recipe.model).variant(**recipe.options)
+        self.labels: tuple[str, ...] = self.info.labels
         self.prepare()
 
     @abstractmethod

@@ -74,6 +74,7 @@ class Segmentation(Experiment[SegmentationSettings]):
                 f"{self.settings.layout} has {self.layout.classes} classes",
                 f"set options.classes={self.layout.classes}",
             )
+        self.labels = self.layout.labels
         self.train = find_samples(self.data, self.layout, "train")
         self.val = find_samples(self.data, self.layout, "val")
         self.task = task_of(self.info)
@@ -147,7 +148,9 @@ class Segmentation(Experiment[SegmentationSettings]):
     def _class_weights(self) -> Tensor | None:
         if self.settings.balance == "none":
             return None
-        return median_frequency([self.layout.read(sample.truth) for sample in self.train], self.layout.classes)
+        return median_frequency(
+            [self.layout.read(sample.truth) for sample in self.train], self.layout.classes
+        )
 
 
 class SegmentationLoss(Objective):
