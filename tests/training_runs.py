@@ -62,6 +62,11 @@ def upscaling(settings: Mapping[str, Any] | None = None, **changes: Any) -> Trai
     return TrainingRecipe.model_validate({**fields, **changes})
 
 
+def plain() -> TrainingRecipe:
+    """A few steps of plain gradient descent, which does not amplify the rounding of sums."""
+    return upscaling(steps=8, optimiser={"name": "sgd", "learning_rate": 0.01}, schedule={"name": "constant"})
+
+
 def streets(settings: Mapping[str, Any] | None = None, **changes: Any) -> TrainingRecipe:
     """DDRNet-23-slim on `draw_streets`."""
     fields: dict[str, Any] = {

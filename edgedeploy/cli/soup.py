@@ -10,6 +10,8 @@ import typer
 from edgedeploy.cli.console import print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgedeploy.models.state_file import State
 
 
@@ -35,16 +37,18 @@ def command(
 
     if bool(model) != (data is not None):
         raise UsageError("--model and --data belong together", "give both for a greedy soup, or neither")
-    score = None
+    score: Callable[[State], float] | None = None
     if data is not None:
         from edgedeploy.models.checkpoint import load_checkpoint
 
         first = load_checkpoint(model, weights[0])
         name = metric or task_of(first.info).metric_name
 
-        def score(state: State) -> float:
+        def measured(state: State) -> float:
             first.model.load_state_dict(state)
             return measure(first.model, first.info, data)[name]
+
+        score = measured
 
     rows = cook(weights, out, score)
     cells = [

@@ -29,17 +29,17 @@ def random_window(
     height, width = crop
     factor = float(rng.uniform(*scale))
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    shrinking = factor < 1
-    image = np.asarray(
-        cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
-    )
-    truth = np.asarray(cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST_EXACT))
+    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    image = np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
+    truth = np.asarray(cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
     short = max(0, height - size[1]), max(0, width - size[0])
     if any(short):
         top, left = (int(rng.integers(0, missing + 1)) for missing in short)
         around = (top, short[0] - top, left, short[1] - left)
-        image = np.asarray(cv2.copyMakeBorder(image, *around, cv2.BORDER_CONSTANT, value=fill.tolist()))
-        truth = np.asarray(cv2.copyMakeBorder(truth, *around, cv2.BORDER_CONSTANT, value=[ignore]))
+        image = np.asarray(
+            cv2.copyMakeBorder(image, *around, cv2.BORDER_CONSTANT, value=fill.tolist()), np.uint8
+        )
+        truth = np.asarray(cv2.copyMakeBorder(truth, *around, cv2.BORDER_CONSTANT, value=[ignore]), np.uint8)
     y = int(rng.integers(0, image.shape[0] - height + 1))
     x = int(rng.integers(0, image.shape[1] - width + 1))
     window = np.s_[y : y + height, x : x + width]
@@ -58,4 +58,4 @@ def colour_jitter(image: Image, strength: float, rng: np.random.Generator) -> Im
     mean = float((x @ LUMA).mean())
     x = mean + (x - mean) * contrast
     grey = (x @ LUMA)[..., None]
-    return np.clip(grey + (x - grey) * saturation, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(grey + (x - grey) * saturation, 0, 255), np.uint8)

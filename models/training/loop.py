@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
@@ -94,7 +94,9 @@ class Training:
         self.average = None
         if recipe.ema:
             self.average = AveragedModel(
-                self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True
+                self.network,
+                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema),  # type: ignore[no-untyped-call]
+                use_buffers=True,
             )
             self.average.n_averaged.fill_(1)  # the first weights are the average's first entry
         self.objective = self.experiment.objective(self.network, _teacher(recipe))
@@ -132,6 +134,12 @@ class Training:
                 yield Progress(self.step, losses, self.result, metrics)
                 module.train()
 
+    def close(self) -> None:
+        """Let processes that share the work end together: one that left early would abort the others."""
+        if torch.distributed.is_initialized():
+            self.fabric.barrier()
+            torch.distributed.destroy_process_group()
+
     def _update(self, module: Any, optimiser: Any, step: int, batch: Batch) -> dict[str, Tensor]:
         recipe = self.recipe
         torch.manual_seed(hash((recipe.seed, step, self.fabric.global_rank)) & 0x7FFFFFFF)
@@ -165,7 +173,7 @@ class Training:
 
     def _mean(self, window: Sequence[dict[str, Tensor]]) -> dict[str, float]:
         means = {name: torch.stack([losses[name].float() for losses in window]).mean() for name in window[0]}
-        values = {name: float(self.fabric.all_reduce(value)) for name, value in means.items()}
+        values = {name: cast(Tensor, self.fabric.all_reduce(mean)).item() for name, mean in means.items()}
         if not all(map(math.isfinite, values.values())):
             raise TrainingError(
                 f"the loss is {values['loss']} before step {self.step}",
@@ -209,6 +217,11 @@ class Training:
         return int(state["step"])
 
 
+def use_threads(count: int) -> None:
+    """CPU threads of this process from now on; sums depend on it in the last bit."""
+    torch.set_num_threads(count)
+
+
 class TrainingError(EdgeDeployError):
     """A training that cannot go on."""
 
@@ -245,7 +258,9 @@ def _first_network(recipe: TrainingRecipe) -> nn.Module:
         network = create_model(recipe.model, **recipe.options)
     if recipe.initialise:
         initialise_from(network, Path(recipe.initialise))
-    return network.to(memory_format=torch.channels_last) if recipe.channels_last else network
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
+    return network
 
 
 def _teacher(recipe: TrainingRecipe) -> nn.Module | None:

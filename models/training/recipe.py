@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgedeploy.core.errors import RecipeError, UnknownNameError
 
+S = TypeVar("S", bound="Section")
 RECIPES = "edgedeploy.models.recipes"
 
 
@@ -161,7 +162,7 @@ def find_recipe(source: str | Path) -> Path:
     return path
 
 
-def validated(kind: type[Any], document: Any, where: str) -> Any:
+def validated(kind: type[S], document: Any, where: str) -> S:
     """A section made from plain data; raises RecipeError, naming the field at fault."""
     try:
         return kind.model_validate(document)

@@ -77,6 +77,7 @@ class Run:
             yield progress
         if leading:
             self._pictures()
+        self.training.close()
 
     def _keep(self, progress: Progress) -> None:
         if progress.losses:

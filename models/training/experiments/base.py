@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Experiment(ABC, Generic[S]):
 
     def __init__(self, recipe: TrainingRecipe, data: Path) -> None:
         self.recipe, self.data = recipe, data
-        self.settings: S = validated(self.settings_type, recipe.settings, "settings")
+        self.settings = cast(S, validated(self.settings_type, recipe.settings, "settings"))
         self.info: ModelInfo = MODELS.get(recipe.model).variant(**recipe.options)
         self.labels: tuple[str, ...] = self.info.labels
         self.prepare()

@@ -173,6 +173,7 @@ class SegmentationLoss(Objective):
     ) -> None:
         super().__init__(network)
         self.settings, self.ignore, self.share, self.temperature = settings, ignore, share, temperature
+        self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
         self._teacher = [teacher]  # in a list: its parameters are not this module's
 
