@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgedeploy.core.errors import ArtifactError, UnknownNameError, UsageError
 from edgedeploy.core.files import sha256_file
 from edgedeploy.models.registry import MODELS, ModelInfo
-from edgedeploy.models.state_file import State, read_state
+from edgedeploy.models.state_file import State, read_description, read_state
 
 WEIGHTS = "edgedeploy.models.weights"
 PREFIXES = ("", "module.", "model.", "model.module.", "module.model.")
@@ -34,12 +34,14 @@ class LoadedWeights:
         source: the file.
         sha256: of the file.
         unused: keys of the file that the network has no use for, e.g. those of a training-only head.
+        info: of the network as it was built, e.g. with the classes that the weights know.
     """
 
     model: nn.Module
     source: Path
     sha256: str
     unused: tuple[str, ...]
+    info: ModelInfo
 
 
 def bundled_weights(model: str | ModelInfo) -> list[str]:
@@ -70,20 +72,24 @@ def load_checkpoint(
     Args:
         model: name in the zoo, or its description.
         source: name of bundled weights, or a .safetensors, .pth, .pt or .ckpt file; None for the default.
-        options: for the network's builder.
+        options: for the network's builder, besides those that the file itself says it needs.
 
     Raises UnknownNameError for unknown weights, ArtifactError for a file that is damaged or holds anything
     but tensors, UsageError where names or shapes are not this network's.
     """
     info = _info(model)
     path = _find(info, source)
-    network, found = info.build(**options), read_state(path)
+    said, found = read_description(path), read_state(path)
+    options = {**said.options, **options}
+    network, described = info.build(**options), info.variant(**options)
+    if said.labels and len(said.labels) == described.task.options.get("classes", len(said.labels)):
+        described = replace(described, labels=said.labels)
     try:
         state, unused = _match(info, network, found)
     except UsageError as error:
         raise UsageError(f"{path}: {error}", error.hint) from None
     network.load_state_dict(state, strict=True)
-    return LoadedWeights(network.eval(), path, sha256_file(path), unused)
+    return LoadedWeights(network.eval(), path, sha256_file(path), unused, described)
 
 
 def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> State:

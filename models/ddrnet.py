@@ -277,6 +277,7 @@ def _register() -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]
         "of Road Scenes, 2021",
         size_multiple=8,
         training_only=("seghead_extra.", "loss."),
+        training_options=("augment",),
     )
 
 

@@ -29,6 +29,7 @@ class ModelInfo:
         default_weights: name of the bundled weights taken unless told otherwise, or empty.
         fixed_size: whether `input_shape` is the only size that the network takes; another is an option of its
             builder then, `image_size` (side of a square), or there is none.
+        training_options: options of the builder that only training wants, such as an auxiliary head.
         idle: last parts of the names of parameters that published checkpoints hold and no output needs.
     """
 
@@ -43,6 +44,7 @@ class ModelInfo:
     training_only: tuple[str, ...] = ()
     default_weights: str = ""
     fixed_size: bool = False
+    training_options: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
 
     @property
@@ -84,6 +86,7 @@ def register_model(
     training_only: tuple[str, ...] = (),
     default_weights: str = "",
     fixed_size: bool = False,
+    training_options: tuple[str, ...] = (),
     idle: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator: enters a builder function in the zoo under its own name; arguments as in ModelInfo."""
@@ -101,6 +104,7 @@ def register_model(
             training_only=training_only,
             default_weights=default_weights,
             fixed_size=fixed_size,
+            training_options=training_options,
             idle=idle,
         )
         MODELS.register(build.__name__)(info)

@@ -5,25 +5,71 @@ Nothing in a file is executed: safetensors, or PyTorch's weights-only reader. Si
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from edgedeploy.core.errors import ArtifactError, first_line
+from edgedeploy.core.files import write_bytes
 
 State = dict[str, Tensor]
 
 PICKLE_SUFFIXES = {".pth", ".pt", ".ckpt", ".th", ".bin"}
 # Under which name checkpoints keep the weights; "average" is what our own training keeps as its result.
 WRAPPERS = ("average", "state_dict", "model_state_dict", "model", "net")
+
+METADATA = "edgedeploy"  # key in a safetensors header
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a safetensors file of ours says of the network that its weights are for.
+
+    Attributes:
+        options: of the builder, e.g. {"classes": 11}.
+        labels: class names in index order, or empty.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+def write_state(path: Path, state: Mapping[str, Tensor], description: Description) -> None:
+    """Write a safetensors file that describes itself, whole or not at all; raises OutputError."""
+    text = json.dumps({"options": dict(description.options), "labels": list(description.labels)})
+    tensors = {name: value.detach().contiguous() for name, value in state.items()}
+    write_bytes(path, save(tensors, metadata={METADATA: text}))
+
+
+def read_description(path: Path) -> Description:
+    """What the file says of its network; empty for files of other origin. Raises ArtifactError."""
+    if path.suffix != ".safetensors":
+        return Description()
+    try:
+        with safe_open(path, "pt") as opened:
+            text = (opened.metadata() or {}).get(METADATA)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is not a whole safetensors file: {error}", "download or save it again"
+        ) from None
+    if text is None:
+        return Description()
+    try:
+        content = json.loads(text)
+        options, labels = dict(content["options"]), tuple(map(str, content["labels"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{path}: its description is damaged: {error}", "save it again") from None
+    return Description(options, labels)
 
 
 def read_state(path: Path) -> State:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edgedeploy import __version__
-from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, quantize, stdo
+from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, quantize, soup, stdo, train
 from edgedeploy.cli.console import print_error
 from edgedeploy.core.errors import EdgeDeployError
 
@@ -23,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("train", help="Train a recipe on your data; goes on where it was killed.")(train.command)
+app.command("soup", help="Average the weights of several runs of one recipe.")(soup.command)
 app.command("export", help="PyTorch or ONNX in, verified and optimised ONNX out.")(export.command)
 app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
 app.command("build", help="Compile for a target: an engine, or the fastest runtime's model.")(build.command)

@@ -13,9 +13,23 @@ EXPORT = {
     "onnx_graphsurgeon": "onnx-graphsurgeon",
     "onnxruntime": "onnxruntime",  # every capture and pass is proved in it
 }
-
-
 DATA = {"cv2": "opencv-python"}
+
+TRAIN = {
+    "torch": "torch",
+    "lightning_fabric": "lightning-fabric",
+    "cv2": "opencv-python",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "matplotlib": "matplotlib",
+}
+
+
+def require_train() -> None:
+    """Raise MissingDependencyError unless what training needs is here."""
+    missing = [package for module, package in TRAIN.items() if find_spec(module) is None]
+    if missing:
+        raise MissingDependencyError(f"this needs {', '.join(missing)}", 'pip install "edgedeploy[train]"')
 
 
 def require_export(*, data: bool = False) -> None:

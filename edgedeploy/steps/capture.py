@@ -65,7 +65,7 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
         network, weights = _random(info, job), {"weights": "random"}
     else:
         loaded = load_checkpoint(job.source, job.weights, **job.model_options)
-        network = loaded.model
+        network, info = loaded.model, loaded.info
         weights = {"weights": job.weights or info.default_weights, "weights_sha256": loaded.sha256}
     images = _images(info, job)
     captured = export_network(network, options, out, info=info, name=job.source, images=images)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 def round_weight(w: Tensor) -> Tensor:
@@ -33,40 +33,31 @@ def rounded(model: nn.Module) -> nn.Module:
     """A copy whose weights are what int8 holds, in float32: quantising them by channel loses nothing."""
     result = copy.deepcopy(model)
     with torch.no_grad():
-        for parameter in result.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(round_weight(parameter))
+        for layer in _layers(result):
+            layer.weight.copy_(round_weight(layer.weight))
     return result
 
 
 @contextmanager
-def fake_quantised(model: nn.Module) -> Iterator[nn.Module]:
-    """A view of `model` that rounds as it runs and trains the same parameters; the model itself stays as it
-    is.
-    """
-    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+def fake_quantised(model: nn.Module) -> Iterator[None]:
+    """In this block `model` rounds as it runs, and gradients reach its own parameters."""
+    layers = _layers(model)
     hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs: (round_activation(inputs[0]),))
-        for layer in convolutions
+        layer.register_forward_pre_hook(lambda _, inputs: (round_activation(inputs[0]),)) for layer in layers
     ]
     try:
-        yield _Rounded(model)
+        for layer in layers:  # an attribute of the instance hides the parameter, which stays where it is
+            layer.__dict__["weight"] = round_weight(layer.weight)
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+        for layer in layers:
+            layer.__dict__.pop("weight", None)
 
 
-class _Rounded(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        rounded = {
-            name: round_weight(parameter) if parameter.ndim > 1 else parameter
-            for name, parameter in self.model.named_parameters()
-        }
-        return functional_call(self.model, rounded, (x,))  # type: ignore[no-any-return]
+def _layers(model: nn.Module) -> list[Any]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
 
 def _straight_through(x: Tensor, scale: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.models.checkpoint import load_weights
 from edgedeploy.models.registry import MODELS, ModelInfo
-from edgedeploy.tasks.base import task_for
+from edgedeploy.tasks.base import Run, Task, task_for
 
 
 def measure(model: nn.Module, info: ModelInfo, data: Path) -> dict[str, float]:
@@ -25,21 +25,37 @@ def measure(model: nn.Module, info: ModelInfo, data: Path) -> dict[str, float]:
 
     Raises UsageError where the folder does not hold what the task's metric needs.
     """
+    return task_of(info).evaluate(runner(model, info), data)
+
+
+def task_of(info: ModelInfo) -> Task:
+    """The task of a network that was not exported."""
     channels = info.input_shape[1]
     entry = TensorSpec(name="input", dtype="float32", shape=(1, channels, "height", "width"), layout="NCHW")
     exits = tuple(TensorSpec(name=name, dtype="float32", shape=("?",) * 4) for name in info.outputs)
     artifact = Artifact(
-        path=Path(info.name), kind="onnx", model=info.name, inputs=(entry,), outputs=exits, task=info.task
+        path=Path(info.name),
+        kind="onnx",
+        model=info.name,
+        inputs=(entry,),
+        outputs=exits,
+        task=info.task,
+        labels=info.labels,
     )
+    return task_for(artifact)
+
+
+def runner(model: nn.Module, info: ModelInfo) -> Run:
+    """The network as tasks call it: feeds -> outputs in numpy; outputs of training are left out."""
     model.eval()
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with torch.no_grad():
             outputs = model(torch.from_numpy(feeds["input"]))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return {name: value.numpy() for name, value in zip(info.outputs, outputs, strict=True)}
+        return {name: value.numpy() for name, value in zip(info.outputs, outputs, strict=False)}
 
-    return task_for(artifact).evaluate(run, data)
+    return run
 
 
 def main() -> None:

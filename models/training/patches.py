@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,12 +17,24 @@ from PIL import Image
 from torch import Tensor
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.tasks.colour import luma_from_rgb
 
 Pair = tuple[Tensor, Tensor]
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
+
+
+class PatchSettings(Protocol):
+    """Of the folders, and of the patches drawn from them; see experiments/super_resolution.py."""
+
+    @property
+    def scale(self) -> int: ...
+    @property
+    def folders(self) -> tuple[str, ...]: ...
+    @property
+    def patch(self) -> int: ...
+    @property
+    def shrink(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Pairs:
     weights: NDArray[np.float64]
 
 
-def load_pairs(root: Path, recipe: TrainingRecipe) -> Pairs:
+def load_pairs(root: Path, settings: PatchSettings) -> Pairs:
     """Luma of every image, float32 in [0, 1]; folders are drawn equally often, their images by area.
 
     The low-resolution image is made as test sets are: antialiased bicubic (a = -0.5) on 8-bit RGB, luma
@@ -41,27 +54,27 @@ def load_pairs(root: Path, recipe: TrainingRecipe) -> Pairs:
     """
     images: list[Pair] = []
     weights = []
-    for folder in recipe.folders:
+    for folder in settings.folders:
         files = sorted(p for p in _entries(root / folder) if p.suffix.lower() in IMAGE_SUFFIXES)
-        found = [_pair(file, factor, recipe.scale) for file in files for factor in recipe.shrink]
-        usable = [pair for pair in found if min(pair[0].shape) >= recipe.patch]
+        found = [_pair(file, factor, settings.scale) for file in files for factor in settings.shrink]
+        usable = [pair for pair in found if min(pair[0].shape) >= settings.patch]
         if not usable:
             raise UsageError(
-                f"{root / folder} has no image of at least {recipe.patch * recipe.scale} pixels each way",
+                f"{root / folder} has no image of at least {settings.patch * settings.scale} pixels each way",
                 "name the folder that holds the recipe's folders with --data",
             )
         images += usable
         areas = np.array([low.numel() for low, _ in usable], dtype=np.float64)
-        weights.append(areas / areas.sum() / len(recipe.folders))
+        weights.append(areas / areas.sum() / len(settings.folders))
     return Pairs(images, np.concatenate(weights))
 
 
-def draw_batch(pairs: Pairs, recipe: TrainingRecipe, step: int) -> Pair:
+def draw_batch(pairs: Pairs, settings: PatchSettings, *, batch: int, seed: int, step: int) -> Pair:
     """The batch of this step: random patches with random flips and transposition, (N, 1, h, w) each."""
-    rng = np.random.default_rng([recipe.seed, step])
+    rng = np.random.default_rng([seed, step])
     lows, highs = [], []
-    p, s = recipe.patch, recipe.scale
-    for index in rng.choice(len(pairs.images), size=recipe.batch, p=pairs.weights):
+    p, s = settings.patch, settings.scale
+    for index in rng.choice(len(pairs.images), size=batch, p=pairs.weights):
         low, high = pairs.images[index]
         y, x = (int(rng.integers(0, n - p + 1)) for n in low.shape)
         patches = [low[y : y + p, x : x + p], high[y * s : (y + p) * s, x * s : (x + p) * s]]

@@ -1,59 +1,190 @@
-"""A super-resolution training as data: all that decides the resulting weights, as in recipes/*.yaml."""
+"""A training as data: all that decides the resulting weights, as in recipes/*.yaml.
+
+Where a run keeps its files, how many processes share the work and how often it reports is not part of it:
+two runs of one recipe with one seed give the same weights.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgedeploy.core.errors import RecipeError
+from edgedeploy.core.errors import RecipeError, UnknownNameError
+
+S = TypeVar("S", bound="Section")
+RECIPES = "edgedeploy.models.recipes"
 
 
-class TrainingRecipe(BaseModel):
+class Section(BaseModel):
+    """A part of a recipe: frozen, and no field that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Optimiser(Section):
+    """How a gradient becomes an update.
+
+    Attributes:
+        name: sgd with Nesterov off, adam, adamw (decay beside the gradient), or soap.
+        momentum, betas: of sgd; of the others.
+        weight_decay: of weights with more than one axis, and of all others too if `decay_all`.
+    """
+
+    name: Literal["sgd", "adam", "adamw", "soap"]
+    learning_rate: float = Field(gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    decay_all: bool = False
+
+
+class Schedule(Section):
+    """The learning rate over the run, a share of the optimiser's.
+
+    Attributes:
+        name: constant; cosine and poly fall to `final`; step multiplies by `gamma` at each milestone.
+        warmup: steps of linear rise before.
+        final: where cosine and poly end, a share.
+        power: of poly, (1 - t) ** power.
+        milestones: of step, as shares of the run in (0, 1).
+    """
+
+    name: Literal["constant", "cosine", "poly", "step"] = "cosine"
+    warmup: int = Field(default=0, ge=0)
+    final: float = Field(default=0.0, ge=0, le=1)
+    power: float = Field(default=0.9, gt=0)
+    milestones: tuple[float, ...] = ()
+    gamma: float = Field(default=0.1, gt=0)
+
+
+class Teacher(Section):
+    """A larger model of the zoo to learn from besides the truth.
+
+    Attributes:
+        model, weights, options: as in the recipe itself.
+        share: of the loss; the rest is the truth's.
+        temperature: by which both logits are divided.
+    """
+
+    model: str
+    weights: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    share: float = Field(default=0.5, gt=0, lt=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class TrainingRecipe(Section):
     """Fields of a recipe file.
 
     Attributes:
-        model, scale: name in the zoo, and its factor of enlargement.
-        folders: of photographs, below the data folder; each gives the same number of patches.
-        steps, batch, patch: updates, patches in each, and their size in low-resolution pixels.
-        learning_rate, final_learning_rate, warmup: linear rise over `warmup` steps, then a cosine.
-        quantised_steps, quantised_learning_rate: updates made after that with 8-bit rounding in the network,
-            so that INT8 loses little; a second cosine from this rate.
-        ema: decay of the averaged weights, which are the ones that are kept.
-        seed: of the first weights and of every batch.
-        floor: mean squared error below which a patch counts no more; see `super_resolution.patch_loss`.
-        shrink: factors by which copies of the photographs are made smaller; 1.0 is the photograph itself.
+        experiment: what is trained for, a file of training/experiments/: data, loss, metric.
+        model, options: name in the zoo, and its builder's options.
+        weights: bundled name or file to start from; empty for the builder's own initialisation.
+        initialise: file to take matching parameters from, the others staying random (a pretrained backbone).
+        steps, batch: updates, and examples in each (over all processes).
+        clip: largest norm of the gradient; 0 for none.
+        ema: decay of the averaged weights, which are what is kept; 0 keeps the last ones.
+        precision: of the forward pass; bf16 and fp16 keep weights and updates in float32.
+        channels_last: memory layout; the same sums in another order.
+        quantised_steps, quantised_learning_rate: updates after `steps` with 8-bit rounding in the network, so
+            that INT8 loses little, on a cosine of their own from that rate to `quantised_final`.
+        seed: of the first weights, of every batch and of everything random in a step.
+        settings: of the experiment.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    experiment: str
     model: str
-    scale: int = Field(ge=2)
-    folders: tuple[str, ...] = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: str = ""
+    initialise: str = ""
     steps: int = Field(ge=1)
-    batch: int = Field(default=16, ge=1)
-    patch: int = Field(default=24, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    final_learning_rate: float = Field(default=3e-5, ge=0)
-    warmup: int = Field(default=500, ge=0)
+    batch: int = Field(ge=1)
+    optimiser: Optimiser
+    schedule: Schedule = Schedule()
+    clip: float = Field(default=0.0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    channels_last: bool = False
     quantised_steps: int = Field(default=0, ge=0)
     quantised_learning_rate: float = Field(default=3e-4, gt=0)
-    ema: float = Field(default=0.999, ge=0, lt=1)
-    seed: int = 0
-    floor: float = Field(default=3e-4, gt=0)
-    shrink: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    quantised_final: float = Field(default=3e-5, ge=0)
+    seed: int = Field(default=0, ge=0)
+    teacher: Teacher | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def all_steps(self) -> int:
+        """Updates in all, the quantised ones included."""
         return self.steps + self.quantised_steps
 
     @staticmethod
-    def load(path: Path) -> TrainingRecipe:
-        """Read a YAML file; raises RecipeError, naming the field at fault."""
+    def load(source: str | Path, edits: Iterable[str] = ()) -> TrainingRecipe:
+        """Read a YAML file, or a recipe that comes with the package by name, and apply `a.b=value` edits.
+
+        Raises RecipeError, naming the field at fault, or UnknownNameError.
+        """
+        path = find_recipe(source)
         try:
-            return TrainingRecipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise RecipeError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"{path} is not a recipe: {error}", "see models/recipes for some") from None
+        if not isinstance(document, dict):
+            raise RecipeError(f"{path} is not a recipe: it holds no fields", "see models/recipes for some")
+        for edit in edits:
+            _apply(document, edit)
+        return validated(TrainingRecipe, document, str(path))
+
+    def dump(self) -> str:
+        """The recipe as YAML, with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def bundled_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(entry.name[:-5] for entry in files(RECIPES).iterdir() if entry.name.endswith(".yaml"))
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file of a recipe given by name or by path; raises UnknownNameError or RecipeError."""
+    if str(source) in bundled_recipes():
+        return Path(str(files(RECIPES).joinpath(f"{source}.yaml")))
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UnknownNameError("recipe", str(source), bundled_recipes())
+    if not path.is_file():
+        raise RecipeError(f"{path} does not exist", f"recipes by name: {', '.join(bundled_recipes())}")
+    return path
+
+
+def validated(kind: type[S], document: Any, where: str) -> S:
+    """A section made from plain data; raises RecipeError, naming the field at fault."""
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        known = ", ".join(kind.model_fields)
+        hint = f"its fields are {known}" if first["type"] == "extra_forbidden" else ""
+        raise RecipeError(f"{where}: {name}: {first['msg']}", hint) from None
+
+
+def _apply(document: dict[str, Any], edit: str) -> None:
+    key, equals, text = edit.partition("=")
+    if not equals:
+        raise RecipeError(f"'{edit}' is not an edit", "write it as a.b=value, e.g. optimiser.name=adamw")
+    *parents, leaf = key.strip().split(".")
+    here = document
+    for parent in parents:
+        here = here.setdefault(parent, {})
+        if not isinstance(here, dict):
+            raise RecipeError(f"'{key}': {parent} has no fields", "see the recipe's file for what there is")
+    try:
+        here[leaf] = json.loads(text)
+    except json.JSONDecodeError:
+        here[leaf] = text

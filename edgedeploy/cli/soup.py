@@ -1,0 +1,58 @@
+"""`edgedeploy soup`: one network out of several trainings, by averaging their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgedeploy.cli.console import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgedeploy.models.state_file import State
+
+
+def command(
+    weights: Annotated[
+        list[Path], typer.Argument(help="Weights of runs that began alike.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Weights file to write.")],
+    model: Annotated[
+        str, typer.Option(help="With --data: the zoo model, to keep only what improves its metric.")
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Data that the metric is measured on; not the test set.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Which one; default: the task's own.")] = "",
+) -> None:
+    from edgedeploy.cli.imports import require_train
+    from edgedeploy.core.errors import UsageError
+
+    require_train()
+    from edgedeploy.models.training.measure import measure, task_of
+    from edgedeploy.models.training.soup import cook
+
+    if bool(model) != (data is not None):
+        raise UsageError("--model and --data belong together", "give both for a greedy soup, or neither")
+    score: Callable[[State], float] | None = None
+    if data is not None:
+        from edgedeploy.models.checkpoint import load_checkpoint
+
+        first = load_checkpoint(model, weights[0])
+        name = metric or task_of(first.info).metric_name
+
+        def measured(state: State) -> float:
+            first.model.load_state_dict(state)
+            return measure(first.model, first.info, data)[name]
+
+        score = measured
+
+    rows = cook(weights, out, score)
+    cells = [
+        (str(path), "yes" if kept else "no", "" if value != value else f"{value:.4f}")
+        for path, kept, value in rows
+    ]
+    print_table(("weights", "in the soup", metric or "metric"), cells)

@@ -1,0 +1,61 @@
+"""Random views of training images: scaled, cropped, mirrored, recoloured; OpenCV and numpy."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.tasks.base import Image
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def random_window(
+    image: Image,
+    truth: NDArray[np.uint8],
+    crop: tuple[int, int],
+    scale: tuple[float, float],
+    rng: np.random.Generator,
+    *,
+    fill: NDArray[np.uint8],
+    ignore: int,
+) -> tuple[Image, NDArray[np.uint8]]:
+    """A window (h, w) of the image enlarged by a factor from `scale`, mirrored every other time.
+
+    Where the enlarged image is smaller than the window, `fill` and `ignore` surround it. Class maps keep
+    their classes (nearest).
+    """
+    height, width = crop
+    factor = float(rng.uniform(*scale))
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    image = np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
+    truth = np.asarray(cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    short = max(0, height - size[1]), max(0, width - size[0])
+    if any(short):
+        top, left = (int(rng.integers(0, missing + 1)) for missing in short)
+        around = (top, short[0] - top, left, short[1] - left)
+        image = np.asarray(
+            cv2.copyMakeBorder(image, *around, cv2.BORDER_CONSTANT, value=fill.tolist()), np.uint8
+        )
+        truth = np.asarray(cv2.copyMakeBorder(truth, *around, cv2.BORDER_CONSTANT, value=[ignore]), np.uint8)
+    y = int(rng.integers(0, image.shape[0] - height + 1))
+    x = int(rng.integers(0, image.shape[1] - width + 1))
+    window = np.s_[y : y + height, x : x + width]
+    image, truth = image[window], truth[window]
+    if rng.integers(2):
+        image, truth = image[:, ::-1], truth[:, ::-1]
+    return np.ascontiguousarray(image, np.uint8), np.ascontiguousarray(truth, np.uint8)
+
+
+def colour_jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
+    """Brightness, contrast and saturation each changed by up to `strength`, relative."""
+    if not strength:
+        return image
+    brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3).astype(np.float32)
+    x = image.astype(np.float32) * brightness
+    mean = float((x @ LUMA).mean())
+    x = mean + (x - mean) * contrast
+    grey = (x @ LUMA)[..., None]
+    return np.asarray(np.clip(grey + (x - grey) * saturation, 0, 255), np.uint8)

@@ -1,0 +1,250 @@
+"""Semantic segmentation: cross-entropy over hard pixels, an auxiliary head, crops of every scale.
+
+Settings: `layout` of the data folder (segmentation_data.py), `crop`, `scale` range and `jitter` of the
+augmentation, `ohem` (share of pixels that counts at least), `auxiliary` (weight of the second head),
+`balance` of the classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgedeploy.core.errors import RecipeError
+from edgedeploy.models.training.augment import colour_jitter, random_window
+from edgedeploy.models.training.experiments.base import (
+    EXPERIMENTS,
+    Batch,
+    Experiment,
+    Objective,
+    distillation_loss,
+    first_output,
+    stack,
+)
+from edgedeploy.models.training.measure import runner, task_of
+from edgedeploy.models.training.recipe import Section
+from edgedeploy.models.training.segmentation_data import find_samples, layout_of
+from edgedeploy.tasks.base import Image
+from edgedeploy.tasks.images import read_image
+from edgedeploy.tasks.metrics import ConfusionMatrix
+
+SHEET_ROWS = 6
+MEMORY = 1_000_000_000  # bytes of decoded images that are kept
+
+
+class SegmentationSettings(Section):
+    """Attributes:
+    layout: camvid or cityscapes, which says where images and class maps lie, and what is not labelled.
+    crop: height and width of an example.
+    scale: by which images are enlarged before, drawn evenly from this range.
+    jitter: largest relative change of brightness, contrast and saturation.
+    ohem_threshold, ohem_share: a pixel counts if its true class has less than this probability; at least
+        this share of the labelled pixels counts.
+    auxiliary: weight of the second head's loss.
+    balance: "median" weighs classes by median frequency over the training set, capped at 10.
+    """
+
+    layout: Literal["camvid", "cityscapes"]
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (0.5, 2.0)
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    ohem_threshold: float = Field(default=0.9, gt=0, le=1)
+    ohem_share: float = Field(default=0.25, gt=0, le=1)
+    auxiliary: float = Field(default=0.4, ge=0)
+    balance: Literal["none", "median"] = "none"
+
+
+class Segmentation(Experiment[SegmentationSettings]):
+    """Crops (N, 3, h, w) float32, normalised as the task says, and class maps (N, h, w) int64."""
+
+    settings_type = SegmentationSettings
+    metric = "miou"
+
+    def prepare(self) -> None:
+        self.layout = layout_of(self.settings.layout)
+        if self.recipe.options.get("classes", 19) != self.layout.classes:
+            raise RecipeError(
+                f"{self.settings.layout} has {self.layout.classes} classes",
+                f"set options.classes={self.layout.classes}",
+            )
+        self.labels = self.layout.labels
+        self.train = find_samples(self.data, self.layout, "train")
+        self.val = find_samples(self.data, self.layout, "val")
+        self.task = task_of(self.info)
+        options = self.info.task.options
+        self.mean = np.asarray(options["mean"], np.float32)
+        self.std = np.asarray(options["std"], np.float32)
+        self._cache: dict[int, tuple[Image, Image]] = {}
+
+    def batch(self, step: int, positions: Sequence[int]) -> Batch:
+        return stack([self._example(step, position) for position in positions])
+
+    def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
+        return SegmentationLoss(
+            network,
+            self.settings,
+            self.layout.ignore,
+            weights=self._class_weights(),
+            teacher=teacher,
+            share=self.recipe.teacher.share if self.recipe.teacher else 0.0,
+            temperature=self.recipe.teacher.temperature if self.recipe.teacher else 1.0,
+        )
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        matrix, run = ConfusionMatrix(self.layout.classes, self.layout.ignore), runner(network, self.info)
+        for sample in self.val:
+            image = read_image(sample.image)
+            matrix.add(self.layout.read(sample.truth), self.task.run(run, image))
+        return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy()}
+
+    def sheet(self, network: nn.Module) -> Image:
+        run, rows = runner(network, self.info), []
+        for sample in self.val[:: max(1, len(self.val) // SHEET_ROWS)][:SHEET_ROWS]:
+            image = read_image(sample.image)
+            truth = self.layout.read(sample.truth)
+            known = np.where(truth == self.layout.ignore, 0, truth)
+            rows.append(
+                np.hstack(
+                    [image, self.task.draw(image, self.task.run(run, image)), self.task.draw(image, known)]
+                )
+            )
+        return np.vstack([row[: rows[0].shape[0], : rows[0].shape[1]] for row in rows])
+
+    def _example(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+        rng, number = self.random(step, position), step * self.recipe.batch + position
+        epoch, place = divmod(number, len(self.train))
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.train))
+        image, truth = self._read(int(order[place]))
+        image, truth = random_window(
+            image,
+            truth,
+            self.settings.crop,
+            self.settings.scale,
+            rng,
+            fill=self.mean.astype(np.uint8),
+            ignore=self.layout.ignore,
+        )
+        image = colour_jitter(image, self.settings.jitter, rng)
+        x = (image.astype(np.float32) - self.mean) / self.std
+        return np.ascontiguousarray(x.transpose(2, 0, 1)), truth.astype(np.int64)
+
+    def _read(self, index: int) -> tuple[Image, Image]:
+        """A sample decoded; small data sets stay in memory."""
+        if index not in self._cache:
+            sample = self.train[index]
+            pair = read_image(sample.image), self.layout.read(sample.truth)
+            if len(self.train) * pair[0].size > MEMORY:
+                return pair
+            self._cache[index] = pair
+        return self._cache[index]
+
+    def _class_weights(self) -> Tensor | None:
+        if self.settings.balance == "none":
+            return None
+        return median_frequency(
+            [self.layout.read(sample.truth) for sample in self.train], self.layout.classes
+        )
+
+
+class SegmentationLoss(Objective):
+    """OHEM cross-entropy of the main head, plus the auxiliary head's, plus the teacher's divergence.
+
+    Logits of 1/8 size are enlarged to the labels'. Shrivastava et al., Training Region-based Object Detectors
+    with Online Hard Example Mining, 2016.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: SegmentationSettings,
+        ignore: int,
+        *,
+        weights: Tensor | None,
+        teacher: nn.Module | None,
+        share: float,
+        temperature: float,
+    ) -> None:
+        super().__init__(network)
+        self.settings, self.ignore, self.share, self.temperature = settings, ignore, share, temperature
+        self.weights: Tensor | None
+        self.register_buffer("weights", weights, persistent=False)
+        self._teacher = [teacher]  # in a list: its parameters are not this module's
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        outputs = self.network(images)
+        heads = outputs if isinstance(outputs, tuple) else (outputs,)
+        losses = [self._hard(head, labels) for head in heads]
+        result = {"main": losses[0]}
+        loss = losses[0]
+        for extra in losses[1:]:
+            result["auxiliary"] = extra
+            loss = loss + self.settings.auxiliary * extra
+        teacher = self._teacher[0]
+        if teacher is not None:
+            with torch.no_grad():
+                wanted = first_output(teacher(images))
+            result["teacher"] = distillation_loss(heads[0], wanted, self.temperature)
+            loss = (1 - self.share) * loss + self.share * result["teacher"]
+        return {"loss": loss, **result}
+
+    def _hard(self, logits: Tensor, labels: Tensor) -> Tensor:
+        enlarged = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
+        return hard_cross_entropy(
+            enlarged,
+            labels,
+            ignore=self.ignore,
+            threshold=self.settings.ohem_threshold,
+            share=self.settings.ohem_share,
+            weights=self.weights,
+        )
+
+
+def hard_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore: int,
+    threshold: float,
+    share: float,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy of pixels whose true class has p < threshold, of `share` of them at least.
+
+    Args:
+        logits: (N, C, H, W) float32.
+        labels: (N, H, W) int64.
+        ignore: label of pixels that do not count.
+        weights: of the classes (C,), applied to the pixel losses.
+    """
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none").flatten()
+    flat = labels.flatten()
+    known = (flat != ignore).nonzero().squeeze(1)
+    if not len(known):
+        return losses.sum() * 0
+    losses = losses[known]
+    with torch.no_grad():  # p of the true class is exp(-loss), so small p is large loss
+        least = max(1, int(share * len(known)))
+        limit = losses.kthvalue(len(known) - least + 1).values.clamp(max=-math.log(threshold))
+        keep = losses >= limit
+    if weights is not None:
+        losses = losses * weights[flat[known]]
+    return losses[keep].mean()
+
+
+def median_frequency(maps: Sequence[np.ndarray], classes: int) -> Tensor:
+    """Weights (C,): median class frequency over each class's own, at most 10. Eigen and Fergus, 2015."""
+    counts = sum(np.bincount(m.ravel(), minlength=256)[:classes] for m in maps)
+    present = sum(m.size * (np.bincount(m.ravel(), minlength=256)[:classes] > 0) for m in maps)
+    frequency = np.divide(counts, present, out=np.ones(classes), where=np.asarray(present) > 0)
+    weights = np.median(frequency) / np.maximum(frequency, 1e-9)
+    return torch.from_numpy(np.minimum(weights, 10.0).astype(np.float32))
+
+
+EXPERIMENTS.register("segmentation")(Segmentation)

@@ -1,0 +1,85 @@
+"""Luma super-resolution from folders of photographs; the mean PSNR of patches as loss.
+
+Settings: `scale`, `folders` below the data folder (each gives as many patches), `patch` in low-resolution
+pixels, `floor`, `shrink`, and `validation`, a folder with HR/ that the task's metric can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from edgedeploy.core.errors import RecipeError
+from edgedeploy.models.training.experiments.base import EXPERIMENTS, Batch, Experiment, Objective
+from edgedeploy.models.training.measure import measure
+from edgedeploy.models.training.patches import draw_batch, load_pairs
+from edgedeploy.models.training.recipe import Section
+
+
+class SuperResolutionSettings(Section):
+    """See the file's head; `floor`: mean squared error below which a patch counts no more; `shrink`: factors
+    by which copies of the photographs are made smaller, 1.0 being the photograph itself.
+    """
+
+    scale: int = Field(ge=2)
+    folders: tuple[str, ...] = Field(min_length=1)
+    patch: int = Field(default=24, ge=1)
+    floor: float = Field(default=3e-4, gt=0)
+    shrink: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    validation: str = ""
+
+
+class SuperResolution(Experiment[SuperResolutionSettings]):
+    """Pairs of patches, low and high resolution, (N, 1, h, w)."""
+
+    settings_type = SuperResolutionSettings
+    metric = "psnr_y"
+
+    def prepare(self) -> None:
+        scale = self.info.task.options.get("scale")
+        if scale != self.settings.scale:
+            raise RecipeError(f"{self.info.name} enlarges by {scale}", f"set settings.scale={scale}")
+        self.pairs = load_pairs(self.data, self.settings)
+
+    def batch(self, step: int, positions: Sequence[int]) -> Batch:
+        low, high = draw_batch(
+            self.pairs, self.settings, batch=self.recipe.batch, seed=self.recipe.seed, step=step
+        )
+        return low[list(positions)], high[list(positions)]
+
+    def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
+        if teacher is not None:
+            raise RecipeError("super-resolution has no teacher", "leave `teacher` out")
+        return PatchPsnr(network, self.settings.floor)
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        if not self.settings.validation:
+            return {}
+        return measure(network, self.info, self.data / self.settings.validation)
+
+
+class PatchPsnr(Objective):
+    """Mean of ln(MSE + floor) over the patches of a batch; `error` is the mean squared error."""
+
+    def __init__(self, network: nn.Module, floor: float) -> None:
+        super().__init__(network)
+        self.floor = floor
+
+    def forward(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+        loss, errors = patch_loss(self.network(low), high, self.floor)
+        return {"loss": loss, "error": errors.mean()}
+
+
+def patch_loss(output: Tensor, target: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Loss of a batch (N, 1, H, W): mean of ln(MSE + floor) over its patches; and the MSE of each.
+
+    This is the PSNR that results are measured by, an average of logarithms, in which a smooth picture counts
+    as much as a busy one; `floor` keeps flat patches, whose error is next to nothing, from taking over.
+    """
+    errors = (output.float() - target).square().mean((1, 2, 3))
+    return (errors + floor).log().mean(), errors.detach()
+
+
+EXPERIMENTS.register("super-resolution")(SuperResolution)

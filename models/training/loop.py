@@ -1,0 +1,274 @@
+"""The one training loop: every experiment, any number of processes, exact to the step after a kill.
+
+Nothing random survives from step to step: examples, dropout and all else are drawn from (seed, step). So a
+run resumed from its checkpoint ends in the same weights, bit for bit, on the same hardware, and two processes
+with half a batch each see what one sees. Lightning Fabric brings mixed precision and `torchrun`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from edgedeploy.core.errors import EdgeDeployError, UsageError
+from edgedeploy.core.files import replacing
+from edgedeploy.models.checkpoint import load_weights
+from edgedeploy.models.registry import create_model
+from edgedeploy.models.training.experiments.base import Batch, Experiment, make_experiment
+from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
+from edgedeploy.models.training.initialise import initialise_from
+from edgedeploy.models.training.recipe import TrainingRecipe
+from edgedeploy.models.training.schedule import learning_rate, make_optimiser
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        step: updates made.
+        losses: mean of the updates since the last report, by the objective's names; {} if there were none.
+        network: what the training gives if it ends here: the averaged weights, or, in the quantised steps,
+            the weights as int8 holds them (an average of weights that rounding holds apart is on no grid).
+        metrics: of the experiment, where this step was evaluated.
+    """
+
+    step: int
+    losses: dict[str, float]
+    network: nn.Module
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often a run reports and writes its checkpoint, and how often it is measured, in steps."""
+
+    save: int = 500
+    evaluate: int = 2000
+
+
+class Training:
+    """A run of a recipe on a data folder; `run()` trains and reports.
+
+    Args:
+        recipe: what is trained.
+        data: folder that the experiment reads.
+        checkpoint: file that holds the run's state; one that is there is resumed.
+        every: when to report.
+        workers: processes that prepare examples, besides this one.
+
+    Raises UsageError where the checkpoint belongs to another recipe, or the batch cannot be shared evenly.
+    """
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        data: Path,
+        checkpoint: Path,
+        every: Every | None = None,
+        *,
+        workers: int = 0,
+    ) -> None:
+        self.recipe, self.checkpoint, self.every, self.workers = recipe, checkpoint, every or Every(), workers
+        self.experiment = make_experiment(recipe, data)
+        self.fabric = _fabric(recipe)
+        if recipe.batch % self.fabric.world_size:
+            raise UsageError(
+                f"a batch of {recipe.batch} cannot be shared by {self.fabric.world_size} processes",
+                "set a batch that their number divides",
+            )
+        torch.manual_seed(recipe.seed)
+        self.network = _first_network(recipe)
+        self.average = None
+        if recipe.ema:
+            self.average = AveragedModel(
+                self.network,
+                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            self.average.n_averaged.fill_(1)  # the first weights are the average's first entry
+        self.objective = self.experiment.objective(self.network, _teacher(recipe))
+        self.optimiser = make_optimiser(recipe.optimiser, self.objective)
+        self.step = self._resume()
+
+    @property
+    def result(self) -> nn.Module:
+        """What the training gives if it ends here; see `Progress.network`."""
+        if self.step > self.recipe.steps:
+            return rounded(self.network)
+        return self.network if self.average is None else self.average.module
+
+    def run(self) -> Iterator[Progress]:
+        """Train; reports each `every.save` steps, the checkpoint being written, and at the end.
+
+        A training that is finished gives its last report again. Raises TrainingError where the loss is no
+        number any more.
+        """
+        if self.step == self.recipe.all_steps:
+            yield Progress(self.step, {}, self.result, self._evaluate())
+            return
+        module, optimiser = self.fabric.setup(self.objective, self.optimiser)
+        module.train()
+        window: list[dict[str, Tensor]] = []
+        for step, batch in zip(range(self.step, self.recipe.all_steps), self._batches(), strict=True):
+            window.append(self._update(module, optimiser, step, batch))
+            self.step = step + 1
+            last = self.step == self.recipe.all_steps
+            if self.step % self.every.save == 0 or last:
+                losses = self._mean(window)
+                window.clear()
+                metrics = self._evaluate() if self.step % self.every.evaluate == 0 or last else {}
+                self._save(optimiser)
+                yield Progress(self.step, losses, self.result, metrics)
+                module.train()
+
+    def close(self) -> None:
+        """Let processes that share the work end together: one that left early would abort the others."""
+        if torch.distributed.is_initialized():
+            self.fabric.barrier()
+            torch.distributed.destroy_process_group()
+
+    def _update(self, module: Any, optimiser: Any, step: int, batch: Batch) -> dict[str, Tensor]:
+        recipe = self.recipe
+        torch.manual_seed(hash((recipe.seed, step, self.fabric.global_rank)) & 0x7FFFFFFF)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        if recipe.channels_last:
+            batch = tuple(_channels_last(tensor) for tensor in batch)
+        with fake_quantised(self.network) if step >= recipe.steps else nullcontext():
+            losses: dict[str, Tensor] = module(*self.fabric.to_device(batch))
+        optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(losses["loss"])
+        if recipe.clip:
+            self.fabric.clip_gradients(module, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
+        optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _batches(self) -> Iterator[Batch]:
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        share = range(rank, self.recipe.batch, world)
+        return iter(
+            DataLoader(
+                _Steps(self.experiment, share),
+                batch_size=None,
+                sampler=range(self.step, self.recipe.all_steps),
+                num_workers=self.workers,
+                prefetch_factor=4 if self.workers else None,
+            )
+        )
+
+    def _mean(self, window: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+        means = {name: torch.stack([losses[name].float() for losses in window]).mean() for name in window[0]}
+        values = {name: cast(Tensor, self.fabric.all_reduce(mean)).item() for name, mean in means.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise TrainingError(
+                f"the loss is {values['loss']} before step {self.step}",
+                "lower optimiser.learning_rate, or set clip=1",
+            )
+        return values
+
+    def _evaluate(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        if self.fabric.is_global_zero:
+            result = self.result.eval()
+            with torch.no_grad():
+                metrics = self.experiment.evaluate(result)
+        self.fabric.barrier()
+        return metrics
+
+    def _save(self, optimiser: Any) -> None:
+        if self.fabric.is_global_zero:
+            state: dict[str, Any] = {
+                "recipe": self.recipe.model_dump_json(),
+                "step": self.step,
+                "objective": self.objective.state_dict(),
+                "optimiser": optimiser.state_dict(),
+            }
+            if self.average is not None:
+                state["average"] = self.average.module.state_dict()
+            with replacing(self.checkpoint) as temporary:
+                torch.save(state, temporary)
+        self.fabric.barrier()
+
+    def _resume(self) -> int:
+        if not self.checkpoint.exists():
+            return 0
+        state = torch.load(self.checkpoint, weights_only=True)
+        if not isinstance(state, dict) or state.get("recipe") != self.recipe.model_dump_json():
+            raise UsageError(f"{self.checkpoint} belongs to another recipe", "train into another folder")
+        self.objective.load_state_dict(state["objective"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        return int(state["step"])
+
+
+def use_threads(count: int) -> None:
+    """CPU threads of this process from now on; sums depend on it in the last bit."""
+    torch.set_num_threads(count)
+
+
+class TrainingError(EdgeDeployError):
+    """A training that cannot go on."""
+
+    exit_code = 4
+
+
+class _Steps(Dataset[Batch]):
+    """The batches of a training by step number, this process's share of each."""
+
+    def __init__(self, experiment: Experiment[Any], positions: Sequence[int]) -> None:
+        self.experiment, self.positions = experiment, positions
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.experiment.batch(step, self.positions)
+
+
+def _fabric(recipe: TrainingRecipe) -> Fabric:
+    """One process, or one of those that `torchrun` started and told so by environment variables."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Fabric(devices=1, precision=recipe.precision)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    # Not every network uses every parameter in every step: heads of training, tokens that nothing reads.
+    strategy = DDPStrategy(find_unused_parameters=True)
+    fabric = Fabric(devices=local, num_nodes=world // local, strategy=strategy, precision=recipe.precision)
+    fabric.launch()
+    return fabric
+
+
+def _first_network(recipe: TrainingRecipe) -> nn.Module:
+    if recipe.weights:
+        network = load_weights(recipe.model, recipe.weights, **recipe.options)
+    else:
+        network = create_model(recipe.model, **recipe.options)
+    if recipe.initialise:
+        initialise_from(network, Path(recipe.initialise))
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
+    return network
+
+
+def _teacher(recipe: TrainingRecipe) -> nn.Module | None:
+    if recipe.teacher is None:
+        return None
+    teacher = load_weights(recipe.teacher.model, recipe.teacher.weights, **recipe.teacher.options)
+    return teacher.eval().requires_grad_(False)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

@@ -1,0 +1,104 @@
+"""Where data sets for segmentation keep images and class maps, and what their pixel values mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.core.errors import UnknownNameError, UsageError
+from edgedeploy.models.labels import CAMVID, CITYSCAPES
+from edgedeploy.tasks.images import is_image
+from edgedeploy.tasks.label_map import read_label_map
+
+LabelMap = NDArray[np.uint8]
+# labelIds of Cityscapes that are trained on, in order of their train id (cityscapesScripts, labels.py).
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image file and its class map's."""
+
+    image: Path
+    truth: Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set is laid out.
+
+    Attributes:
+        labels: class names.
+        ignore: value of pixels that are not labelled, as `read` gives them.
+        images: pattern of the images of a split, e.g. "{split}/*".
+        truth: file of the class map that belongs to an image.
+        table: stored value -> class, or None where they are the same.
+    """
+
+    labels: tuple[str, ...]
+    ignore: int
+    images: str
+    truth: Callable[[Path, Path], Path]
+    table: NDArray[np.uint8] | None = None
+
+    @property
+    def classes(self) -> int:
+        """Their number, without the unlabelled one."""
+        return len(self.labels)
+
+    def read(self, path: Path) -> LabelMap:
+        """Classes (H, W) of a file; raises UsageError where it is no class map of this data set."""
+        stored = read_label_map(path)
+        classes = stored if self.table is None else self.table[stored]
+        worst = int(classes.max(initial=0))
+        if worst >= self.classes and not np.all((classes < self.classes) | (classes == self.ignore)):
+            raise UsageError(f"{path} holds class {worst} of {self.classes}", "is it another data set's?")
+        return classes
+
+
+def _cityscapes_table() -> NDArray[np.uint8]:
+    table = np.full(256, 255, np.uint8)
+    table[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
+    return table
+
+
+def _camvid_truth(root: Path, image: Path) -> Path:  # noqa: ARG001
+    return image.parent.with_name(image.parent.name + "annot") / f"{image.stem}.png"
+
+
+def _cityscapes_truth(root: Path, image: Path) -> Path:
+    folder = root / "gtFine" / image.parent.parent.name / image.parent.name
+    return folder / f"{image.stem.removesuffix('_leftImg8bit')}_gtFine_labelIds.png"
+
+
+LAYOUTS = {
+    "camvid": Layout(CAMVID, 11, "{split}/*", _camvid_truth),
+    "cityscapes": Layout(CITYSCAPES, 255, "leftImg8bit/{split}/*/*", _cityscapes_truth, _cityscapes_table()),
+}
+
+
+def layout_of(name: str) -> Layout:
+    """A layout by name; raises UnknownNameError."""
+    if name not in LAYOUTS:
+        raise UnknownNameError("layout", name, list(LAYOUTS))
+    return LAYOUTS[name]
+
+
+def find_samples(root: Path, layout: Layout, split: str) -> list[Sample]:
+    """The images of a split with their class maps, by name; raises UsageError that says what is missing."""
+    pattern = layout.images.format(split=split)
+    images = sorted(path for path in root.glob(pattern) if is_image(path))
+    if not images:
+        raise UsageError(f"{root} has no images in {pattern}", "name the data set's own folder with --data")
+    samples = [Sample(image, layout.truth(root, image)) for image in images]
+    missing = [sample.truth for sample in samples if not sample.truth.is_file()]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {len(samples)} class maps are missing, first {missing[0]}",
+            "every image of a split needs one",
+        )
+    return samples

@@ -1,0 +1,151 @@
+"""Segmentation trainings: data sets as laid out by their authors, windows, hard pixels, learning."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.models.training.augment import colour_jitter, random_window
+from edgedeploy.models.training.experiments.base import distillation_loss, make_experiment
+from edgedeploy.models.training.experiments.segmentation import hard_cross_entropy, median_frequency
+from edgedeploy.models.training.loop import Every, Training
+from edgedeploy.models.training.segmentation_data import find_samples, layout_of
+from tests.training_runs import draw_streets, streets
+
+
+@pytest.mark.slow
+def test_a_network_learns_streets(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path / "data", count=4)
+    recipe = streets(
+        {"scale": (1.0, 1.0)}, steps=40, batch=4, optimiser={"name": "adamw", "learning_rate": 3e-3}
+    )
+    first, *_, last = Training(recipe, data, tmp_path / "x.ckpt", Every(10, 10)).run()
+    assert last.losses["main"] < 0.5 * first.losses["main"]
+    assert last.metrics["pixel_accuracy"] > 0.7
+    assert last.metrics["miou"] > first.metrics["miou"]
+
+
+def test_examples_depend_on_seed_step_and_position_alone(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path)
+    one, two = (make_experiment(streets({"jitter": 0.2}), data) for _ in range(2))
+    both, second = one.batch(5, [0, 1]), two.batch(5, [1])
+    for whole, part in zip(both, second, strict=True):
+        assert torch.equal(whole[1:], part)
+    images, labels = both
+    assert tuple(images.shape) == (2, 3, 64, 64)
+    assert images.dtype == torch.float32
+    assert set(labels.unique().tolist()) <= {0, 3, 8, 11}
+    assert not torch.equal(images, one.batch(6, [0, 1])[0])
+
+
+def test_every_image_is_seen_once_an_epoch(tmp_path: Path) -> None:
+    experiment = make_experiment(streets(), draw_streets(tmp_path))
+    seen: list[int] = []
+    read = experiment._read  # type: ignore[attr-defined]
+    experiment._read = lambda index: seen.append(index) or read(index)  # type: ignore[attr-defined]
+    for step in range(6):
+        experiment.batch(step, [0, 1])
+    assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
+    assert seen[:6] != seen[6:]
+
+
+def test_window_moves_image_and_truth_alike(rng: np.random.Generator) -> None:
+    truth = np.kron(rng.integers(0, 4, (6, 8)), np.ones((8, 8))).astype(np.uint8)
+    image = np.repeat(truth[..., None] * 60, 3, axis=2)
+    for _ in range(20):
+        x, y = random_window(
+            image, truth, (40, 56), (0.5, 2.0), rng, fill=np.full(3, 200, np.uint8), ignore=11
+        )
+        assert x.shape == (40, 56, 3)
+        inside = y != 11
+        assert np.all(x[~inside] == 200)
+        # Interpolation blurs the borders between blocks; inside them the grey tells the class.
+        assert np.mean(np.abs(x[..., 0][inside].astype(int) - 60 * y[inside]) < 10) > 0.6
+
+
+def test_jitter_of_nothing_is_nothing(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 256, (8, 8, 3), np.uint8)
+    assert colour_jitter(image, 0.0, rng) is image
+    assert 1 < np.abs(colour_jitter(image, 0.4, rng).astype(int) - image).mean() < 80
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_hard_pixels_are_the_released_rule(rng: np.random.Generator, weighted: bool) -> None:
+    """Against OHEM by sorting probabilities, pixel by pixel."""
+    logits = torch.from_numpy(rng.standard_normal((2, 4, 5, 6)).astype(np.float32)) * 3
+    labels = torch.from_numpy(rng.integers(0, 5, (2, 5, 6)))
+    labels[labels == 4] = 9
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0]) if weighted else None
+    for threshold, share in ((0.7, 0.1), (0.05, 0.5), (1.0, 1.0)):
+        pixels = []
+        for n, y, x in np.ndindex(2, 5, 6):
+            label = int(labels[n, y, x])
+            if label != 9:
+                p = float(logits[n, :, y, x].softmax(0)[label])
+                pixels.append((p, -math.log(p) * (1.0 if weights is None else float(weights[label]))))
+        pixels.sort()
+        limit = max(threshold, pixels[max(1, int(share * len(pixels))) - 1][0])
+        expected = np.mean([loss for p, loss in pixels if p <= limit * (1 + 1e-6)])
+        found = hard_cross_entropy(
+            logits, labels, ignore=9, threshold=threshold, share=share, weights=weights
+        )
+        assert found.item() == pytest.approx(expected, rel=1e-4)
+    nothing = hard_cross_entropy(logits, torch.full_like(labels, 9), ignore=9, threshold=0.7, share=0.5)
+    assert nothing.item() == 0
+
+
+def test_median_frequency_weighs_rare_classes_up() -> None:
+    maps = [np.array([[0, 0, 0, 1]], np.uint8), np.array([[0, 0, 2, 255]], np.uint8)]
+    weights = median_frequency(maps, 3)  # frequencies 5/8, 1/4, 1/4
+    torch.testing.assert_close(weights, torch.tensor([0.4, 1.0, 1.0]))
+
+
+def test_distillation_is_the_divergence_of_softened_distributions(rng: np.random.Generator) -> None:
+    s, t = (torch.from_numpy(rng.standard_normal((3, 5)).astype(np.float32)) for _ in range(2))
+    expected = 4 * F.kl_div((s / 2).log_softmax(1), (t / 2).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(distillation_loss(s, t, 2.0), expected)
+    assert distillation_loss(t, t, 1.0).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(RecipeError, match="teacher says"):
+        distillation_loss(s, t[:, :4], 1.0)
+
+
+def test_cityscapes_is_read_as_its_authors_lay_it_out(tmp_path: Path) -> None:
+    city = tmp_path / "leftImg8bit" / "train" / "aachen"
+    truth = tmp_path / "gtFine" / "train" / "aachen"
+    city.mkdir(parents=True)
+    truth.mkdir(parents=True)
+    Image.new("RGB", (4, 2)).save(city / "aachen_0_leftImg8bit.png")
+    with pytest.raises(UsageError, match="1 of 1 class maps are missing"):
+        find_samples(tmp_path, layout_of("cityscapes"), "train")
+    stored = np.array([[7, 8, 0, 33], [26, 11, 4, 31]], np.uint8)
+    Image.fromarray(stored).save(truth / "aachen_0_gtFine_labelIds.png")
+    (sample,) = find_samples(tmp_path, layout_of("cityscapes"), "train")
+    np.testing.assert_array_equal(
+        layout_of("cityscapes").read(sample.truth), [[0, 1, 255, 18], [13, 2, 255, 16]]
+    )
+    with pytest.raises(UsageError, match="has no images in leftImg8bit/val"):
+        find_samples(tmp_path, layout_of("cityscapes"), "val")
+
+
+def test_class_maps_of_another_data_set_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 17]], np.uint8)).save(tmp_path / "x.png")
+    with pytest.raises(UsageError, match="holds class 17 of 11"):
+        layout_of("camvid").read(tmp_path / "x.png")
+
+
+def test_classes_must_be_those_of_the_data(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"camvid has 11 classes"):
+        make_experiment(streets(options={"classes": 19}), draw_streets(tmp_path))
+
+
+def test_camvid_itself_is_found_whole(shared: Path) -> None:
+    layout = layout_of("camvid")
+    assert len(find_samples(shared / "data" / "camvid", layout, "train")) == 367
+    assert len(find_samples(shared / "data" / "camvid", layout, "val")) == 101
