@@ -29,6 +29,8 @@ class ModelInfo:
         default_weights: name of the bundled weights taken unless told otherwise, or empty.
         fixed_size: whether `input_shape` is the only size that the network takes; another is an option of its
             builder then, `image_size` (side of a square), or there is none.
+        heads: prefixes of the parameters that a pretrained trunk does not bring, see `load_trunk`; empty
+            where the family has no form of its own for pretraining.
         idle: last parts of the names of parameters that published checkpoints hold and no output needs.
     """
 
@@ -44,6 +46,7 @@ class ModelInfo:
     default_weights: str = ""
     fixed_size: bool = False
     idle: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -85,6 +88,7 @@ def register_model(
     default_weights: str = "",
     fixed_size: bool = False,
     idle: tuple[str, ...] = (),
+    heads: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator: enters a builder function in the zoo under its own name; arguments as in ModelInfo."""
 
@@ -102,6 +106,7 @@ def register_model(
             default_weights=default_weights,
             fixed_size=fixed_size,
             idle=idle,
+            heads=heads,
         )
         MODELS.register(build.__name__)(info)
         return build
