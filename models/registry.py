@@ -71,7 +71,9 @@ MODELS: Registry[ModelInfo] = Registry(
     "model",
     "edgedeploy.models",
     one_per_file=False,
-    skip=frozenset({"registry", "layers", "labels", "reparam", "checkpoint", "count", "state_file"}),
+    skip=frozenset(
+        {"registry", "layers", "labels", "reparam", "checkpoint", "count", "settle", "state_file"}
+    ),
 )
 
 
