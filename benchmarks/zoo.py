@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from edgedeploy.core.files import sha256_file, sha256_text, write_text
@@ -170,16 +171,15 @@ def document(rows: Sequence[Row]) -> str:
 
     python -m benchmarks.zoo
 
-made this page with {used}, Python {platform.python_version()}.
-{len(rows)} models; of each:
+{fill(f"made this page with {used}, Python {platform.python_version()}. {len(rows)} models; of each:", 110)}
 
 * `params` of the network and of its deploy form, `GMACs` at the input size given (`edgedeploy.models.count`).
 * `nodes` of the ONNX graph as captured and after the passes, each proved in ONNX Runtime as it ran.
 * `norms left` after the passes, see below for why.
 * `fp32 error`: the folded graph in ONNX Runtime against the training form in PyTorch, largest difference
-  relative to the output's largest value, on two inputs; at most {FP32_LIMIT:.0e}. `fp16 error`: the same of the
-  graph lowered for TensorRT-RTX (weights and borders rounded; ONNX Runtime on a CPU adds up in float32); at most
-  {FP16_LIMIT:.0e}.
+  relative to the output's largest value, on two inputs; at most {FP32_LIMIT:.0e}.
+* `fp16 error`: the same of the graph lowered for TensorRT-RTX; at most {FP16_LIMIT:.0e}. Weights and borders
+  are rounded; in between ONNX Runtime adds up in float32 on a CPU.
 * `SM86`, `SM120`: kernels of the fp16 engine that TensorRT-RTX builds for these compute capabilities, and its
   size; or `refused`, see below. An engine was built, and for want of a GPU not run.
 
@@ -207,15 +207,15 @@ def _cells(row: Row) -> tuple[str, ...]:
             "refused" if "failed" in found else f"{found.get('kernels', '?')}, {found['bytes'] / 1e6:.1f} MB"
         )
 
-    def figure(field: str, form: str, scale: float = 1) -> str:
-        return format(row[field] / scale, form) if field in row else ABSENT
+    def figure(field: str, form: str) -> str:
+        return format(row[field], form) if field in row else ABSENT
 
     return (
         f"`{row['model']}`",
         "x".join(map(str, row.get("input", []))) or ABSENT,
         figure("params", ","),
         figure("params_deploy", ","),
-        figure("macs", ".3f", 1e9),
+        f"{row['macs'] / 1e9:.3f}" if "macs" in row else ABSENT,
         " → ".join(map(str, row.get("nodes", []))) or ABSENT,
         str(sum(row["norms"].values())) if "norms" in row else ABSENT,
         figure("error_fp32", ".1e"),
