@@ -137,11 +137,12 @@ def test_norms_are_counted_with_the_reason_that_the_pass_gives() -> None:
     model = text_model(
         "float[1,3,4,4] x",
         "y",
-        "a = BatchNormalization(x, one, zero, zero, one) \n y = Relu(a)",
-        {"one": one, "zero": zero},
+        "a = BatchNormalization(x, one, zero, zero, one) \n b = Relu(a) \n y = LayerNormalization(b, scale)",
+        {"one": one, "zero": zero, "scale": torch.ones(4).numpy()},
     )
     assert norms_left(model) == {
-        "BatchNormalization: it is not followed by a convolution or a matrix product": 1
+        "BatchNormalization: it is not followed by a convolution or a matrix product": 1,
+        "LayerNormalization: its statistics are those of the input": 1,
     }
 
 
