@@ -173,7 +173,9 @@ def document(rows: Sequence[Row]) -> str:
 
 {fill(f"made this page with {used}, Python {platform.python_version()}. {len(rows)} models; of each:", 110)}
 
-* `params` of the network and of its deploy form, `GMACs` at the input size given (`edgedeploy.models.count`).
+* `params` of the network as trained and of its deploy form; `GMACs` as trained, at the input size given
+  (`edgedeploy.models.count`). Packed binary weights of BiViT are buffers, which are no parameters; what makes
+  the kernels of TVConv runs in training only.
 * `nodes` of the ONNX graph as captured and after the passes, each proved in ONNX Runtime as it ran.
 * `norms left` after the passes, see below for why.
 * `fp32 error`: the folded graph in ONNX Runtime against the training form in PyTorch, largest difference
