@@ -15,6 +15,7 @@ from edgedeploy.core.errors import UnknownNameError
 from edgedeploy.core.files import replacing
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact, sidecar_path
+from edgedeploy.steps.adapt import ADAPT
 from edgedeploy.steps.adopt import ADOPT
 from edgedeploy.steps.base import Job, PipelineStep
 from edgedeploy.steps.build import BUILD
@@ -22,7 +23,7 @@ from edgedeploy.steps.capture import CAPTURE
 from edgedeploy.steps.lower import LOWER, check_precision
 from edgedeploy.steps.optimise import OPTIMISE
 
-STEPS = (ADOPT, CAPTURE, OPTIMISE, LOWER, BUILD)
+STEPS = (ADOPT, CAPTURE, OPTIMISE, ADAPT, LOWER, BUILD)
 
 
 class Stage(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,29 @@ def operate(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
     if options.uint8_output:
         operated = embed_uint8_output(operated, out, verify=options.verify, seeds=options.seeds)
     return operated
+
+
+def lower_operators(artifact: Artifact, ops: Sequence[str], options: SurgeryOptions, out: Path) -> Artifact:
+    """Rewrite operators that a target lacks, by the `lower-*` passes that are for them, and clean up after.
+
+    What could not be rewritten stays, and `details["adapted"]` says why as `problems`.
+    """
+    lowering = [
+        name for name in PASSES.names() if name.startswith("lower-") and {*PASSES.get(name).ops} & {*ops}
+    ]
+    passes = [name for name in (*lowering, *DEFAULT_PASSES) if name not in options.skip]
+    result = optimize(onnx.load(artifact.path), passes, verify=options.verify, seeds=options.seeds)
+    problems = [result.left_alone] if result.left_alone else []
+    problems += [f"{step.name} was taken back: {step.reason}" for step in result.reverted]
+    problems += [
+        f"{entry.op} stays, which the target lacks: {entry.reason}"
+        for name, entry in result.skipped
+        if name in lowering
+    ]
+    problems = list(dict.fromkeys(problems))
+    details = {**artifact.details, "adapted": {"ops": list(ops), "problems": problems}}
+    history = (*artifact.history, *result.history())
+    return save_model(result.model, artifact.model_copy(update={"history": history, "details": details}), out)
 
 
 def to_fp16(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:

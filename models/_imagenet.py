@@ -14,9 +14,16 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def imagenet_classifier(
-    paper: str, *, idle: tuple[str, ...] = (), classes: int = 1000, image_size: int = 224, crop: float = 0.875
+    paper: str,
+    *,
+    idle: tuple[str, ...] = (),
+    classes: int = 1000,
+    image_size: int = 224,
+    crop: float = 0.875,
+    fixed_size: bool = True,
+    size_multiple: int = 1,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Decorator for builders of square-input classifiers with the options `classes` and `image_size`.
+    """Decorator for builders of classifiers with the option `classes`, and `image_size` where that is fixed.
 
     `crop` is the share of the shorter edge that the network sees (224 of 256 pixels for ImageNet).
     """
@@ -28,7 +35,8 @@ def imagenet_classifier(
         ),
         outputs=("logits",),
         paper=paper,
-        fixed_size=True,
+        fixed_size=fixed_size,
+        size_multiple=size_multiple,
         idle=idle,
     )
 

@@ -85,6 +85,7 @@ class MobileNetV3Large(nn.Module):
 
     Args:
         whole: carry also the classifier, which checkpoints hold and no forward pass reads; it is frozen.
+            `features.18`, which stands between, is there in any case, as in the released network, and frozen.
     """
 
     channels = (24, 40, 112, 960)
@@ -97,8 +98,8 @@ class MobileNetV3Large(nn.Module):
             layers.append(InvertedResidual(inputs, kernel, expanded, outputs, excite, swish, stride))
             inputs = outputs
         layers.append(_conv_bn_swish(inputs, 960, 1, 1))
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Conv2d(960, 1280, 1).requires_grad_(False), nn.Hardswish()]
         if whole:
-            layers += [nn.AdaptiveAvgPool2d(1), nn.Conv2d(960, 1280, 1).requires_grad_(False), nn.Hardswish()]
             self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000).requires_grad_(False))
         self.features = nn.Sequential(*layers)
         initialise_kaiming(self)

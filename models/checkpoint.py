@@ -35,6 +35,7 @@ class LoadedWeights:
         sha256: of the file.
         unused: keys of the file that the network has no use for, e.g. those of a training-only head.
         info: of the network as it was built, e.g. with the classes that the weights know.
+        fresh: keys of the network that the file does not fill, after `load_trunk`.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class LoadedWeights:
     sha256: str
     unused: tuple[str, ...]
     info: ModelInfo
+    fresh: tuple[str, ...] = ()
 
 
 def bundled_weights(model: str | ModelInfo) -> list[str]:
@@ -77,19 +79,24 @@ def load_checkpoint(
     Raises UnknownNameError for unknown weights, ArtifactError for a file that is damaged or holds anything
     but tensors, UsageError where names or shapes are not this network's.
     """
+    return _load(_info(model), source, options, ())
+
+
+def load_trunk(model: str | ModelInfo, source: str | Path, **options: Any) -> LoadedWeights:
+    """Build a network whose trunk is that of another task, such as ImageNet classification; heads stay fresh.
+
+    Args:
+        model: name in the zoo, or its description; its family has a form for pretraining (`heads`).
+        source: a .safetensors, .pth, .pt or .ckpt file that holds the whole trunk.
+        options: for the network's builder.
+
+    `unused` then names the other task's head, `fresh` this network's. Raises as `load_checkpoint`.
+    """
     info = _info(model)
-    path = _find(info, source)
-    said, found = read_description(path), read_state(path)
-    options = {**said.options, **options}
-    network, described = info.build(**options), info.variant(**options)
-    if said.labels and len(said.labels) == described.task.options.get("classes", len(said.labels)):
-        described = replace(described, labels=said.labels)
-    try:
-        state, unused = _match(info, network, found)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}", error.hint) from None
-    network.load_state_dict(state, strict=True)
-    return LoadedWeights(network.eval(), path, sha256_file(path), unused, described)
+    if not info.heads:
+        able = ", ".join(name for name in MODELS.names() if MODELS.get(name).heads)
+        raise UsageError(f"{info.name} has no trunk that is pretrained apart", f"models that have: {able}")
+    return _load(info, source, options, info.heads)
 
 
 def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> State:
@@ -104,9 +111,35 @@ def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> S
     return converted
 
 
-def _match(info: ModelInfo, network: nn.Module, found: State) -> tuple[State, tuple[str, ...]]:
-    """The state that `network` wants, taken from `found`, and the keys left over; raises UsageError."""
-    wanted = network.state_dict()
+def _load(
+    info: ModelInfo, source: str | Path | None, options: Mapping[str, Any], fresh: tuple[str, ...]
+) -> LoadedWeights:
+    """Fill all of a network but the parameters whose names begin with one of `fresh`."""
+    path = _find(info, source)
+    said, found = read_description(path), read_state(path)
+    if not fresh:  # the file of another task's network says nothing of this one
+        options = {**said.options, **options}
+    network, described = info.build(**options), info.variant(**options)
+    if not fresh and said.labels and len(said.labels) == described.task.options.get("classes"):
+        described = replace(described, labels=said.labels)
+    own = network.state_dict()
+    wanted = {key: value for key, value in own.items() if not key.startswith(fresh)}
+    try:
+        state, unused = _match(info, wanted, found, strangers=bool(fresh))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}", error.hint) from None
+    network.load_state_dict({**own, **state}, strict=True)
+    untouched = tuple(key for key in own if key not in wanted)
+    return LoadedWeights(network.eval(), path, sha256_file(path), unused, described, untouched)
+
+
+def _match(
+    info: ModelInfo, wanted: Mapping[str, Tensor], found: State, *, strangers: bool
+) -> tuple[State, tuple[str, ...]]:
+    """The `wanted` state taken from `found`, and the keys left over; raises UsageError.
+
+    Leftovers must be known as training-only, unless `strangers` are let in.
+    """
     candidates = (
         convert_state_dict(info, {k.removeprefix(p): v for k, v in found.items() if k.startswith(p)})
         for p in PREFIXES
@@ -129,7 +162,7 @@ def _match(info: ModelInfo, network: nn.Module, found: State) -> tuple[State, tu
     for key, value in state.items():
         _check_values(key, value, wanted[key])
     left = [k for k in named if k not in wanted] + [k for k in found if not k.startswith(prefix)]
-    strange = [k for k in left if not k.startswith(info.training_only)]
+    strange = [k for k in left if not strangers and not k.startswith(info.training_only)]
     if strange:
         raise UsageError(f"has parameters that {info.name} lacks: {_listing(strange)}", _other_model(found))
     return state, tuple(left)

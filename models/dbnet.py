@@ -22,7 +22,7 @@ from edgedeploy.models.registry import register_model
 Maps = tuple[Tensor, Tensor, Tensor]
 STEEPNESS = 50.0
 INNER = 256
-UNUSED = ("backbone.fc.", "backbone.smooth.", "backbone.features.18.", "backbone.classifier.")
+UNUSED = ("backbone.fc.", "backbone.smooth.", "backbone.classifier.")
 
 
 class Decoder(nn.Module):
@@ -114,6 +114,7 @@ class DBNet(nn.Module):
 def _register(
     paper: str = "Liao et al., Real-time Scene Text Detection with Differentiable Binarization, 2020",
     short_side: int = 736,
+    idle: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     return register_model(
         input_shape=(1, 3, 640, 640),
@@ -132,6 +133,7 @@ def _register(
         paper=paper,
         size_multiple=32,
         training_only=("decoder.thresh.", *UNUSED),
+        idle=idle,
     )
 
 
@@ -166,7 +168,7 @@ def dbnet_deformable_resnet50(*, augment: bool = False) -> DBNet:
     return DBNet(resnet50(deformable=True, whole=augment), augment=augment)
 
 
-@_register(short_side=800)
+@_register(short_side=800, idle=("features.18.weight", "features.18.bias"))
 def dbnet_mobilenetv3_large(*, augment: bool = False) -> DBNet:
     return DBNet(MobileNetV3Large(whole=augment), augment=augment)
 

@@ -30,6 +30,8 @@ class ModelInfo:
         fixed_size: whether `input_shape` is the only size that the network takes; another is an option of its
             builder then, `image_size` (side of a square), or there is none.
         training_options: options of the builder that only training wants, such as an auxiliary head.
+        heads: prefixes of the parameters that a pretrained trunk does not bring, see `load_trunk`; empty
+            where the family has no form of its own for pretraining.
         idle: last parts of the names of parameters that published checkpoints hold and no output needs.
     """
 
@@ -46,6 +48,7 @@ class ModelInfo:
     fixed_size: bool = False
     training_options: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -70,7 +73,9 @@ MODELS: Registry[ModelInfo] = Registry(
     "model",
     "edgedeploy.models",
     one_per_file=False,
-    skip=frozenset({"registry", "layers", "labels", "reparam", "checkpoint", "count", "state_file"}),
+    skip=frozenset(
+        {"registry", "layers", "labels", "reparam", "checkpoint", "count", "settle", "state_file"}
+    ),
 )
 
 
@@ -88,6 +93,7 @@ def register_model(
     fixed_size: bool = False,
     training_options: tuple[str, ...] = (),
     idle: tuple[str, ...] = (),
+    heads: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator: enters a builder function in the zoo under its own name; arguments as in ModelInfo."""
 
@@ -106,6 +112,7 @@ def register_model(
             fixed_size=fixed_size,
             training_options=training_options,
             idle=idle,
+            heads=heads,
         )
         MODELS.register(build.__name__)(info)
         return build

@@ -60,10 +60,10 @@ class OutputLayer(nn.Module):
         weight, bias = linear.weight.double(), linear.bias.double()
         bias = after[0] * (bias + weight @ before[1]) + after[1]
         weight = after[0][:, None] * weight * before[0]
-        merged = nn.Linear(linear.in_features, linear.out_features)
+        merged = nn.Linear(linear.in_features, linear.out_features, dtype=linear.weight.dtype)
         merged.weight.copy_(weight)
         merged.bias.copy_(bias)
-        return nn.Sequential(self.pool, nn.Flatten(), merged.to(linear.weight.dtype))
+        return nn.Sequential(self.pool, nn.Flatten(), merged)
 
 
 class FaceMobileNetV2(nn.Module):

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from edgedeploy.core.errors import ArtifactError, EdgeDeployError, UnknownNameError, UsageError
 from edgedeploy.models import MODELS, create_model
-from edgedeploy.models.checkpoint import bundled_weights, convert_state_dict, load_checkpoint, load_weights
+from edgedeploy.models.checkpoint import (
+    bundled_weights,
+    convert_state_dict,
+    load_checkpoint,
+    load_trunk,
+    load_weights,
+)
 
 State = dict[str, Tensor]
 
@@ -97,6 +103,41 @@ def test_training_only_keys_are_named_not_dropped_in_silence(
     both = load_checkpoint("ddrnet_23_slim", tmp_path / "aug.pth", augment=True)
     assert both.unused == tuple(loss)
     assert_loaded(state, both.model)
+
+
+def test_a_classifier_gives_segmentation_its_trunk(tmp_path: Path) -> None:
+    state = random_state("ddrnet_23_slim_cls")
+    path = tmp_path / "imagenet.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    torch.manual_seed(1)
+    loaded = load_trunk("ddrnet_23_slim", path, classes=11, augment=True)
+    assert not loaded.model.training
+    have = loaded.model.state_dict()
+    shared = have.keys() & state.keys()
+    assert all(torch.equal(have[key], state[key]) for key in shared)
+    assert {key.split(".")[0] for key in have.keys() - shared} == {"spp", "final_layer", "seghead_extra"}
+    assert set(loaded.fresh) == have.keys() - shared
+    assert set(loaded.unused) == state.keys() - shared
+    assert {key.split(".")[0] for key in loaded.unused} == {"down5", "last_layer", "linear"}
+    torch.manual_seed(1)
+    built = create_model("ddrnet_23_slim", classes=11, augment=True).state_dict()
+    assert all(torch.equal(have[key], built[key]) for key in loaded.fresh)
+
+
+def test_only_a_whole_trunk_of_the_same_variant_is_taken(tmp_path: Path) -> None:
+    state = random_state("ddrnet_23_slim_cls")
+    path = tmp_path / "imagenet.pth"
+    torch.save({k: v for k, v in state.items() if k != "layer3_.0.conv1.weight"}, path)
+    with pytest.raises(UsageError, match=r"has no layer3_\.0\.conv1\.weight of ddrnet_23_slim"):
+        load_trunk("ddrnet_23_slim", path)
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="does not fit ddrnet_23:"):
+        load_trunk("ddrnet_23", path)
+    with pytest.raises(UsageError, match="has no spp"):
+        load_checkpoint("ddrnet_23_slim", path)
+    with pytest.raises(UsageError, match="no trunk that is pretrained apart") as caught:
+        load_trunk("espcn_x3", path)
+    assert "ddrnet_23_slim" in caught.value.hint
 
 
 def test_checkpoints_older_than_batch_counting_load(tmp_path: Path) -> None:

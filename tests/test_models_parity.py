@@ -10,31 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgedeploy.models import create_model
 from edgedeploy.models.checkpoint import convert_state_dict
 from edgedeploy.models.count import count
-from edgedeploy.models.ddrnet import DAPPM, STAGES_23, STAGES_39, DualBranch, Stage, halve
-from edgedeploy.models.layers import conv_bn
+from edgedeploy.models.ddrnet import DAPPM
 from edgedeploy.models.registry import MODELS
 from tests.parity_vectors import seeded
-
-
-class Classifier(DualBranch):
-    """DDRNet's published classification form: here only to check the branches of all three sizes."""
-
-    def __init__(self, planes: int, blocks: tuple[int, int], stages: tuple[Stage, ...], width: int) -> None:
-        super().__init__(planes, blocks, stages, last_stride=1)
-        self.down5 = halve(planes * 4, planes * 16, 2)
-        self.last_layer = nn.Sequential(*conv_bn(planes * 16, width, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-        self.linear = nn.Linear(width, 1000)
-
-    def forward(self, image: Tensor) -> Tensor:
-        low, high, _ = self.features(image)
-        joined = F.relu(F.relu(low) + self.down5(F.relu(high)))
-        return self.linear(self.last_layer(joined).flatten(1))
-
 
 # vector -> (key list, network)
 VECTORS: dict[str, tuple[str, Any]] = {
@@ -48,15 +30,18 @@ VECTORS: dict[str, tuple[str, Any]] = {
     "ddrnet23_seg": ("ddrnet23_seg_aug", lambda: create_model("ddrnet_23")),
     "ddrnet23_seg_aug": ("ddrnet23_seg_aug", lambda: create_model("ddrnet_23", augment=True)),
     "ddrnet23_slim_dappm_small": ("", lambda: DAPPM(64, 16, 32)),
-    "ddrnet23_slim_cls": ("ddrnet23_slim_cls", lambda: Classifier(32, (2, 2), STAGES_23, 1024)),
-    "ddrnet23_cls": ("ddrnet23_cls", lambda: Classifier(64, (2, 2), STAGES_23, 2048)),
-    "ddrnet39_cls": ("ddrnet39_cls", lambda: Classifier(64, (3, 4), STAGES_39, 2048)),
+    "ddrnet23_slim_cls": ("ddrnet23_slim_cls", lambda: create_model("ddrnet_23_slim_cls")),
+    "ddrnet23_cls": ("ddrnet23_cls", lambda: create_model("ddrnet_23_cls")),
+    "ddrnet39_cls": ("ddrnet39_cls", lambda: create_model("ddrnet_39_cls")),
 }
 KEY_LISTS = {
     **{f"espcn_yjn870_x{s}": lambda s=s: create_model(f"espcn_x{s}") for s in (2, 3, 4)},
     "ddrnet23_slim_seg_aug": lambda: create_model("ddrnet_23_slim", augment=True),
     "ddrnet23_seg_aug": lambda: create_model("ddrnet_23", augment=True),
     "ddrnet39_seg_aug": lambda: create_model("ddrnet_39", augment=True),
+    "ddrnet23_slim_cls": lambda: create_model("ddrnet_23_slim_cls"),
+    "ddrnet23_cls": lambda: create_model("ddrnet_23_cls"),
+    "ddrnet39_cls": lambda: create_model("ddrnet_39_cls"),
 }
 
 

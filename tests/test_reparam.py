@@ -12,10 +12,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
 
 from edgedeploy.models import MODELS, create_model
+from edgedeploy.models.layers_norm import PRepBN, RepBN
 from edgedeploy.models.reparam import Fusible, fold_batchnorm, reparameterize
+from edgedeploy.models.settle import settle
 from tests.zoo import models_under_test, small_options
 
-RELATIVE = 1e-5
+RELATIVE = 1e-5  # of float32 networks
+EXACT = 1e-12  # of the same folded and run in float64: what is left is algebra
+
+NORMS = (
+    _BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm2d,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+    RepBN,
+    PRepBN,
+)
 
 
 def shake(model: nn.Module) -> nn.Module:
@@ -31,16 +45,22 @@ def shake(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def assert_same(model: nn.Module, deployed: nn.Module, x: Tensor) -> None:
-    """Within RELATIVE, or within what float32 costs the network itself where its weights amplify rounding."""
+def outputs_of(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad():
-        want, have = model(x), deployed(x)
-        exact = copy.deepcopy(model).double()(x.double())
-    outputs = ((y if isinstance(y, tuple) else (y,)) for y in (want, have, exact))
-    for one, two, true in zip(*outputs, strict=True):
-        assert one.shape == two.shape
-        limit = max(RELATIVE * one.abs().max(), 2 * (one - true).abs().max())
-        assert (one - two).abs().max() <= limit
+        y = model(x)
+    return y if isinstance(y, tuple) else (y,)
+
+
+def difference(one: Tensor, two: Tensor) -> float:
+    """Largest, relative to the largest value of `one`."""
+    assert one.shape == two.shape
+    assert one.abs().max() > 0
+    return float((one - two).abs().max() / one.abs().max())
+
+
+def assert_same(model: nn.Module, deployed: nn.Module, x: Tensor, relative: float = RELATIVE) -> None:
+    for one, two in zip(outputs_of(model, x), outputs_of(deployed, x), strict=True):
+        assert difference(one, two) <= relative
 
 
 def foldable(model: nn.Module) -> list[str]:
@@ -65,17 +85,43 @@ def parameters(model: nn.Module) -> int:
 def test_every_model_in_deploy_form(name: str) -> None:
     options = small_options(MODELS.get(name))
     info = MODELS.get(name).variant(**options)
-    model = shake(create_model(name, **options))
+    size = info.input_shape[2:] if info.fixed_size else (64, 96)
+    first, x = torch.rand(2, 2, info.input_shape[1], *size, generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = settle(create_model(name, **options), first)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     deployed = reparameterize(model)
-    size = info.input_shape[2:] if info.fixed_size else (64, 96)
-    x = torch.rand(2, info.input_shape[1], *size, generator=torch.Generator().manual_seed(1))
     assert_same(model, deployed, x)
+    double = copy.deepcopy(model).double()
+    assert_same(double, reparameterize(double), x.double(), EXACT)
     assert foldable(deployed) == []
     assert parameters(deployed) <= parameters(model)
     assert not any(isinstance(module, Fusible) for module in deployed.modules())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert not deployed.training
+
+
+# Where a norm stays in the deploy form: after a sum or a pool, or with statistics of the input itself.
+KEPT = {
+    "ddrnet": ("spp.", "final_layer.0"),
+    "bivit_deit": ("LayerNorm",),
+    "bivit_swin": ("LayerNorm",),
+}
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_no_norm_is_left_that_could_be_folded_and_no_parameter_is_added(name: str) -> None:
+    """Of all models whatever their size: no numbers are needed for it."""
+    options = small_options(MODELS.get(name))
+    model = create_model(name, **options)
+    deployed = reparameterize(model)
+    assert parameters(deployed) <= parameters(model)
+    assert foldable(deployed) == []
+    family = MODELS.get(name).build.__module__.rpartition(".")[2]
+    norms = [(key, m) for key, m in deployed.named_modules() if isinstance(m, NORMS)]
+    known = KEPT.get(family, ())
+    assert [key for key, m in norms if not key.startswith(known) and type(m).__name__ not in known] == []
 
 
 def test_ddrnet_keeps_only_the_batchnorms_that_follow_a_sum_or_a_pool() -> None:

@@ -52,6 +52,7 @@ class Target(BaseModel):
         backends: candidates, best guess first; `build` takes the fastest that is installed and passes parity.
         precisions: what the device runs, and `default_precision` what `build` makes unless told.
         qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
+        unsupported_ops: ONNX operators that a backend of the target lacks and a `lower-*` pass can rewrite.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
         precision_note: why the default precision is the default.
         notes: what else to know before deploying there.
@@ -65,6 +66,7 @@ class Target(BaseModel):
     precisions: tuple[Precision, ...] = Field(min_length=1)
     default_precision: Precision
     qdq: str | dict[str, str] = "tensorrt"
+    unsupported_ops: tuple[str, ...] = ()
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
     precision_note: str = ""
     notes: str = ""

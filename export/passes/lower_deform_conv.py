@@ -1,7 +1,8 @@
 """DeformConv(x, w, o, m) = Conv1x1(GridSample(x, p + o) m, w): for runtimes that lack the operator.
 
 TensorRT-RTX 1.7 has no DeformConv. All taps are sampled side by side, (N, C k k, h, w), which costs memory.
-It is for float32 graphs, before to-fp16, and not among the default passes. ONNX DeformConv-19, GridSample-16.
+For float32 graphs, before to-fp16, and for targets whose `unsupported_ops` name the operator.
+ONNX DeformConv-19, GridSample-16.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """float32 tensors become float16, the graph's own inputs and outputs excepted, with Casts where types meet.
 
 The result is strongly typed: no builder flag decides a precision. Kept in float32: normalisations, Softmax,
-exponentials, the way from a square to its root, interpolation, and any node with a constant that float16
-cannot hold (beyond 65504, or a small epsilon that would become 0).
+exponentials, the way from a square to its root, interpolation and the places that it reads from, and any node
+with a constant that float16 cannot hold (beyond 65504, or a small epsilon that would become 0).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx.defs import SchemaError, get_schema
 
+from edgedeploy.export.delicate import coordinates, from_square_to_root
 from edgedeploy.export.graph import (
     Graph,
     Node,
@@ -25,7 +26,6 @@ from edgedeploy.export.graph import (
     is_constant,
     is_standard,
     kept_names,
-    producer,
     variable,
 )
 from edgedeploy.export.passes.base import graph_pass
@@ -77,6 +77,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
         text_model(
             "float[1,3,9,8] x", "y", "a = Conv(x, w) \n b = Min(a, huge) \n y = Softmax<axis=1>(b)", c
         ),
+        text_model("float[1,3,9,8] x, float[1,4,5,2] g", "y", "a = GridSample(x, g) \n y = Conv(a, w)", c),
         text_model("float[1,3,h,v] x, bool flag", "y", f"a = Conv(x, w) \n y = If(flag) <{branches}>", c),
     ]
 
@@ -86,11 +87,11 @@ def to_fp16(graph: Graph, options: Fp16Options) -> int:
     infer(graph)
     kept = kept_names(graph) | {tensor.name for tensor in graph.inputs}
     halves: dict[str, Tensor] = {}  # float32 tensor -> its float16 twin
-    squares = _from_square_to_root(graph)
+    delicate = from_square_to_root(graph) | coordinates(graph)
     hits = 0
     for node in list(graph.nodes):
         wanted = node.name not in options.keep_nodes and node.op not in options.keep_ops
-        places = _convertible(node, graph.opset) if wanted and id(node) not in squares else None
+        places = _convertible(node, graph.opset) if wanted and id(node) not in delicate else None
         if places is None:
             continue
         inputs, outputs = places
@@ -155,24 +156,6 @@ def _held(tensor: Tensor) -> bool:
     values = np.abs(np.asarray(tensor.values))
     largest = float(values.max(initial=0.0))
     return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)
-
-
-def _from_square_to_root(graph: Graph) -> set[int]:
-    """Nodes from x*x or x^2 over a mean to the division by its root: squares overflow float16 first."""
-    found: set[int] = set()
-    for node in graph.nodes:
-        maker = producer(node.inputs[0]) if node.inputs else None
-        squared = maker is not None and (
-            maker.op == "Pow" or (maker.op == "Mul" and maker.inputs[0] is maker.inputs[1])
-        )
-        if node.op in ("ReduceMean", "GlobalAveragePool") and maker is not None and squared:
-            found |= {id(maker), id(node)}
-        elif node.op in ("Add", "Sqrt", "Div", "Mul", "Clip", "Max") and any(
-            producer(tensor) is not None and id(producer(tensor)) in found and producer(tensor).op != "Div"
-            for tensor in node.inputs
-        ):
-            found.add(id(node))
-    return found
 
 
 def _require_outputs(graph: Graph, kept: set[str]) -> None:

@@ -24,11 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from edgedeploy.core.errors import EdgeDeployError, UsageError
 from edgedeploy.core.files import replacing
-from edgedeploy.models.checkpoint import load_weights
+from edgedeploy.models.checkpoint import load_trunk, load_weights
 from edgedeploy.models.registry import create_model
 from edgedeploy.models.training.experiments.base import Batch, Experiment, make_experiment
 from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
-from edgedeploy.models.training.initialise import initialise_from
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.schedule import learning_rate, make_optimiser
 
@@ -252,12 +251,12 @@ def _fabric(recipe: TrainingRecipe) -> Fabric:
 
 
 def _first_network(recipe: TrainingRecipe) -> nn.Module:
-    if recipe.weights:
+    if recipe.initialise:
+        network = load_trunk(recipe.model, Path(recipe.initialise), **recipe.options).model
+    elif recipe.weights:
         network = load_weights(recipe.model, recipe.weights, **recipe.options)
     else:
         network = create_model(recipe.model, **recipe.options)
-    if recipe.initialise:
-        initialise_from(network, Path(recipe.initialise))
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
     return network

@@ -86,7 +86,7 @@ class TrainingRecipe(Section):
         experiment: what is trained for, a file of training/experiments/: data, loss, metric.
         model, options: name in the zoo, and its builder's options.
         weights: bundled name or file to start from; empty for the builder's own initialisation.
-        initialise: file to take matching parameters from, the others staying random (a pretrained backbone).
+        initialise: file of another task's network, a classifier's, to take the trunk from; see `load_trunk`.
         steps, batch: updates, and examples in each (over all processes).
         clip: largest norm of the gradient; 0 for none.
         ema: decay of the averaged weights, which are what is kept; 0 keeps the last ones.

@@ -1,0 +1,149 @@
+"""Operators that a target lacks: rewritten before anything is rounded, and still exact in float16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgedeploy.core.target import load_target, target_names
+from edgedeploy.export.evaluate import Evaluator, random_feeds
+from edgedeploy.export.graph import dtype_name, load, producer
+from edgedeploy.export.passes.base import PASSES
+from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.runner import optimize
+from edgedeploy.models import create_model
+from tests.test_pipeline import deploy
+
+DETECTOR = "dbnet_deformable_resnet18"
+SMALL = ("capture.height=64", "capture.width=96", "capture.seeds=1", "surgery.seeds=1")
+
+
+def kinds(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a detector whose taps really move, by pixels and parts of pixels."""
+    torch.manual_seed(0)
+    network = create_model(DETECTOR).eval()
+    for name, module in network.named_modules():
+        if name.endswith("conv2_offset"):
+            torch.nn.init.normal_(module.weight, 0, 0.02)
+            torch.nn.init.normal_(module.bias, 0, 1)
+    path = tmp_path_factory.mktemp("weights") / "moving.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_every_operator_that_a_target_lacks_has_a_pass_that_rewrites_it() -> None:
+    lacking = {op for name in target_names() for op in load_target(name).unsupported_ops}
+    assert lacking == {"DeformConv"}
+    lowered = {op for name in PASSES.names() if name.startswith("lower-") for op in PASSES.get(name).ops}
+    assert lacking <= lowered
+    for name in target_names():
+        target = load_target(name)
+        assert ("DeformConv" in target.unsupported_ops) == ("tensorrt-rtx" in target.backends), name
+
+
+def test_a_detector_is_rewritten_for_a_target_without_deformable_convolution(
+    tmp_path: Path, moving: Path
+) -> None:
+    plain, _ = deploy(DETECTOR, tmp_path, *SMALL, until="optimise", weights=str(moving))
+    half, listener = deploy(DETECTOR, tmp_path, *SMALL, until="lower", target="rtx-3060", weights=str(moving))
+    assert "DeformConv" in kinds(plain.path)
+    assert "DeformConv" not in kinds(half.path)
+    assert "GridSample" in kinds(half.path)
+    assert half.precision == "fp16"
+    steps = [step.name for step in half.history]
+    assert steps.index("lower-deform-conv") < steps.index("to-fp16")
+    assert [title for title, _ in listener.stages].count("rewrite operators that the target lacks") == 1
+    assert half.details["adapted"] == {"ops": ["DeformConv"], "problems": []}
+
+    exact, rounded = Evaluator(onnx.load(plain.path)), Evaluator(onnx.load(half.path))
+    for seed in range(3):
+        feeds = random_feeds(exact.inputs, np.random.default_rng(seed))
+        (want,), (have,) = exact(feeds).values(), rounded(feeds).values()
+        assert want.std() > 0.01  # a map that shows something
+        assert np.abs(have - want).max() <= 5e-3 * np.abs(want).max()
+
+
+def test_a_target_that_has_the_operator_keeps_it(tmp_path: Path, moving: Path) -> None:
+    artifact, listener = deploy(
+        DETECTOR, tmp_path, *SMALL, "precision=fp32", until="lower", weights=str(moving)
+    )
+    assert "DeformConv" in kinds(artifact.path)
+    assert "adapted" not in artifact.details
+    assert not any("lacks" in title for title, _ in listener.stages)
+
+
+@pytest.mark.parametrize(("target", "capability"), [("rtx-3060", "8.6"), ("rtx-5070", "12.0")])
+def test_the_rewritten_detector_builds(tmp_path: Path, moving: Path, target: str, capability: str) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    built, _ = deploy(DETECTOR, tmp_path, *SMALL, "precision=fp16", target=target, weights=str(moving))
+    assert (built.kind, built.precision, built.backend) == ("engine", "fp16", "tensorrt-rtx")
+    assert built.details["compute_capability"] == capability
+
+
+def test_what_cannot_be_rewritten_is_named(tmp_path: Path, rng: np.random.Generator) -> None:
+    weights = {"w": floats(rng, 5, 4, 3, 3), "v": floats(rng, 18, 4, 3, 3)}
+    body = "o = Conv<pads=[1,1,1,1]>(x, v) \n y = DeformConv<pads=[1,1,1,1]>(x, w, o)"
+    onnx.save(text_model("float[1,4,h,w0] x", "y", body, weights), tmp_path / "open.onnx")
+    artifact, listener = deploy(tmp_path / "open.onnx", tmp_path / "cache", until="lower", target="rtx-3060")
+    assert "DeformConv" in kinds(artifact.path)
+    said = [note for note in listener.notes if "DeformConv" in note]
+    assert said == ["DeformConv stays, which the target lacks: the input has no fixed size"]
+
+
+WIDE = 4096
+
+
+def wide_model(rng: np.random.Generator) -> onnx.ModelProto:
+    """A deformable convolution over an image so wide that float16 cannot count its pixels."""
+    weights = {"w": floats(rng, 4, 3, 3, 3), "v": floats(rng, 18, 3, 3, 3)}
+    body = "o = Conv<pads=[1,1,1,1]>(x, v) \n y = DeformConv<pads=[1,1,1,1]>(x, w, o)"
+    return text_model(f"float[1,3,4,{WIDE}] x", "y", body, weights)
+
+
+def error_of_fp16(model: onnx.ModelProto) -> float:
+    lowered = optimize(model, ["lower-deform-conv"], seeds=1)
+    assert [step.name for step in lowered.steps] == ["lower-deform-conv"]
+    half = optimize(lowered.model, ["to-fp16"], verify=False).model
+    exact, rounded = Evaluator(model), Evaluator(half)
+    feeds = random_feeds(exact.inputs, np.random.default_rng(1))
+    (want,), (have,) = exact(feeds).values(), rounded(feeds).values()
+    return float(np.abs(have - want).max() / np.abs(want).max())
+
+
+def test_places_keep_the_bits_that_float16_has_not(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = wide_model(rng)
+    kept = error_of_fp16(model)
+    monkeypatch.setattr("edgedeploy.export.passes.to_fp16.coordinates", lambda graph: set())  # noqa: ARG005
+    lost = error_of_fp16(model)
+    assert kept < 5e-3
+    assert lost > 20 * kept
+
+
+def test_all_that_leads_to_a_place_stays_float32_and_the_layers_do_not(rng: np.random.Generator) -> None:
+    graph = load(optimize(wide_model(rng), ["lower-deform-conv", "to-fp16"], verify=False).model)
+    (sampler,) = [node for node in graph.nodes if node.op == "GridSample"]
+    waiting, met = [sampler.inputs[1]], []
+    while waiting:
+        tensor = waiting.pop()
+        maker = producer(tensor)
+        if maker is None:
+            assert dtype_name(tensor) in {"float32", "int64"}
+        elif maker.op != "Cast":
+            assert dtype_name(maker.outputs[0]) == "float32", maker.op
+            met.append(maker.op)
+            waiting += maker.inputs
+        else:
+            met.append(producer(maker.inputs[0]).op)
+    assert sorted(met) == sorted(["Add", "Mul", "Gather", "Transpose", "Reshape", "Conv"])
+    assert {dtype_name(node.outputs[0]) for node in graph.nodes if node.op == "Conv"} == {"float16"}
