@@ -31,7 +31,30 @@ LAST_BIT, GRANT, GRANT_LIMIT = 2.0**-23, 4.0, 100.0
 
 
 class Refuted(Exception):
-    """The rewritten model is not what its pass promised; the message says how."""
+    """The rewritten model is not what its pass promised; the message says how.
+
+    `feeds` are inputs of the model before on which that shows, where it takes inputs to see it.
+    """
+
+    def __init__(self, message: str, feeds: Feeds | None = None) -> None:
+        super().__init__(message)
+        self.feeds = feeds
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rewrite that keeps its promise.
+
+    Attributes:
+        proof: of the rewritten model.
+        error: largest difference over all outputs and feeds, see `difference`.
+        granted: the error that was let pass although it is beyond the promise, because the last bit of the
+            input moves the output as far; None where the promise was kept to the letter.
+    """
+
+    proof: Proof
+    error: float
+    granted: float | None = None
 
 
 @dataclass
@@ -52,22 +75,32 @@ class Proof:
         pairs += feed_sets(evaluator, seeds)
         return Proof(model, pairs, _passes_checker(model))
 
-    def advance(self, candidate: onnx.ModelProto, step: GraphPass, options: Any) -> tuple[Proof, float]:
-        """(proof of the candidate, its error); raises Refuted if it breaks the promise of `step`."""
+    def advance(self, candidate: onnx.ModelProto, step: GraphPass, options: Any) -> Verdict:
+        """The proof of the candidate; raises Refuted if it breaks the promise of `step`."""
         if self.checks and not _passes_checker(candidate):
             raise Refuted(f"the ONNX checker refuses the result: {_checker_says(candidate)}")
+        worst, shown = 0.0, self.pairs[0][0]
+        pairs: list[tuple[Feeds, Outputs]] = []
         try:
             after = Evaluator(candidate)
-            worst, pairs = 0.0, []
-            for feeds, expected in self._expected(step, options):
+            for (before, _), (feeds, expected) in zip(
+                self.pairs, self._expected(step, options), strict=True
+            ):
                 outputs = after(feeds)
-                worst = max(worst, difference(expected, outputs, step.atol))
+                try:
+                    error = difference(expected, outputs, step.atol)
+                except Refuted as reason:
+                    raise Refuted(str(reason), before) from None
+                if not error <= worst:
+                    worst, shown = error, before
                 pairs.append((feeds, outputs))
         except NotRunnable as reason:
-            raise Refuted(f"ONNX Runtime cannot run the result: {reason}") from reason
-        if not worst <= step.atol and not worst <= self._granted(step.atol):
-            raise Refuted(f"an output differs by {worst:.1e} of its largest value; promised {step.atol:.0e}")
-        return Proof(candidate, pairs, self.checks), worst
+            raise Refuted(f"ONNX Runtime cannot run the result: {reason}", shown) from reason
+        granted = None if worst <= step.atol else self._granted(step.atol)
+        if granted is not None and not worst <= granted:
+            said = f"an output differs by {worst:.1e} of its largest value; promised {step.atol:.0e}"
+            raise Refuted(said, shown)
+        return Verdict(Proof(candidate, pairs, self.checks), worst, granted)
 
     def _granted(self, atol: float) -> float:
         """What a promise of `atol` may come to in a network as sensitive to rounding as this one."""

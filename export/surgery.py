@@ -60,13 +60,11 @@ def to_fp16(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
 
 
 def _recorded(artifact: Artifact, before: onnx.ModelProto, result: OptimizeResult) -> Artifact:
-    problems = [result.left_alone] if result.left_alone else []
-    problems += [f"{step.name} was taken back: {step.reason}" for step in result.reverted]
     surgery: dict[str, Any] = {
         "nodes_before": len(before.graph.node),
         "nodes_after": len(result.model.graph.node),
         "verified": result.verified,
-        "problems": problems,
+        "problems": result.problems(),
     }
     return artifact.model_copy(
         update={
