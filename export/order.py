@@ -39,10 +39,10 @@ def in_order(passes: Iterable[GraphPass]) -> tuple[str, ...]:
     return tuple(order)
 
 
-def default_passes() -> tuple[str, ...]:
-    """Names of the passes that run by default: those that name a phase."""
+def default_passes(*phases: str) -> tuple[str, ...]:
+    """Names of the passes that run by default: those that name a phase, or one of the phases given."""
     found = (PASSES.get(name) for name in PASSES.names())
-    return in_order(item for item in found if item.phase)
+    return in_order(item for item in found if item.phase and (not phases or item.phase in phases))
 
 
 DEFAULT_PASSES = default_passes()

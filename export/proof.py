@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import ParityError, first_line
 from edgedeploy.core.parity import compare
-from edgedeploy.export.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
+from edgedeploy.export.evaluate import MOST_ELEMENTS, Evaluator, Feeds, NotRunnable, Outputs, feed_sets
 from edgedeploy.export.graph import RANDOM
 from edgedeploy.export.passes.base import GraphPass
+from edgedeploy.export.structure import largest_tensor
 
 # Mean over a discrete output, of its largest value: ties and roundings that fell otherwise.
 DISCRETE_TOLERANCE = 1e-3
@@ -70,6 +71,9 @@ class Proof:
         """Run the model on `seeds` draws and the given feeds; raises NotRunnable where it cannot be."""
         if RANDOM & set(_operators(model.graph)):
             raise NotRunnable("it draws random numbers")
+        elements, name = largest_tensor(model)
+        if elements > MOST_ELEMENTS:
+            raise NotRunnable(f"tensor '{name}' has {elements:.1e} elements")
         evaluator = Evaluator(model)
         pairs: list[tuple[Feeds, Outputs]] = [(feed, evaluator(feed)) for feed in feeds]
         pairs += feed_sets(evaluator, seeds)

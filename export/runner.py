@@ -79,6 +79,11 @@ class OptimizeResult:
         """The rewrites that were taken back, of passes that were reverted and of those that were kept."""
         return tuple(offence for step in self.steps for offence in step.offences)
 
+    def then(self, later: OptimizeResult) -> OptimizeResult:
+        """This result and that of passes run on its model afterwards, as one."""
+        skipped = {**dict.fromkeys(self.skipped), **dict.fromkeys(later.skipped)}
+        return replace(later, steps=(*self.steps, *later.steps), skipped=tuple(skipped))
+
     def history(self) -> tuple[Step, ...]:
         """The accepted steps as entries of an artifact's history."""
         return tuple(
