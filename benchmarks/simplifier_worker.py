@@ -1,6 +1,6 @@
-"""One simplifier in a process of its own: requests as JSON lines on stdin, answers as JSON lines on stdout.
+"""One simplifier in a process of its own; requests and answers are lines of JSON.
 
-Runs in the interpreter in which that tool is installed, so it imports nothing of this project unless asked to.
+Runs in the interpreter in which that tool is installed, so it imports nothing of this project by itself.
 """
 
 from __future__ import annotations

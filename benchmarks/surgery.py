@@ -4,10 +4,10 @@
     peers/bin/pip install onnxslim==0.1.98 onnxsim==0.8.1 onnxoptimizer==0.4.2 onnxscript==0.7.2
     python -m benchmarks.surgery --peers peers/bin/python MODEL.onnx ... --zoo espcn_x3 ddrnet_23_slim
 
-Every tool works in a process of its own, so that a crash is a figure and not the end. On the models of the `onnx`
-package's backend suite it is counted what each tool breaks; on the models given, and on the zoo's as exported,
-the nodes and norms that it leaves, and the seconds that it takes (the least of some runs, reading and writing
-not counted).
+Every tool works in a process of its own, so that a crash is a figure and not the end. On the models of the
+`onnx` package's backend suite it is counted what each tool breaks; on the models given, and on the zoo's as
+exported, the nodes and norms that it leaves, and the seconds that it takes (the least of some runs, reading
+and writing not counted).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgedeploy.export.proof import Refuted, difference
 PEERS = ("OnnxSlim", "onnxsim", "onnxoptimizer", "onnxscript")
 OURS = ("edgedeploy", "edgedeploy, proved")
 SUITES = ("pytorch-converted", "pytorch-operator", "simple")
-# Larger differences are not rounding. Of a few networks the last bit moves the output further; they are named.
+# Larger differences are not rounding.
 WRONG = 1e-3
 
 
@@ -60,13 +60,14 @@ class Worker:
                 [self.python, str(script), self.tool],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+        talk, listen = self.process.stdin, self.process.stdout
+        if talk is None or listen is None:
+            raise RuntimeError("the process has no pipes")
         try:
             question = {"source": str(source), "out": str(out), "runs": runs}
-            self.process.stdin.write(json.dumps(question) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            talk.write(json.dumps(question) + "\n")
+            talk.flush()
+            line = listen.readline()
         except BrokenPipeError:
             line = ""
         if not line:
@@ -176,7 +177,9 @@ def print_models(workers: list[Worker], models: list[Path], folder: Path, runs: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--zoo", nargs="*", default=[], help="zoo models, exported with random weights")
     parser.add_argument("--peers", help="interpreter in which the peers are installed; without it ours alone")

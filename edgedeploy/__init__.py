@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of this package, imported on first use: devices that only run models lack what they need."""
+    """The functions of this package, imported on first use: many devices lack what they need."""
     if name == "optimize":
         from importlib import import_module
 

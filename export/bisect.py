@@ -1,4 +1,4 @@
-"""Which single rewrite of a pass broke its promise? The first n rewrites hold, n + 1 do not: the last is to blame."""
+"""Which single rewrite broke a promise? The first n rewrites hold, n + 1 do not: the last is to blame."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ T = TypeVar("T")
 def first_failure(attempt: Callable[[int], T], hits: int, failure: type[Exception]) -> tuple[int, Exception]:
     """(n, what was raised): `attempt(n)` raises `failure`, while `attempt(n - 1)` does not.
 
-    `attempt(hits)` is known to raise and `attempt(0)` not to; about log2(hits) others are made. Where failures
-    come and go with n, one of the places is found.
+    `attempt(hits)` is known to raise and `attempt(0)` not to; about log2(hits) others are made. Where
+    failures come and go with n, one of the places is found.
     """
     good, bad = 0, hits
     seen: Exception | None = None

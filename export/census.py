@@ -1,4 +1,4 @@
-"""What a model is made of: nodes by operator, norms, parameters, bytes, and multiply-accumulates where sizes are known."""
+"""What a model is made of: nodes by operator, norms, parameters, bytes, and how much it computes."""
 
 from __future__ import annotations
 

@@ -13,6 +13,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 # The library has no types; these names say in signatures what is meant.
@@ -253,23 +256,22 @@ def bypass(graph: Graph, node: Node, index: int = 0) -> None:
 
 def outline(graph: Graph, large: int) -> onnx.ModelProto:
     """The graph's model with constants of more than `large` elements as inputs: all that shapes depend on."""
-    exporter = gs.exporters.onnx_exporter.OnnxExporter
     model = onnx.ModelProto(ir_version=graph.ir_version, opset_import=graph.import_domains)
     part = model.graph
     part.name = graph.name or "graph"
-    part.input.extend(exporter.export_value_info_proto(t, False) for t in graph.inputs)
-    part.output.extend(exporter.export_value_info_proto(t, False) for t in graph.outputs)
+    part.input.extend(OnnxExporter.export_value_info_proto(t, False) for t in graph.inputs)
+    part.output.extend(OnnxExporter.export_value_info_proto(t, False) for t in graph.outputs)
     taken = {tensor.name for tensor in graph.inputs}
     for node in graph.nodes:
-        part.node.append(exporter.export_node(node))
+        part.node.append(OnnxExporter.export_node(node))
         for tensor in (*node.inputs, *(t for inner in inner_nodes(node) for t in inner.inputs)):
             if isinstance(tensor, gs.Constant) and tensor.name not in taken:
                 taken.add(tensor.name)
-                if np.prod(tensor.shape, dtype=float) > large or isinstance(tensor._values, gs.ir.tensor.SparseValues):
-                    part.input.append(exporter.export_value_info_proto(tensor, False))
+                if np.prod(tensor.shape, dtype=float) > large or isinstance(tensor._values, SparseValues):
+                    part.input.append(OnnxExporter.export_value_info_proto(tensor, False))
                 else:
-                    part.initializer.append(exporter.export_tensor_proto(tensor))
-    model.functions.extend(exporter.export_function(function) for function in graph.functions)
+                    part.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+    model.functions.extend(OnnxExporter.export_function(function) for function in graph.functions)
     return model
 
 
@@ -281,7 +283,7 @@ def learn(graph: Graph, values: Iterable[onnx.ValueInfoProto]) -> None:
             value = known.get(tensor.name)
             if value is None or is_constant(tensor):
                 continue
-            found = gs.importers.onnx_importer.OnnxImporter.import_tensor(value)
+            found = OnnxImporter.import_tensor(value)
             tensor.shape = found.shape if found.shape is not None else tensor.shape
             tensor.dtype = found.dtype if found.dtype is not None else tensor.dtype
 

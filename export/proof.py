@@ -87,9 +87,7 @@ class Proof:
         pairs: list[tuple[Feeds, Outputs]] = []
         try:
             after = Evaluator(candidate)
-            for (before, _), (feeds, expected) in zip(
-                self.pairs, self._expected(step, options), strict=True
-            ):
+            for (before, _), (feeds, expected) in zip(self.pairs, self._expected(step, options), strict=True):
                 outputs = after(feeds)
                 try:
                     error = difference(expected, outputs, step.atol)

@@ -1,4 +1,4 @@
-"""Read an ONNX file that may be damaged or hostile: what is wrong with it is said before anything is computed.
+"""Read an ONNX file that may be damaged or hostile: what is wrong is said before anything is computed.
 
 Nothing is allocated by what the file claims: sizes are compared with the bytes that are there, and weights
 beside the file must lie in its folder.
@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from edgedeploy.core.errors import ArtifactError, first_line
 from edgedeploy.export.structure import check_structure
@@ -43,7 +42,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path} is empty", AGAIN)
     try:
         model = onnx.load_model(path, load_external_data=False)
-    except (DecodeError, ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001  protobuf has errors of its own
         raise ArtifactError(f"{path} is not a whole ONNX file: {first_line(error)}", AGAIN) from None
     if not model.ir_version or not model.HasField("graph") or not model.graph.output:
         raise ArtifactError(f"{path} is not an ONNX model: it has no graph with outputs", AGAIN)
@@ -119,17 +118,18 @@ def _bytes(data_type: int, count: int) -> int:
 
 def _external_bytes(tensor: TensorProto, folder: Path) -> int:
     """Bytes that lie beside the model for a tensor; raises ValueError unless they lie in its folder."""
-    info = ExternalDataInfo(tensor)
-    root = folder.resolve()
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    root, location = folder.resolve(), said.get("location", "")
     try:
-        place = (root / info.location).resolve()
+        place = (root / location).resolve()
     except (OSError, ValueError, RuntimeError):
         place = root.parent
-    if not info.location or not place.is_relative_to(root) or place == root:
-        raise ValueError(f"the weights of '{tensor.name}' lie outside the model's folder: '{info.location}'")
+    if not location or not place.is_relative_to(root) or place == root:
+        raise ValueError(f"the weights of '{tensor.name}' lie outside the model's folder: '{location}'")
     if not place.is_file():
-        raise ValueError(f"the weights of '{tensor.name}' are missing: {info.location}, beside the model")
-    size, offset = place.stat().st_size, info.offset or 0
-    if offset < 0 or offset > size or (info.length or 0) < 0:
-        raise ValueError(f"the weights of '{tensor.name}' begin beyond the end of {info.location}")
-    return min(info.length, size - offset) if info.length is not None else size - offset
+        raise ValueError(f"the weights of '{tensor.name}' are missing: {location}, beside the model")
+    size, offset = place.stat().st_size, int(said.get("offset") or 0)
+    length = int(said.get("length") or max(0, size - offset))
+    if not 0 <= offset <= size or length < 0:
+        raise ValueError(f"the weights of '{tensor.name}' begin beyond the end of {location}")
+    return min(length, size - offset)

@@ -18,7 +18,7 @@ from edgedeploy.export.proof import Refuted, difference
 
 @dataclass(frozen=True)
 class Repro:
-    """Two models that should agree on `feeds` and do not; `note` says what was cut out, or why nothing was."""
+    """Two models that should agree on `feeds` and do not; `note` says what they are."""
 
     before: onnx.ModelProto
     after: onnx.ModelProto

@@ -101,8 +101,8 @@ class OptimizeResult:
                 found += [f"{o.name} was taken back at node '{o.node}': {o.reason}" for o in step.offences]
             if step.granted is not None:
                 found.append(
-                    f"{step.name} moved an output by {step.error:.1e}, beyond its promise; the last bit of the "
-                    f"input moves it as far, so up to {step.granted:.1e} was granted"
+                    f"{step.name} moved an output by {step.error:.1e}, beyond its promise; the last bit of "
+                    f"the input moves it as far, so up to {step.granted:.1e} was granted"
                 )
         return found
 
@@ -227,9 +227,7 @@ class _Run:
                     entry = replace(entry, error=verdict.error, granted=verdict.granted)
                 self.accepted.append((step, options, dict(refused)))
                 self.stale = step.prepare is not infer
-                self.steps.append(
-                    replace(entry, hits=applied.hits, nodes_after=len(self._current().nodes))
-                )
+                self.steps.append(replace(entry, hits=applied.hits, nodes_after=len(self._current().nodes)))
                 return True
             if offences:
                 self.banned.add(step.name)

@@ -1,4 +1,4 @@
-"""Run one simplifier of another project on one file: `python -m edgedeploy.export.simplifiers TOOL IN OUT MEGABYTES`.
+"""Run one simplifier of another project on one file: `python -m … TOOL IN OUT MEGABYTES`.
 
 Meant for a process of its own, with bounded memory: some of these tools crash, and take their process along.
 """

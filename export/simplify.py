@@ -1,4 +1,4 @@
-"""Other projects' simplifiers as an option: isolated, limited, and believed only as far as they are proved."""
+"""Other projects' simplifiers as an option: isolated, limited, and believed as far as they are proved."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def simplified(
     megabytes: int = MEGABYTES,
     command: Command = child,
 ) -> tuple[onnx.ModelProto, str]:
-    """(model after the tool, a line on what became of it); where it fails or errs the model comes back as it was.
+    """(model after the tool, a line on what became of it); the model as it was where the tool fails or errs.
 
-    Raises UnknownNameError for a tool that is none of TOOLS, MissingDependencyError where it is not installed.
+    Raises UnknownNameError for a tool that is none of TOOLS, MissingDependencyError for one not installed.
     """
     if tool not in TOOLS:
         raise UnknownNameError("simplifier", tool, TOOLS)
@@ -65,7 +65,10 @@ def simplified(
         try:
             candidate = read_model(out)
         except ArtifactError as error:
-            return model, f"{tool} was left out: what it wrote cannot be read: {str(error).split(': ', 1)[-1]}"
+            return (
+                model,
+                f"{tool} was left out: what it wrote cannot be read: {str(error).split(': ', 1)[-1]}",
+            )
     said = f"{tool}: {len(model.graph.node)} to {len(candidate.graph.node)} nodes"
     if not verify:
         return candidate, said

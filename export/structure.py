@@ -15,7 +15,9 @@ LIGHT = 1 << 10  # bytes; larger constants decide no type
 
 def check_structure(model: onnx.ModelProto) -> None:
     """Raise ValueError, with what is wrong and where, for a graph that cannot be computed."""
-    opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in model.opset_import}
+    opsets = {
+        entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in model.opset_import
+    }
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opsets.get("", newest) <= newest:
         raise ValueError(f"it is of opset {opsets['']}; the onnx package here knows 1 to {newest}")
@@ -51,15 +53,13 @@ def _check_graph(
             bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
             for body in bodies:
                 _check_graph(body, known, opsets, local)
-    for value in graph.output:
-        if value.name not in known:
-            raise ValueError(f"nothing makes output '{value.name}'")
+    lost = next((value.name for value in graph.output if value.name not in known), None)
+    if lost is not None:
+        raise ValueError(f"nothing makes output '{lost}'")
     _refuse_circles(graph, made)
 
 
-def _check_operator(
-    node: onnx.NodeProto, opsets: Mapping[str, int], local: set[tuple[str, str]]
-) -> None:
+def _check_operator(node: onnx.NodeProto, opsets: Mapping[str, int], local: set[tuple[str, str]]) -> None:
     domain = node.domain if node.domain != "ai.onnx" else ""
     if domain not in opsets:
         raise ValueError(f"{_title(node)} is of domain '{domain}', of which the file names no version")
@@ -73,9 +73,7 @@ def _check_operator(
 def _refuse_circles(graph: onnx.GraphProto, made: Mapping[str, onnx.NodeProto]) -> None:
     """Remove what can be computed until nothing moves; what is left goes round in circles."""
     place = {id(node): index for index, node in enumerate(graph.node)}
-    makers = [
-        {place[id(made[name])] for name in _reads(node) if name in made} for node in graph.node
-    ]
+    makers = [{place[id(made[name])] for name in _reads(node) if name in made} for node in graph.node]
     readers: list[list[int]] = [[] for _ in makers]
     for index, needed in enumerate(makers):
         for maker in needed:
@@ -103,7 +101,7 @@ def _reads(node: onnx.NodeProto) -> Iterable[str]:
 
 
 def largest_tensor(model: onnx.ModelProto) -> tuple[int, str]:
-    """(elements, name) of the largest tensor whose size shows without running the model; (0, "") if none does."""
+    """(elements, name) of the largest tensor whose size shows without a run; (0, "") if none does."""
     try:
         graph = shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
     except (RuntimeError, ValueError):

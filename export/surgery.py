@@ -60,7 +60,7 @@ def to_fp16(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
 
 
 def recorded(artifact: Artifact, before: onnx.ModelProto, result: OptimizeResult) -> Artifact:
-    """The artifact with the accepted passes in its history, and the node counts and problems in its details."""
+    """The artifact with the accepted passes in its history, node counts and problems in its details."""
     surgery: dict[str, Any] = {
         "nodes_before": len(before.graph.node),
         "nodes_after": len(result.model.graph.node),

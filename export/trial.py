@@ -64,14 +64,14 @@ class Trial:
             try:
                 place, found = first_failure(lambda n: self.proved(proof, n), applied.hits, Refuted)
             except (LookupError, CandidateFault):
-                return self._whole(proof, reason)
+                return self._whole(reason)
             seen = found if isinstance(found, Refuted) else reason
             before, after = dump(self.rewritten(place - 1)[0]), dump(self.rewritten(place)[0])
             node, op = applied.rewritten[place - 1]
             return Offence(self.step.name, node, op, str(seen), self._repro(before, after, seen.feeds, node))
-        return self._whole(proof, reason)
+        return self._whole(reason)
 
-    def _whole(self, proof: Proof, reason: Refuted) -> Offence:
+    def _whole(self, reason: Refuted) -> Offence:
         after = dump(self.rewritten()[0])
         return Offence(self.step.name, "", "", str(reason), self._repro(self.model, after, reason.feeds, ""))
 

@@ -22,7 +22,7 @@ SAVE = "; onnx.save(model, sys.argv[2])"
 def acting(code: str) -> simplify.Command:
     """A tool in a real process of its own that does just this."""
 
-    def command(tool: str, source: Path, out: Path, megabytes: int) -> list[str]:  # noqa: ARG001
+    def command(tool: str, source: Path, out: Path, megabytes: int) -> list[str]:
         return [sys.executable, "-c", code, str(source), str(out)]
 
     return command
@@ -72,13 +72,11 @@ def test_memory_is_bounded(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPat
     assert "MemoryError" in said
 
 
-def test_unknown_and_missing_tools_are_named(
-    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_and_missing_tools_are_named(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="onnxslin") as unknown:
         simplified(model, "onnxslin")
     assert "onnxslim" in unknown.value.hint
-    monkeypatch.setattr(simplify, "find_spec", lambda name: None)
+    monkeypatch.setattr(simplify, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError) as missing:
         simplified(model, "onnxsim")
     assert missing.value.hint == "pip install onnxsim"

@@ -23,7 +23,9 @@ def command(
     skip: Skip = None,
     target: Annotated[
         str | None,
-        typer.Option("--for", metavar="TARGET", help="Replace what this device lacks, too.", show_default=False),
+        typer.Option(
+            "--for", metavar="TARGET", help="Replace what this device lacks, too.", show_default=False
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -34,13 +36,20 @@ def command(
     simplify: Annotated[
         str | None,
         typer.Option(
-            metavar="TOOL", help="First run onnxslim, onnxsim or onnxoptimizer, proved too.", show_default=False
+            metavar="TOOL",
+            help="First run onnxslim, onnxsim or onnxoptimizer, proved too.",
+            show_default=False,
         ),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why candidates were not rewritten.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why candidates were not rewritten.")
+    ] = False,
     repro: Annotated[
         Path | None,
-        typer.Option(help="Folder for models that show what a pass broke; default: beside the output.", show_default=False),
+        typer.Option(
+            help="Folder for models that show what a pass broke; default: beside the output.",
+            show_default=False,
+        ),
     ] = None,
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Weights in a file beside the model, as over 2 GB.")

@@ -74,7 +74,9 @@ def print_skips(skipped: Iterable[tuple[str, Skipped]]) -> None:
     ordered = sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]), group[0][1:]))
     rows = [(name, op, reason, len(nodes), _few(nodes)) for (name, op, reason), nodes in ordered]
     if rows:
-        print_table(("pass", "operator", "left alone because", "nodes", "named"), rows, dispensable=("named",))
+        print_table(
+            ("pass", "operator", "left alone because", "nodes", "named"), rows, dispensable=("named",)
+        )
 
 
 def _rows(before: Census, after: Census) -> list[tuple[str, str, str]]:

@@ -128,7 +128,9 @@ def _place(source: Path, out: Path | str | None, *, in_place: bool) -> Path:
     if place.is_dir():
         raise UsageError(f"{place} is a folder", "name a file with -o")
     if not in_place and place.exists() and source.exists() and place.samefile(source):
-        raise UsageError(f"{place} is the input itself", "write it over with --in-place, or name another file")
+        raise UsageError(
+            f"{place} is the input itself", "write it over with --in-place, or name another file"
+        )
     check_writable(place)
     return place
 

@@ -131,41 +131,19 @@ class GraphPass:
         if self.options_type is not None:
             extra = (options if options is not None else self.options_type(),)
         if not self.ops:
-            try:
-                hits = self.rewrite(graph, *extra)
-                if hits:
-                    tidy(graph)
-                return Applied(hits)
-            except Skip as skip:
-                return Applied(0, (Skipped("", self.name, str(skip)),))
-        refused = refused or {}
+            return self._once(graph, extra)
+        most = limit if limit is not None else float("inf")
         rewritten: list[tuple[str, str]] = []
         skipped: dict[str, Skipped] = {}
         for _ in range(MAX_SWEEPS):
             before = len(rewritten)
             if self.prepare is not None:
                 self.prepare(graph)
-            for node in self._candidates(graph):
-                if limit is not None and len(rewritten) >= limit:
-                    break
-                if not _alive(node):  # an earlier rewrite of this sweep removed it
-                    continue
-                name, op = node.name, node.op
-                if name in refused:
-                    skipped[name] = Skipped(name, op, refused[name])
-                    continue
-                try:
-                    rewritten += [(name, op)] * self.rewrite(graph, node, *extra)
-                    skipped.pop(name, None)
-                except Skip as skip:
-                    skipped[name] = Skipped(name, op, str(skip))
-                except Exception as error:
-                    reason = f"it raised {type(error).__name__}: {error}"
-                    raise CandidateFault(Skipped(name, op, reason)) from error
+            self._sweep(graph, extra, most, refused or {}, rewritten, skipped)
             hits = len(rewritten)
             if hits > before:
                 tidy(graph)
-            if hits == before or (limit is not None and hits >= limit):
+            if hits in (before, most) or hits > most:
                 alive = {node.name for node in graph.nodes}
                 left = tuple(s for s in skipped.values() if s.node in alive)
                 return Applied(hits, left, tuple(rewritten))
@@ -173,6 +151,44 @@ class GraphPass:
             f"{self.name} still fires after {MAX_SWEEPS} sweeps: it does not undo what it looks for",
             f'go on without it: surgery.skip=["{self.name}"]',
         )
+
+    def _once(self, graph: Graph, extra: tuple[Any, ...]) -> Applied:
+        """A pass without candidates."""
+        try:
+            hits = self.rewrite(graph, *extra)
+        except Skip as skip:
+            return Applied(0, (Skipped("", self.name, str(skip)),))
+        if hits:
+            tidy(graph)
+        return Applied(hits)
+
+    def _sweep(
+        self,
+        graph: Graph,
+        extra: tuple[Any, ...],
+        most: float,
+        refused: Mapping[str, str],
+        rewritten: list[tuple[str, str]],
+        skipped: dict[str, Skipped],
+    ) -> None:
+        """Visit every candidate once; adds to `rewritten` and `skipped`."""
+        for node in self._candidates(graph):
+            if len(rewritten) >= most:
+                return
+            if not _alive(node):  # an earlier rewrite of this sweep removed it
+                continue
+            name, op = node.name, node.op
+            if name in refused:
+                skipped[name] = Skipped(name, op, refused[name])
+                continue
+            try:
+                rewritten += [(name, op)] * self.rewrite(graph, node, *extra)
+                skipped.pop(name, None)
+            except Skip as skip:
+                skipped[name] = Skipped(name, op, str(skip))
+            except Exception as error:
+                reason = f"it raised {type(error).__name__}: {error}"
+                raise CandidateFault(Skipped(name, op, reason)) from error
 
     def _candidates(self, graph: Graph) -> list[Node]:
         every = self.ops == EVERY

@@ -222,7 +222,7 @@ def test_what_cannot_be_computed_is_not_tried(make: Callable[[], onnx.ModelProto
     path, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
     onnx.save(make(), path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UsageError, match="1.0e\\+18 elements|3.0e\\+18 elements|4.0e\\+18") as error:
+    with pytest.raises(UsageError, match=r"[134]\.0e\+18 elements") as error:
         optimize(path, out)
     assert "--no-verify" in error.value.hint
     assert not out.exists()

@@ -183,7 +183,7 @@ def test_the_command_goes_on_and_leaves_the_repro_beside_the_output(
 
 
 def test_what_was_granted_stands_in_the_history(shared: Path) -> None:
-    """A network that amplifies rounding: folding its norms moves the output beyond 1e-5, as any change would."""
+    """A network that amplifies rounding: folding its norms moves the output further than promised."""
     result = optimize(onnx.load(shared / "data" / "models" / "ppocrv3_det_DBNet.onnx"))
     granted = [step for step in result.history() if step.granted is not None]
     assert granted
