@@ -50,7 +50,10 @@ class Evaluator:
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     path = Path(folder) / "model.onnx"
-                    onnx.save_model(model, path, save_as_external_data=True, location="weights")
+                    saved = onnx.ModelProto()
+                    saved.CopyFrom(model)  # saving takes the weights out of what it saves
+                    onnx.save_model(saved, path, save_as_external_data=True, location="weights")
+                    del saved
                     self._session = _open(str(path), options)
         except Exception as error:  # the runtime raises a dozen unrelated classes
             raise NotRunnable(first_line(error)) from error

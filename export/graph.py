@@ -41,6 +41,7 @@ _LOST_ATTRIBUTES = frozenset(
 )
 
 
+_CARRIED = (None, "tensor_type", "sequence_type", "sparse_tensor_type")
 # The operators of ONNX that have bodies; those of other domains are asked one by one.
 _BODIED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -54,6 +55,9 @@ def load(model: onnx.ModelProto) -> Graph:
     for attribute in _attributes(model.graph.node):
         if attribute.type in _LOST_ATTRIBUTES:
             raise ValueError(f"attribute '{attribute.name}' is of a type that graph surgery cannot carry")
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.WhichOneof("value") not in _CARRIED:
+            raise ValueError(f"'{value.name}' is of a type that graph surgery cannot carry")
     graph: Graph = gs.import_onnx(model)
     graph.import_domains = list(graph.import_domains)
     graph.ir_version = max(graph.ir_version, 4)  # before 4 every initializer had to be listed as an input
