@@ -117,13 +117,7 @@ class Proof:
         """What a promise of `atol` may come to in a network as sensitive to rounding as this one."""
         rng, before, worst = np.random.default_rng(0), Evaluator(self.model), 0.0
         for feeds, outputs in self.pairs:
-            nudged = {
-                name: value
-                * (1 + LAST_BIT[value.dtype.name] * rng.choice((-1, 1), value.shape)).astype(value.dtype)
-                if isinstance(value, np.ndarray) and value.dtype.name in LAST_BIT
-                else value
-                for name, value in feeds.items()
-            }
+            nudged = {name: _nudged(value, rng) for name, value in feeds.items()}
             worst = max(worst, difference(outputs, before(nudged), 0.0))
         half = any(getattr(value, "dtype", None) == np.float16 for value in self.pairs[0][1].values())
         return min(GRANT * worst, max(GRANT_LIMIT * atol, HALF_LIMIT if half else 0.0))
@@ -141,7 +135,15 @@ class Proof:
             yield feeds, outputs
 
 
-def difference(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]], atol: float) -> float:
+def _nudged(value: Any, rng: np.random.Generator) -> Any:
+    """A floating-point input with the last bit of every value changed; others as they are."""
+    bit = LAST_BIT.get(getattr(getattr(value, "dtype", None), "name", ""))
+    if bit is None:
+        return value
+    return value * (1 + bit * rng.choice((-1, 1), value.shape)).astype(value.dtype)
+
+
+def difference(expected: Mapping[str, Any], got: Mapping[str, Any], atol: float) -> float:
     """The largest error over all outputs; raises Refuted where names, dtypes or shapes differ."""
     if set(expected) != set(got):
         raise Refuted(f"the outputs are {', '.join(sorted(got))}; expected {', '.join(sorted(expected))}")

@@ -113,7 +113,7 @@ def _check_values(tensor: TensorProto, folder: Path) -> None:
 def _bytes(data_type: int, count: int) -> int:
     if data_type in _PACKED:
         return -(-count * _PACKED[data_type] // 8)
-    return count * onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    return count * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
 def _external_bytes(tensor: TensorProto, folder: Path) -> int:

@@ -26,8 +26,9 @@ def model(rng: np.random.Generator) -> onnx.ModelProto:
 
 
 def invalid(graph: Graph, node: Node) -> int:
+    known = "no_such_attribute" in node.attrs
     node.attrs["no_such_attribute"] = 1
-    return 1
+    return int(not known)
 
 
 def wrong(graph: Graph, node: Node) -> int:
