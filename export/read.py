@@ -113,12 +113,13 @@ def _check_values(tensor: TensorProto, folder: Path) -> None:
 def _bytes(data_type: int, count: int) -> int:
     if data_type in _PACKED:
         return -(-count * _PACKED[data_type] // 8)
-    return count * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    size: int = onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    return count * size
 
 
 def _external_bytes(tensor: TensorProto, folder: Path) -> int:
     """Bytes that lie beside the model for a tensor; raises ValueError unless they lie in its folder."""
-    said = {entry.key: entry.value for entry in tensor.external_data}
+    said: dict[str, str] = {entry.key: entry.value for entry in tensor.external_data}
     root, location = folder.resolve(), said.get("location", "")
     try:
         place = (root / location).resolve()
@@ -128,7 +129,8 @@ def _external_bytes(tensor: TensorProto, folder: Path) -> int:
         raise ValueError(f"the weights of '{tensor.name}' lie outside the model's folder: '{location}'")
     if not place.is_file():
         raise ValueError(f"the weights of '{tensor.name}' are missing: {location}, beside the model")
-    size, offset = place.stat().st_size, int(said.get("offset") or 0)
+    size: int = place.stat().st_size
+    offset = int(said.get("offset") or 0)
     length = int(said.get("length") or max(0, size - offset))
     if not 0 <= offset <= size or length < 0:
         raise ValueError(f"the weights of '{tensor.name}' begin beyond the end of {location}")
