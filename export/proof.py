@@ -150,7 +150,7 @@ def difference(expected: Mapping[str, Any], got: Mapping[str, Any], atol: float)
     worst = 0.0
     for name, reference in expected.items():
         candidate = got[name]
-        if isinstance(reference, list) and isinstance(candidate, list):  # a sequence
+        if _is_sequence(reference) and _is_sequence(candidate):
             items, others = (
                 {f"{name}[{number}]": item for number, item in enumerate(sequence)}
                 for sequence in (reference, candidate)
@@ -174,6 +174,10 @@ def difference(expected: Mapping[str, Any], got: Mapping[str, Any], atol: float)
             moved = _discrete(name, reference, candidate)
             worst = max(worst, 0.0 if moved <= max(atol, DISCRETE_TOLERANCE) else moved)
     return worst
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def _discrete(name: str, reference: NDArray[Any], candidate: NDArray[Any]) -> float:
