@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from edgedeploy import __version__
-from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, quantize, soup, stdo, train
+from edgedeploy.cli import (
+    bench,
+    build,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    models,
+    optimize,
+    quantize,
+    soup,
+    stdo,
+    train,
+)
 from edgedeploy.cli.console import print_error
 from edgedeploy.core.errors import EdgeDeployError
 
@@ -26,6 +39,7 @@ app = typer.Typer(
 app.command("train", help="Train a recipe on your data; goes on where it was killed.")(train.command)
 app.command("soup", help="Average the weights of several runs of one recipe.")(soup.command)
 app.command("export", help="PyTorch or ONNX in, verified and optimised ONNX out.")(export.command)
+app.command("optimize", help="Fold and clean an ONNX file, every pass proved as it runs.")(optimize.command)
 app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
 app.command("build", help="Compile for a target: an engine, or the fastest runtime's model.")(build.command)
 app.command("bench", help="Time artifacts side by side in one interleaved run.")(bench.command)

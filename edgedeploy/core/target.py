@@ -54,6 +54,7 @@ class Target(BaseModel):
         qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
         unsupported_ops: ONNX operators that a backend of the target lacks and a `lower-*` pass can rewrite.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
+        lower: names of graph passes that replace what the target lacks, run after the others.
         precision_note: why the default precision is the default.
         notes: what else to know before deploying there.
         figures: see Figures.
@@ -68,6 +69,7 @@ class Target(BaseModel):
     qdq: str | dict[str, str] = "tensorrt"
     unsupported_ops: tuple[str, ...] = ()
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
+    lower: tuple[str, ...] = ()
     precision_note: str = ""
     notes: str = ""
     figures: Figures = Figures()
