@@ -13,4 +13,6 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "fold-batchnorm",
     "fold-mul-add",
     "fold-pad",
+    # pack: last, as other passes want to see weights
+    "pack-binary-weights",
 )

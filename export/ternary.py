@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.export.graph import Tensor, dtype_name, is_constant, is_standard, producer
+from edgedeploy.export.graph import FLOATS, Tensor, dtype_name, is_constant, is_standard, producer
 
 # Operators that only move values; the first input is the data.
 MOVES = frozenset(
@@ -26,11 +26,11 @@ def is_ternary(tensor: Tensor) -> bool:
             return False
         if maker.op == "Sign":
             return True
-        if maker.op == "Cast":
-            return dtype_name(maker.inputs[0]) == "bool"
+        if maker.op == "Cast" and dtype_name(maker.inputs[0]) == "bool":
+            return True
         if maker.op == "DequantizeLinear":
             return _is_unit_scale(maker) and is_constant(maker.inputs[0]) and is_ternary(maker.inputs[0])
-        if maker.op not in MOVES:
+        if maker.op not in MOVES and not (maker.op == "Cast" and dtype_name(maker.inputs[0]) in FLOATS):
             return False
         tensor = maker.inputs[0]
     return bool(ternary_values(np.asarray(tensor.values)))
