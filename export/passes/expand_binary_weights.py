@@ -38,7 +38,7 @@ LONGEST = 32  # operators between the constants and the weight
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
-    w = {
+    w: dict[str, NDArray[Any]] = {
         "bits": rng.integers(0, 256, (24, 2)),
         "table": TABLE,
         "shape": np.array([24, 16]),

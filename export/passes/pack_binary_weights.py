@@ -8,6 +8,7 @@ fold-constants leaves such a look-up alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,7 +89,7 @@ def _looked_up(graph: Graph, ones: NDArray[np.bool_], name: str) -> Tensor:
     table = next((t for t in graph.tensors().values() if _is_table(t)), None)
     table = constant(graph, "table_of_bits", TABLE) if table is None else table
 
-    def step(op: str, reads: list[Tensor], **attributes: object) -> Tensor:
+    def step(op: str, reads: list[Tensor], **attributes: Any) -> Tensor:
         made = variable(graph, f"{name}_{op.lower()}")
         insert(graph, op, reads, [made], **attributes)
         return made

@@ -66,7 +66,10 @@ def saturate_sign(graph: Graph, node: Node) -> int:
         raise Skip("its zero-point leaves no room for -1 and 1")
     result = node.outputs[0]
     wide = variable(graph, f"{result.name}_wide", result.dtype, result.shape)
-    node.inputs[0], node.inputs[1] = sign.inputs[0], constant(graph, f"{result.name}_tiny", np.float32(TINY))
+    node.inputs[0], node.inputs[1] = (
+        sign.inputs[0],
+        constant(graph, f"{result.name}_tiny", np.asarray(TINY), np.float32),
+    )
     node.outputs[0] = wide
     ends = [
         constant(graph, f"{result.name}_{key}", np.asarray(int(point) + step), point.dtype)
