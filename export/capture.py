@@ -212,7 +212,7 @@ class _Capturing:
 
     def _answer(self, network: nn.Module, image: NDArray[np.float32]) -> Outputs:
         with torch.no_grad():
-            expected = _flat(network(torch.from_numpy(image)))
+            expected = _flat(network(torch.tensor(image)))  # copied: images may be read-only
         return {key: value.numpy() for key, value in zip(self.outputs, expected, strict=True)}
 
 
