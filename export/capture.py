@@ -6,9 +6,11 @@ fails to export or to agree, the TorchScript exporter takes over, and the artifa
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from edgedeploy.core.parity import compare_all
 from edgedeploy.core.recipe import CaptureOptions
 from edgedeploy.core.spec import Artifact, Step, TaskSpec
 from edgedeploy.export.adopt import adopt
-from edgedeploy.export.evaluate import Evaluator, NotRunnable, feed_sets
+from edgedeploy.export.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
+from edgedeploy.export.jumps import Verdict, judge, nudged
 from edgedeploy.export.metadata import save_model
 from edgedeploy.export.sources import input_shape, is_file_source, make_network
 from edgedeploy.export.torch_export import export_dynamo, export_torchscript
@@ -39,6 +42,7 @@ from edgedeploy.models.registry import ModelInfo
 from edgedeploy.models.reparam import reparameterize
 
 INPUT = "image"
+FURTHER = 8  # draws for networks that jump
 TOLERANCE = 1e-4  # of the output's largest value; fp32 networks of 100 layers differ by about 1e-6
 Images = Sequence[NDArray[np.float32]]
 
@@ -66,8 +70,10 @@ def capture(
         images: ready network inputs, (1, C, H, W) float32, on which parity is checked besides random ones.
 
     The last entry of `history` is "capture" with options {"exporter", "opset", "dynamic", "why"}: `why` is
-    empty, or says why the exporter is not the one that was tried first. Raises ExportError where no exporter
-    works, ParityError where none agrees with the network, UsageError or ArtifactError for a bad source.
+    empty, or says why the exporter is not the one that was tried first; "jumps", where it stands, counts the
+    draws at which the network jumps and that prove nothing (see `export/jumps.py`). Raises ExportError where
+    no exporter works, ParityError where none agrees with the network, UsageError or ArtifactError for a bad
+    source.
     """
     started = time.perf_counter()
     if isinstance(source, nn.Module):
@@ -91,13 +97,20 @@ def capture(
         if info is not None:
             network = reparameterize(network)
     capturing = _Capturing(network, module, shape, info, options, images)
-    model, exporter, error, why = capturing.run()
+    model, exporter, verdict, why = capturing.run()
+    jumps = {"jumps": verdict.jumps} if verdict.jumps else {}
     step = Step(
         name="capture",
-        options={"exporter": exporter, "opset": options.opset, "dynamic": options.dynamic, "why": why},
+        options={
+            "exporter": exporter,
+            "opset": options.opset,
+            "dynamic": options.dynamic,
+            "why": why,
+            **jumps,
+        },
         hits=1,
         milliseconds=(time.perf_counter() - started) * 1e3,
-        error=error,
+        error=verdict.error,
     )
     task = info.task if info is not None else TaskSpec()
     labels = info.labels if info is not None else ()
@@ -127,8 +140,8 @@ class _Capturing:
         names = list(info.outputs if info is not None else ("output",))[:count]
         self.outputs = [*names, *(f"output{index}" for index in range(len(names), count))]
 
-    def run(self) -> tuple[onnx.ModelProto, str, float, str]:
-        """(model, exporter, parity error, why not the first exporter)."""
+    def run(self) -> tuple[onnx.ModelProto, str, Verdict, str]:
+        """(model, exporter, parity, why not the first exporter)."""
         wanted = self.options.exporter
         ways: list[tuple[str, Callable[[], onnx.ModelProto]]] = []
         if wanted in ("auto", "dynamo"):
@@ -140,11 +153,11 @@ class _Capturing:
             for exporter, export in ways:
                 try:
                     model = export()
-                    error = self._check(model, exporter)
+                    verdict = self._check(model, exporter)
                 except (ExportError, ParityError) as failure:
                     failures.append(failure)
                     continue
-                return model, exporter, error, "; ".join(map(str, failures))
+                return model, exporter, verdict, "; ".join(map(str, failures))
         kind = ParityError if any(isinstance(failure, ParityError) for failure in failures) else ExportError
         raise kind(
             "; ".join(map(str, failures)),
@@ -162,28 +175,45 @@ class _Capturing:
         network = self.module if isinstance(self.network, ExportedProgram) else self.network
         return export_torchscript(network, self.example, INPUT, self.outputs, options.opset, options.dynamic)
 
-    def _check(self, model: onnx.ModelProto, exporter: str) -> float:
-        """Largest relative difference to the network over all seeds, sizes and images; raises ParityError."""
+    def _check(self, model: onnx.ModelProto, exporter: str) -> Verdict:
+        """The result against the network over all seeds, sizes and images; raises ParityError."""
         try:
             evaluator = Evaluator(model)
             pairs = list(feed_sets(evaluator, self.options.seeds))
+            further = islice(feed_sets(evaluator, len(pairs) + FURTHER), len(pairs), None)
             fitting = [image for image in self.images if _fits(image, evaluator)]
             pairs += [({INPUT: image}, evaluator({INPUT: image})) for image in fitting]
+            verdict = judge(map(self._error, pairs), map(self._error, further), self._moved, TOLERANCE)
         except NotRunnable as reason:
             raise ExportError(
                 f"{exporter} exporter: ONNX Runtime cannot run the result: {reason}"
             ) from reason
-        worst = 0.0
-        for feeds, outputs in pairs:
-            with torch.no_grad():
-                expected = _flat(self.module(torch.from_numpy(feeds[INPUT])))
-            reference = {key: value.numpy() for key, value in zip(self.outputs, expected, strict=True)}
-            worst = max(worst, compare_all(reference, outputs).max_rel)
-        if not worst <= TOLERANCE:
+        if not verdict.agrees:
             raise ParityError(
-                f"{exporter} exporter: the result is off the network by {worst:.1e} of its largest value"
+                f"{exporter} exporter: the result is off the network by {verdict.error:.1e}"
+                " of its largest value"
             )
-        return worst
+        return verdict
+
+    def _error(self, pair: tuple[Feeds, Outputs]) -> tuple[NDArray[np.float32], float]:
+        image = pair[0][INPUT]
+        return image, compare_all(self._answer(self.module, image), pair[1]).max_rel
+
+    def _moved(self, image: NDArray[np.float32], number: int) -> float:
+        """How far the network moves at an image with a nudge to that and to its weights; see `jumps`."""
+        # The deploy form: nudged weights that are yet to be made binary would be other weights.
+        network = self.module if isinstance(self.network, ExportedProgram) else self.network
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            for tensor in (*other.parameters(), *other.buffers()):
+                if tensor.dtype == torch.float32:
+                    tensor.copy_(torch.from_numpy(nudged(tensor.detach().numpy(), number)))
+        return compare_all(self._answer(network, image), self._answer(other, nudged(image, number))).max_rel
+
+    def _answer(self, network: nn.Module, image: NDArray[np.float32]) -> Outputs:
+        with torch.no_grad():
+            expected = _flat(network(torch.tensor(image)))  # copied: images may be read-only
+        return {key: value.numpy() for key, value in zip(self.outputs, expected, strict=True)}
 
 
 class _Evaluating:

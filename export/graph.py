@@ -164,6 +164,12 @@ def dtype_name(tensor: Tensor) -> str:
     return str(np.dtype(dtype).name)
 
 
+def require_opset(graph: Graph, opset: int, what: str) -> None:
+    """Raise Skip for a graph of an older opset than `what` needs."""
+    if graph.opset < opset:
+        raise Skip(f"{what} needs opset {opset}, the model has {graph.opset}")
+
+
 def is_constant(tensor: Tensor) -> bool:
     """Whether the tensor is an initializer."""
     return isinstance(tensor, gs.Constant)

@@ -14,6 +14,7 @@ PHASES = {
     "recognise": "decompositions become the operators that they stand for",
     "fold": "arithmetic into weights",
     "merge": "operators that compute side by side, or one after the other, become one",
+    "pack": "weights in fewer bytes, last: other passes want to see them",
 }
 
 

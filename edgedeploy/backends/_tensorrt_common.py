@@ -16,6 +16,7 @@ from typing import Any
 
 from edgedeploy.backends import _cuda
 from edgedeploy.backends._kernel_log import parse_kernels, summarise
+from edgedeploy.backends._onnx_file import is_quantised
 from edgedeploy.backends._tensorrt_log import build_error, make_logger, parser_error, texts
 from edgedeploy.backends._tensorrt_session import TensorRtSession
 from edgedeploy.backends.base import Backend, BuildOptions, OpenOptions, Session, concrete_shapes
@@ -126,7 +127,8 @@ def _configure(sdk: Any, config: Any, artifact: Artifact, options: BuildOptions)
         "strongly_typed": "STRONGLY_TYPED" in sdk.NetworkDefinitionCreationFlag.__members__
     }
     if not flags["strongly_typed"]:  # 8.x: the builder has to be allowed what the graph contains
-        flags["builder_flags"] = {"fp16": ["FP16"], "int8": ["INT8", "FP16"]}.get(artifact.precision, [])
+        allowed = {"fp16": ["FP16"], "int8": ["FP16"]}.get(artifact.precision, [])
+        flags["builder_flags"] = [*(["INT8"] if is_quantised(artifact) else []), *allowed]
         for name in flags["builder_flags"]:
             config.set_flag(getattr(sdk.BuilderFlag, name))
     if options.workspace_mb is not None:

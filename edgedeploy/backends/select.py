@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from edgedeploy.core.target import Target
 
 T = TypeVar("T")
 PLAIN_ONNX = ("openvino", "onnxruntime")
+OTHER_FORM = "signs in INT8"  # what `forms` are so far
 
 
 def open_artifact(
@@ -65,8 +66,12 @@ def build_fastest(
     options: BuildOptions | None,
     out: Path,
     shapes: Shapes | None = None,
+    forms: Mapping[str, Artifact] | None = None,
 ) -> Artifact:
     """Build with every installed backend of the target and keep the fastest that agrees with the reference.
+
+    `forms` has for some backends another form of the same model, which takes part as well; the reference is
+    the artifact itself.
 
     Where nothing that was built can run here (an engine for a GPU elsewhere), the first that builds is kept.
     `details["considered"]` of the result tells of each: median milliseconds, max_rel, sqnr_db, verdict.
@@ -78,20 +83,33 @@ def build_fastest(
     shapes = representative_shapes(artifact, {**options.opt_shapes, **(shapes or {})})
     options = dataclasses.replace(options, opt_shapes=options.opt_shapes or shapes)
     with _workplace(out) as folder:
-        built, verdicts = _build_all(artifact, target, options, out, Path(folder))
+        candidates = _candidates(artifact, target, forms or {})
+        built, verdicts = _build_all(candidates, target, options, out, Path(folder))
         winner = _measure(artifact, built, verdicts, shapes)
         return _move(winner, out, {**winner.details, "considered": list(verdicts.values())})
 
 
+def _candidates(
+    artifact: Artifact, target: Target, forms: Mapping[str, Artifact]
+) -> dict[str, tuple[str, Artifact]]:
+    """Name in the contest -> backend and what it builds from; other forms first: kept where none can run."""
+    others = {f"{name}, {OTHER_FORM}": (name, forms[name]) for name in target.backends if name in forms}
+    return {**others, **{name: (name, artifact) for name in target.backends}}
+
+
 def _build_all(
-    artifact: Artifact, target: Target, options: BuildOptions, out: Path, folder: Path
+    candidates: Mapping[str, tuple[str, Artifact]],
+    target: Target,
+    options: BuildOptions,
+    out: Path,
+    folder: Path,
 ) -> tuple[dict[str, Artifact], Verdicts]:
     built: dict[str, Artifact] = {}
     verdicts: Verdicts = {}
     errors: list[EdgeDeployError] = []
-    for name in target.backends:
-        place = folder / name / out.name
-        result = _attempt(partial(BACKENDS.get(name).build, artifact, target, options, place))
+    for number, (name, (backend, form)) in enumerate(candidates.items()):
+        place = folder / str(number) / out.name
+        result = _attempt(partial(BACKENDS.get(backend).build, form, target, options, place))
         if isinstance(result, Artifact):
             built[name] = result
         else:
@@ -110,7 +128,8 @@ def _measure(artifact: Artifact, built: dict[str, Artifact], verdicts: Verdicts,
     with ExitStack() as stack:
         sessions: dict[str, Session] = {}
         for name, candidate in built.items():
-            session = _attempt(partial(BACKENDS.get(name).open, candidate, OpenOptions(shapes=shapes)))
+            backend = BACKENDS.get(candidate.backend)
+            session = _attempt(partial(backend.open, candidate, OpenOptions(shapes=shapes)))
             if isinstance(session, Session):
                 sessions[name] = stack.enter_context(session)
             else:

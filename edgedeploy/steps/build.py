@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
         "size": job.size,
         "source": job.source,
         "processor": processor(),
+        "surgery": job.recipe.surgery.model_dump(),
     }
 
 
@@ -33,7 +35,31 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     out = folder / f"{artifact.path.stem}.{job.target.name}{suffix}"
     # What an engine that does not fit the device it is opened on tells the user to build again.
     known = artifact.model_copy(update={"details": {**artifact.details, "source": job.source}})
-    return build_fastest(known, job.target, None, out, _run_shapes(artifact, job))
+    with tempfile.TemporaryDirectory(dir=folder) as workplace:
+        forms = _sign_forms(known, job, Path(workplace))
+        return build_fastest(known, job.target, None, out, _run_shapes(artifact, job), forms)
+
+
+def _sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact]:
+    """For every backend the form of a binary network that takes its products in INT8; empty for others."""
+    from edgedeploy.core.onnx_header import operators
+
+    if "int8" not in job.target.precisions or "Sign" not in {kind for kind, _ in operators(artifact.path)}:
+        return {}
+    from edgedeploy.backends.base import BACKENDS
+    from edgedeploy.calibration.ruleset import load_rules
+    from edgedeploy.export.signs import lower_signs
+
+    made: dict[str, Artifact | None] = {}
+    wanted = {
+        name: load_rules(job.target.rules(name)).signs
+        for name in job.target.backends
+        if not BACKENDS.get(name).why_not()
+    }
+    for form in set(wanted.values()):
+        out = folder / f"{artifact.path.stem}.signs-{form}.onnx"
+        made[form] = lower_signs(artifact, form, job.recipe.surgery, out)
+    return {name: lowered for name, form in wanted.items() if (lowered := made[form]) is not None}
 
 
 def _run_shapes(artifact: Artifact, job: Job) -> Shapes:

@@ -1,0 +1,87 @@
+"""quantize(move(x)) = move(quantize(x)), where the move changes no value: then it moves bytes, not floats.
+
+All readers of all outputs of the move must quantise in one and the same way, with one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import (
+    Graph,
+    Node,
+    Skip,
+    detach,
+    insert,
+    is_constant,
+    kept_names,
+    producer,
+    redirect,
+    variable,
+)
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.ternary import MOVES
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    w = {
+        "s": np.float32(np.exp(rng.standard_normal()) / 20),
+        "z": np.int8(0),
+        "u": np.uint8(rng.integers(0, 255)),
+        "shape": np.array([2, 3, 10]),
+    }
+    ends = "y = DequantizeLinear(q, s, z)"
+    split = (
+        "a, b = Split<axis=2, num_outputs=2>(t) \n q = QuantizeLinear(a, s, u) \n r = QuantizeLinear(b, s, u)"
+    )
+    back = "y = DequantizeLinear(q, s, u) \n z2 = DequantizeLinear(r, s, u)"
+    return [
+        text_model(
+            "float[2,5,6] x", "y", f"a = Reshape(x, shape) \n q = QuantizeLinear(a, s, z) \n {ends}", w
+        ),
+        text_model("float[2,5,6] x", "y, z2", f"t = Tanh(x) \n {split} \n {back}", w),
+    ]
+
+
+@graph_pass("hoist-quantize", atol=0.0, cases=cases, ops=("QuantizeLinear",))
+def hoist_quantize(graph: Graph, node: Node) -> int:
+    move = producer(node.inputs[0])
+    if move is None or move.op not in MOVES:
+        raise Skip("nothing moves values before it")
+    if is_constant(move.inputs[0]):
+        raise Skip("it quantises a constant")
+    recipe, kept = _recipe(node), kept_names(graph)
+    readers = [reader for tensor in move.outputs for reader in tensor.outputs]
+    if any(tensor.name in kept for tensor in move.outputs):
+        raise Skip(f"what {move.op} gives is read from outside the graph")
+    if any(reader.op != "QuantizeLinear" or _recipe(reader) != recipe for reader in readers):
+        raise Skip(f"what {move.op} gives is read in other ways too")
+    if any(reader.outputs[0].name in kept for reader in readers):
+        raise Skip("the quantised tensor is an output")
+    source, dtype = move.inputs[0], node.outputs[0].dtype
+    stored = variable(graph, f"{source.name}_quantized", dtype, source.shape)
+    insert(graph, "QuantizeLinear", [source, *node.inputs[1:]], [stored], **node.attrs)
+    moved = [variable(graph, f"{tensor.name}_quantized", dtype, tensor.shape) for tensor in move.outputs]
+    insert(graph, move.op, [stored, *move.inputs[1:]], moved, **move.attrs)
+    for old, new in zip(list(move.outputs), moved, strict=True):
+        for reader in list(old.outputs):
+            redirect(reader.outputs[0], new)
+            detach(reader)
+    detach(move)
+    return 1
+
+
+def _recipe(node: Node) -> tuple[Any, ...]:
+    """What two quantisations must share to be the same; raises Skip where that is not one known scale."""
+    constants = node.inputs[1:]
+    if not all(is_constant(entry) and np.asarray(entry.values).ndim == 0 for entry in constants):
+        raise Skip("its scale is not one constant")
+    values = tuple(
+        (np.asarray(entry.values).item(), str(np.asarray(entry.values).dtype)) for entry in constants
+    )
+    return (*values, tuple(sorted(node.attrs.items())))
