@@ -13,4 +13,8 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "fold-batchnorm",
     "fold-mul-add",
     "fold-pad",
+    # merge: what is linear in a row or side by side, once the norms between are gone
+    "merge-parallel-conv",
+    "merge-sequential-conv",
+    "merge-sibling-conv",
 )
