@@ -47,7 +47,7 @@ class Window:
 class Kernel:
     """A convolution: weights (out, in/group, *size), bias (out,), both float64.
 
-    `work` is the multiplications per output place of the operators that it stands for.
+    `work` is the multiplications per output place of the operators that it stands for, scales not counted.
     """
 
     window: Window
@@ -99,7 +99,7 @@ def kernel_of(node: Node, channels: int, rank: int) -> Kernel:
         raise Skip(f"{node.op} '{node.name}' is not linear with constants")
     plain = identity(channels, rank)
     a = channel_vector(step.a, rank, channels).reshape(plain.w.shape)
-    return Kernel(plain.window, channels, a, channel_vector(step.b, rank, channels), channels)
+    return Kernel(plain.window, channels, a, channel_vector(step.b, rank, channels), 0)
 
 
 def row_work(kernels: Iterable[Kernel]) -> int:

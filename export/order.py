@@ -14,6 +14,8 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "fold-mul-add",
     "fold-pad",
     # merge: what is linear in a row or side by side, once the norms between are gone
+    "merge-affine-chain",
+    "merge-parallel-affine",
     "merge-parallel-conv",
     "merge-sequential-conv",
     "merge-sibling-conv",

@@ -134,12 +134,12 @@ def emit(graph: Graph, of: ScaleShift) -> None:
     operators, result, name = plan(of), of.nodes[0].outputs[0], of.nodes[0].name
     for node in of.nodes:
         detach(node)
-    shape = np.broadcast_shapes(of.a.shape, of.b.shape)
+    shape, dtype = np.broadcast_shapes(of.a.shape, of.b.shape), result.dtype or of.dtype
     if operators == ("BatchNormalization",):
         channels = of.x.shape[1]
         values = {"scale": of.a, "shift": of.b, "mean": np.zeros(1), "variance": np.ones(1)}
         tensors = [
-            constant(graph, f"{name}_{key}", np.broadcast_to(v.ravel(), channels), of.dtype)
+            constant(graph, f"{name}_{key}", np.broadcast_to(v.ravel(), channels), dtype)
             for key, v in values.items()
         ]
         insert(graph, "BatchNormalization", [of.x, *tensors], [result], epsilon=0.0)
@@ -151,7 +151,7 @@ def emit(graph: Graph, of: ScaleShift) -> None:
             values_ = np.broadcast_to(values_, shape)
         last = operator == operators[-1]
         out = result if last else variable(graph, f"{name}_scaled", result.dtype, None)
-        insert(graph, operator, [x, constant(graph, f"{name}_{operator}", values_, of.dtype)], [out])
+        insert(graph, operator, [x, constant(graph, f"{name}_{operator}", values_, dtype)], [out])
         x = out
 
 

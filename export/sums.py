@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgedeploy.export.graph import Graph, Node, Skip, Tensor, is_constant, is_standard, kept_names, producer
 from edgedeploy.export.kernels import is_linear
+from edgedeploy.export.scale_shift import read
 
 SUMS = ("Add", "Sub", "Sum")
 MAX_TERMS, MAX_ROW = 64, 16  # pairs of terms are tried
@@ -66,14 +67,18 @@ def terms(graph: Graph, root: Node) -> list[Term]:
 def starts(graph: Graph, term: Term) -> list[tuple[Tensor, list[Node]]]:
     """Tensors that the term is a linear function of, nearest first, each with the nodes from it on.
 
-    Every node's result is read by the next one alone.
+    Every node's result is read by the next one alone; only scales and shifts, which cost nothing to repeat,
+    may have other readers.
     """
     kept = kept_names(graph)
-    tensor, row = term.tensor, list[Node]()
+    tensor, row, shared = term.tensor, list[Node](), False
     found = [(tensor, list(row))]
-    while _is_private(tensor, kept) and len(row) < MAX_ROW:
+    while len(row) < MAX_ROW:
         maker = producer(tensor)
+        shared = shared or not _is_private(tensor, kept)
         if maker is None or not is_standard(maker) or not is_linear(maker):
+            break
+        if shared and read(maker) is None:
             break
         row.insert(0, maker)
         tensor = next(t for t in maker.inputs if not is_constant(t))
