@@ -13,6 +13,7 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "fold-batchnorm",
     "fold-mul-add",
     "fold-pad",
+    "fold-norm-affine",
     # merge: what is linear in a row or side by side, once the norms between are gone
     "merge-affine-chain",
     "merge-parallel-affine",

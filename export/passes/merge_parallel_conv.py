@@ -38,7 +38,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     edge = "o = Conv<pads=[1,1,1,1]>(x, z, z1) \n o1 = Conv(o, y3) \n "
     z1 = {"z1": floats(rng, 2)}
     strided = (
-        "m = Conv<pads=[1,1,1,1], strides=[2,2]>(x, v) \n n = Conv<strides=[2,2]>(x, u) \n y = Add(m, n)"
+        "m = Conv<pads=[0,1,2,1], strides=[2,2]>(x, v) \n n = Conv<strides=[2,2]>(x, u) \n y = Add(m, n)"
     )
     pooled = "n = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(x) \n y = Add(n, m)"
     dilated = (
@@ -91,8 +91,8 @@ def _merge(graph: Graph, keep: Term, drop: Term, fork: Tensor, one: Row, other: 
     rank, channels = host.inputs[1].values.ndim, _channels(fork, one, other)
     rows = [_kernels(row, channels, rank) for row in (one, other)]
     budget = sum(row_work(row) for row in rows)
-    kernels = [reduce(lambda p, q: compose(p, q, budget), row) for row in rows]
-    kernel = add(*kernels, keep.sign * drop.sign)
+    own, added = (reduce(lambda p, q: compose(p, q, budget), row) for row in rows)
+    kernel = add(own, added, keep.sign * drop.sign)
     dtype = host.inputs[1].dtype
     if len(drop.parent.inputs) > 2:
         del drop.parent.inputs[drop.index]
