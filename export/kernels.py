@@ -140,7 +140,7 @@ def compose(first: Kernel, then: Kernel, budget: int | None = None) -> Kernel:
         w[_places(tap, q, p, steps)] += product.reshape(*product.shape[:2], *inner.shape[2:])
     taps = _grouped(then, group).reshape(group, outer.shape[1], outer.shape[2], -1).sum(axis=3)
     b = then.b + np.einsum("gom,gm->go", taps, first.b.reshape(group, -1)).ravel()
-    return _finite(Kernel(window, group, w.reshape(then.outputs, -1, *size), b, work))
+    return Kernel(window, group, w.reshape(then.outputs, -1, *size), b, work)
 
 
 def add(p: Kernel, q: Kernel, sign: int = 1) -> Kernel:
@@ -176,7 +176,7 @@ def add(p: Kernel, q: Kernel, sign: int = 1) -> Kernel:
             for b, c, k, d, step in zip(begin, own.begin, own.size, own.dilation, steps, strict=True)
         )
         w[(slice(None),) * 3 + places] += factor * _grouped(kernel, group)
-    return _finite(Kernel(window, group, w.reshape(p.outputs, -1, *size), p.b + sign * q.b, work))
+    return Kernel(window, group, w.reshape(p.outputs, -1, *size), p.b + sign * q.b, work)
 
 
 def store(graph: Graph, node: Node, x: Tensor, kernel: Kernel, dtype: object) -> None:
@@ -208,12 +208,6 @@ def is_linear(node: Node) -> bool:
     if node.op == "Conv":
         return is_constant(node.inputs[1])
     return node.op == "AveragePool" or read(node) is not None
-
-
-def _finite(kernel: Kernel) -> Kernel:
-    if not (np.isfinite(kernel.w).all() and np.isfinite(kernel.b).all()):
-        raise Skip("the merged weights would not be finite")
-    return kernel
 
 
 def _window(node: Node, size: Ints) -> Window:

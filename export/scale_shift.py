@@ -9,6 +9,7 @@ Sums are in float64. Unlike `affine.py` nothing here asks on which axis the chan
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class ScaleShift:
     a: Array
     b: Array
     nodes: tuple[Node, ...] = ()
-    dtype: object = field(default=None, compare=False)
+    dtype: Any = field(default=None, compare=False)
 
     @property
     def has_batchnorm(self) -> bool:
@@ -129,12 +130,11 @@ def plan(of: ScaleShift) -> tuple[str, ...]:
 
 def emit(graph: Graph, of: ScaleShift) -> None:
     """Put the operators of `plan` in the place of `of.nodes`; raises Skip where numbers are not finite."""
-    if not (np.isfinite(of.a).all() and np.isfinite(of.b).all()):
-        raise Skip("the joined constants would not be finite")
     operators, result, name = plan(of), of.nodes[0].outputs[0], of.nodes[0].name
+    shape, dtype = np.broadcast_shapes(of.a.shape, of.b.shape), result.dtype or of.dtype
+    require_storable(dtype, of.a, of.b)
     for node in of.nodes:
         detach(node)
-    shape, dtype = np.broadcast_shapes(of.a.shape, of.b.shape), result.dtype or of.dtype
     if operators == ("BatchNormalization",):
         channels = of.x.shape[1]
         values = {"scale": of.a, "shift": of.b, "mean": np.zeros(1), "variance": np.ones(1)}
@@ -153,6 +153,13 @@ def emit(graph: Graph, of: ScaleShift) -> None:
         out = result if last else variable(graph, f"{name}_scaled", result.dtype, None)
         insert(graph, operator, [x, constant(graph, f"{name}_{operator}", values_, dtype)], [out])
         x = out
+
+
+def require_storable(dtype: Any, *arrays: Array) -> None:
+    """Raise Skip if values are not finite in the type that will hold them."""
+    with np.errstate(over="ignore"):
+        if not all(np.isfinite(values.astype(dtype)).all() for values in arrays):
+            raise Skip("the joined constants would not be finite")
 
 
 def _per_channel(of: ScaleShift) -> bool:

@@ -16,7 +16,7 @@ from edgedeploy.export.affine import channel_vector
 from edgedeploy.export.graph import Graph, Node, Skip, constant, detach, float_of, has, require_private
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import Array, read
+from edgedeploy.export.scale_shift import Array, read, require_storable
 
 NORMS = ("LayerNormalization", "InstanceNormalization", "GroupNormalization")
 STAYS = "its mean and variance are taken from every input, so it cannot fold into weights; "
@@ -53,6 +53,7 @@ def fold_norm_affine(graph: Graph, node: Node) -> int:
     t = float_of(node.inputs[2], f"the shift of '{node.name}'") if has(node, 2) else np.zeros(s.shape)
     a, b = (_shaped(node, values, s) for values in (step.a, step.b))
     dtype, name = node.inputs[1].dtype, node.inputs[1].name
+    require_storable(dtype, s * a, t * a + b)
     inputs = [node.inputs[0], constant(graph, name, s * a, dtype)]
     if has(node, 2) or np.any(b):
         inputs.append(constant(graph, f"{name}_shift", t * a + b, dtype))

@@ -18,6 +18,7 @@ from edgedeploy.export.graph import Graph, Node, Skip, Tensor, bypass, detach, f
 from edgedeploy.export.kernels import Kernel, add, compose, identity, kernel_of, row_work, store
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.scale_shift import require_storable
 from edgedeploy.export.sums import SUMS, Term, is_root, starts, terms
 
 Row = list[Node]
@@ -94,6 +95,7 @@ def _merge(graph: Graph, keep: Term, drop: Term, fork: Tensor, one: Row, other: 
     own, added = (reduce(lambda p, q: compose(p, q, budget), row) for row in rows)
     kernel = add(own, added, keep.sign * drop.sign)
     dtype = host.inputs[1].dtype
+    require_storable(dtype, kernel.w, kernel.b)
     if len(drop.parent.inputs) > 2:
         del drop.parent.inputs[drop.index]
     else:

@@ -16,6 +16,7 @@ from edgedeploy.export.graph import Graph, Node, Skip, detach, float_of, produce
 from edgedeploy.export.kernels import compose, kernel_of, store
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.scale_shift import require_storable
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -49,6 +50,7 @@ def merge_sequential_conv(graph: Graph, node: Node) -> int:
     first = kernel_of(before, int(w.shape[1]) * int(before.attrs.get("group", 1)), w.ndim)
     merged = compose(first, kernel_of(node, first.outputs, w.ndim))
     x, dtype = before.inputs[0], before.inputs[1].dtype
+    require_storable(dtype, merged.w, merged.b)
     store(graph, node, x, merged, dtype)
     detach(before)
     return 1
