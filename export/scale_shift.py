@@ -103,13 +103,16 @@ def read(node: Node) -> ScaleShift | None:
 
 
 def chain(graph: Graph, last: Node) -> list[ScaleShift]:
-    """Of the chain of such operators that ends in `last`: its last node, its last two, ... its whole."""
-    whole = read(last)
-    found = [] if whole is None else [whole]
+    """Of the chain of such operators that ends in `last`: its last node, its last two, ... its whole.
+
+    A chain between two Transposes that undo each other is one on the axes before them.
+    """
     kept = kept_names(graph)
-    while whole is not None and len(whole.x.outputs) == 1 and whole.x.name not in kept:
+    whole = _step(graph, last, kept)
+    found = [] if whole is None else [whole]
+    while whole is not None and _is_private(whole.x, kept):
         maker = producer(whole.x)
-        before = read(maker) if maker is not None else None
+        before = _step(graph, maker, kept) if maker is not None else None
         if before is None:
             break
         try:
@@ -118,6 +121,31 @@ def chain(graph: Graph, last: Node) -> list[ScaleShift]:
             break
         found.append(whole)
     return found
+
+
+def _step(graph: Graph, node: Node, kept: set[str]) -> ScaleShift | None:
+    if node.op != "Transpose" or not is_standard(node):
+        return read(node)
+    maker, perm = producer(node.inputs[0]), node.attrs.get("perm")
+    if maker is None or maker.op == "Transpose" or perm is None or not _is_private(node.inputs[0], kept):
+        return None
+    for inner in chain(graph, maker):
+        there = producer(inner.x)
+        if there is None or there.op != "Transpose" or "perm" not in there.attrs:
+            continue
+        if [there.attrs["perm"][axis] for axis in perm] != list(range(len(perm))):
+            return None
+        a, b = (
+            np.transpose(values.reshape((1,) * (len(perm) - values.ndim) + values.shape), perm)
+            for values in (inner.a, inner.b)
+        )
+        ends = (there,) if _is_private(inner.x, kept) else ()
+        return ScaleShift(there.inputs[0], a, b, (node, *inner.nodes, *ends), inner.dtype)
+    return None
+
+
+def _is_private(tensor: Tensor, kept: set[str]) -> bool:
+    return len(tensor.outputs) == 1 and tensor.name not in kept
 
 
 def plan(of: ScaleShift) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def fold_norm_affine(graph: Graph, node: Node) -> int:
     result = node.outputs[0]
     reader = result.outputs[0] if result.outputs else None
     step = read(reader) if reader is not None and reader.op != "BatchNormalization" else None
-    if step is None or step.x is not result:
+    if reader is None or step is None or step.x is not result:
         raise Skip(f"{STAYS}no constant right behind it can join it")
     require_private(graph, result)
     if node.op == "GroupNormalization" and graph.opset < 21:

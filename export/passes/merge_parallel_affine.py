@@ -20,14 +20,16 @@ from edgedeploy.export.sums import is_sum
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     image, tokens = "float[1,4,h,v] x", "float[2,n,6] x"
     c = {
-        "s": floats(rng, 4) + 2,
-        "t": floats(rng, 4) + 2,
+        "s": rng.uniform(0.5, 2, 4).astype(np.float32),
+        "t": rng.uniform(0.5, 2, 4).astype(np.float32),
         "alpha": np.ones(1, np.float32),
         "d": floats(rng, 4, 1, 1),
     }
     t = {"w": floats(rng, 6), "b": floats(rng, 6)}
     norm = "n = BatchNormalization(x, s, t, t, s) \n "
     scaled = "m = Mul(alpha, x) \n "
+    there, back = "a = Transpose<perm=[0,2,1]>(x)", "b = Transpose<perm=[0,2,1]>(n)"
+    turned = f"{there} \n n = BatchNormalization(a, s, s, s, s) \n {back} \n y = Add(b, x)"
     other = "m = BatchNormalization(x, t, s, s, t) \n "
     return [
         text_model(image, "y", norm + scaled + "y = Add(n, m)", c),
@@ -35,6 +37,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
         text_model(image, "y", norm + "y = Add(n, x)", c),
         text_model(image, "y", norm + other + "y = Sub(n, m)", c),
         text_model(tokens, "y", "a = Mul(x, w) \n y = Sub(x, a)", t),
+        text_model(tokens, "y", turned, {"s": rng.uniform(0.5, 2, 6).astype(np.float32)}),
         text_model(tokens, "y", "a = Mul(x, w) \n p = Add(a, b) \n q = Div(x, b) \n y = Add(q, p)", t),
         text_model(image, "y", f"u = Tanh(x) \n {norm} {scaled} m2 = Add(m, d) \n y = Add(n, m2)", c),
     ]  # fmt: skip

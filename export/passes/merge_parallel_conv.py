@@ -29,7 +29,8 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     image, big = "float[1,4,h,v] x", "float[1,4,15,14] x"
     c = {
         "w": floats(rng, 4, 4, 3, 3), "b": floats(rng, 4), "p": floats(rng, 4, 4, 1, 1),
-        "s": floats(rng, 4) + 2, "r": floats(rng, 4, 4, 1, 3), "q": floats(rng, 4, 4, 3, 1),
+        "s": rng.uniform(0.5, 2, 4).astype(np.float32), "r": floats(rng, 4, 4, 1, 3),
+        "q": floats(rng, 4, 4, 3, 1),
         "g": floats(rng, 4, 2, 1, 1),
         "d": floats(rng, 4, 1, 3, 3), "k": floats(rng, 4, 1, 7, 7), "e": floats(rng, 4, 1, 5, 5),
         "v": floats(rng, 8, 4, 3, 3), "u": floats(rng, 8, 4, 1, 1), "c": floats(rng, 4, 1, 1),
