@@ -1,6 +1,6 @@
 """(a1*x + b1) + (a2*x + b2) = (a1 + a2)*x + (b1 + b2): normalisations of one tensor that are summed are one.
 
-RepBN, BN(x) + alpha*x, becomes the one BatchNormalization that folding knows. Guo et al., SLAB, 2024, eq. 5.
+RepBN, BN(x) + alpha*x, becomes the one BatchNormalization that folding knows. Guo et al., SLAB, 2024.
 """
 
 from __future__ import annotations
