@@ -1,0 +1,78 @@
+"""(a1*x + b1) + (a2*x + b2) = (a1 + a2)*x + (b1 + b2): normalisations of one tensor that are summed are one.
+
+RepBN, BN(x) + alpha*x, becomes the one BatchNormalization that folding knows. Guo et al., SLAB, 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node, Skip, kept_names, producer
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.scale_shift import ScaleShift, add, chain, emit, nothing, plan
+from edgedeploy.export.sums import is_sum
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    image, tokens = "float[1,4,h,v] x", "float[2,n,6] x"
+    c = {
+        "s": rng.uniform(0.5, 2, 4).astype(np.float32),
+        "t": rng.uniform(0.5, 2, 4).astype(np.float32),
+        "alpha": np.ones(1, np.float32),
+        "d": floats(rng, 4, 1, 1),
+    }
+    t = {"w": floats(rng, 6), "b": floats(rng, 6)}
+    norm = "n = BatchNormalization(x, s, t, t, s) \n "
+    scaled = "m = Mul(alpha, x) \n "
+    there, back = "a = Transpose<perm=[0,2,1]>(x)", "b = Transpose<perm=[0,2,1]>(n)"
+    turned = f"{there} \n n = BatchNormalization(a, s, s, s, s) \n {back} \n y = Add(b, x)"
+    other = "m = BatchNormalization(x, t, s, s, t) \n "
+    return [
+        text_model(image, "y", norm + scaled + "y = Add(n, m)", c),
+        text_model("float[2,4,n] x", "y", norm + scaled + "r = Add(m, n) \n y = Relu(r)", c),
+        text_model(image, "y", norm + "y = Add(n, x)", c),
+        text_model(image, "y", norm + other + "y = Sub(n, m)", c),
+        text_model(tokens, "y", "a = Mul(x, w) \n y = Sub(x, a)", t),
+        text_model(tokens, "y", turned, {"s": rng.uniform(0.5, 2, 6).astype(np.float32)}),
+        text_model(tokens, "y", "a = Mul(x, w) \n p = Add(a, b) \n q = Div(x, b) \n y = Add(q, p)", t),
+        text_model(image, "y", f"u = Tanh(x) \n {norm} {scaled} m2 = Add(m, d) \n y = Add(n, m2)", c),
+    ]  # fmt: skip
+
+
+@graph_pass(
+    "merge-parallel-affine",
+    atol=1e-5,
+    cases=cases,
+    ops=("Add", "Sub"),
+    phase="merge",
+    after=("merge-affine-chain",),
+)
+def merge_parallel_affine(graph: Graph, node: Node) -> int:
+    if not is_sum(node) or len(node.inputs) != 2:
+        return 0
+    left, right = (_ways(graph, node, index) for index in (0, 1))
+    reason = "its operands are not scales and shifts of one tensor"
+    for one in left:
+        for two in right:
+            if one.x is not two.x:
+                continue
+            merged = add(one, two, 1 if node.op == "Add" else -1, node)
+            if len(plan(merged)) < len(merged.nodes):
+                emit(graph, merged)
+                return 1
+            reason = "merged it would take as many operators"
+    raise Skip(reason)
+
+
+def _ways(graph: Graph, node: Node, index: int) -> list[ScaleShift]:
+    """An operand as a scale and shift of itself, and of each tensor before it that leads here alone."""
+    tensor = node.inputs[index]
+    found = [nothing(tensor)]
+    maker = producer(tensor)
+    if maker is not None and len(tensor.outputs) == 1 and tensor.name not in kept_names(graph):
+        found += chain(graph, maker)
+    return found

@@ -1,0 +1,63 @@
+"""B*(A*x) = (B∘A)*x: a convolution (or average pooling) right after a convolution becomes one with it.
+
+Exact where the second does not pad, or the first has size 1 and no bias: otherwise its zeros at the border
+are not what the merged kernel would read there. Merged only where multiplications do not rise. Ding et al.,
+Diverse Branch Block, 2021, transform III; Bhardwaj et al., Collapsible Linear Blocks, 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node, Skip, detach, float_of, producer, require_private
+from edgedeploy.export.kernels import compose, kernel_of, store
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.scale_shift import require_storable
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    image = "float[1,4,h,v] x"
+    c = {
+        "wide": floats(rng, 32, 4, 3, 3), "down": floats(rng, 6, 32, 1, 1), "b": floats(rng, 32),
+        "a": floats(rng, 6),
+        "up": floats(rng, 32, 4, 1, 1), "k": floats(rng, 6, 32, 3, 3), "g": floats(rng, 32, 2, 1, 1),
+        "h": floats(rng, 4, 8, 3, 3), "f": floats(rng, 4, 1, 3, 1), "e": floats(rng, 4, 1, 1, 3),
+        "f1": floats(rng, 32, 1, 3, 3),
+    }  # fmt: skip
+    halves = "m = Conv<pads=[1,1,1,1], strides=[2,2]>(x, up) \n y = Conv<pads=[1,0,0,1]>(m, down)"
+    pool = "AveragePool<kernel_shape=[1,1], strides=[2,2]>(m)"
+    return [
+        text_model(image, "y", "m = Conv<pads=[1,1,1,1]>(x, wide, b) \n y = Conv(m, down, a)", c),
+        text_model(image, "y", "m = Conv(x, up) \n y = Conv<pads=[1,1,0,1], strides=[2,1]>(m, k)", c),
+        text_model(image, "y", "m = Conv<pads=[1,1,1,1]>(x, up, b) \n y = Conv<dilations=[2,2]>(m, k)", c),
+        text_model(image, "y", "m = Conv<group=2>(x, g, b) \n y = Conv<group=4>(m, h)", c),
+        text_model(image, "y", f"m = Conv<pads=[1,1,1,1]>(x, wide, b) \n y = {pool}", c),
+        text_model(image, "y", halves, c),
+    ]  # fmt: skip
+
+
+@graph_pass(
+    "merge-sequential-conv",
+    atol=1e-5,
+    cases=cases,
+    ops=("Conv", "AveragePool"),
+    phase="merge",
+    after=("merge-parallel-conv",),
+)
+def merge_sequential_conv(graph: Graph, node: Node) -> int:
+    before = producer(node.inputs[0])
+    if before is None or before.op != "Conv":
+        raise Skip("it does not follow a convolution")
+    require_private(graph, node.inputs[0])
+    w = float_of(before.inputs[1], f"the weight of '{before.name}'")
+    first = kernel_of(before, int(w.shape[1]) * int(before.attrs.get("group", 1)), w.ndim)
+    merged = compose(first, kernel_of(node, first.outputs, w.ndim))
+    x, dtype = before.inputs[0], before.inputs[1].dtype
+    require_storable(dtype, merged.w, merged.b)
+    store(graph, node, x, merged, dtype)
+    detach(before)
+    return 1
