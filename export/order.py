@@ -9,6 +9,17 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "drop-identity",
     "drop-neutral",
     "merge-duplicates",
+    # recognise: decompositions become the operators that they stand for, before folding takes their constants
+    "fuse-clip",
+    "fuse-softplus",
+    "fuse-hardsigmoid",
+    "fuse-hardswish",
+    "fuse-gelu",
+    "fuse-mish",
+    "fuse-layernorm",
+    "fuse-rmsnorm",
+    "fuse-logsoftmax",
+    "fuse-reducel2",
     # fold: arithmetic into weights; what stands behind a BatchNormalization can join only once that has
     "fold-batchnorm",
     "fold-mul-add",
