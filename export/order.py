@@ -20,6 +20,11 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "fuse-rmsnorm",
     "fuse-logsoftmax",
     "fuse-reducel2",
+    "drop-monotone-before-argmax",
+    "static-resize",
+    "static-reshape",
+    "fuse-pixel-shuffle",
+    "fuse-space-to-depth",
     # fold: arithmetic into weights; what stands behind a BatchNormalization can join only once that has
     "fold-batchnorm",
     "fold-mul-add",

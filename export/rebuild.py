@@ -43,7 +43,8 @@ class Formula:
         if last:
             detach(self.node)
         else:
-            output = variable(self.graph, f"{self.result.name}_{op.lower()}", self.dtype)
+            dtype = np.int64 if op == "Shape" else self.dtype
+            output = variable(self.graph, f"{self.result.name}_{op.lower()}", dtype)
         insert(self.graph, op, tensors, [output], at=self.place, **attrs)
         self.place += 1
         return output
