@@ -184,8 +184,10 @@ def reshaped(node: Node) -> list[Size]:
     """The sizes that a Reshape makes, None where it leaves one open; [] if nothing is known."""
     x, shape = node.inputs
     wanted = sizes(shape)
-    if wanted is None or wanted.ndim != 1 or node.attrs.get("allowzero", 0):
+    if wanted is None or wanted.ndim != 1:
         return []
+    if node.attrs.get("allowzero", 0) and any(isinstance(size, int) and size == 0 for size in wanted):
+        return []  # 0 is meant; exporters set the attribute whether or not there is one
     found: list[Size] = []
     for place, size in enumerate(wanted):
         if isinstance(size, int) and size == 0:

@@ -54,26 +54,32 @@ def fuse_hardsigmoid(graph: Graph, node: Node) -> int:
     source, low, high = bounds_of(node)
     if low != 0 or not 0 < high < math.inf:
         raise Skip("it is not bounded by 0 and a positive number")
-    x, alpha, beta, nodes = _line(source, node)
+    x, alpha, beta, nodes = _line(graph, source, node)
     maker = producer(x)
     if maker is not None and maker.op in WEIGHTED and len(x.outputs) == 1:
         raise Skip("the weights before it take the factor and the shift")
-    require_interior(graph, node, nodes)
     if high != 1:
         bypass(graph, *_divider(graph, node, high))
     return fuse(graph, node, nodes, "HardSigmoid", [x], alpha=alpha / high, beta=beta / high)
 
 
-def _line(source: Tensor, node: Node) -> tuple[Tensor, float, float, list[Node]]:
-    """(x, a, b, nodes) with a x + b = source; raises Skip where nothing is added."""
-    for x in list(below(source))[1:]:
+def _line(graph: Graph, source: Tensor, node: Node) -> tuple[Tensor, float, float, list[Node]]:
+    """(x, a, b, nodes) with a x + b = source, x as far back as all is read here alone; raises Skip."""
+    refusal = Skip("what it bounds is not a x + b")
+    for x in reversed(list(below(source))[1:]):
         line = polynomial(source, [x])
         if line is None or set(line.coefficients) != {(0,), (1,)} or not same_rank(x, node.outputs[0]):
             continue
-        if line.coefficients[1,] > 0:
-            require_float(x)
-            return x, line.coefficients[1,], line.coefficients[0,], line.nodes
-    raise Skip("what it bounds is not a x + b")
+        if line.coefficients[1,] <= 0:
+            continue
+        require_float(x)
+        try:
+            require_interior(graph, node, line.nodes)
+        except Skip as shared:
+            refusal = shared
+            continue
+        return x, line.coefficients[1,], line.coefficients[0,], line.nodes
+    raise refusal
 
 
 def _divider(graph: Graph, node: Node, high: float) -> tuple[Node, int]:

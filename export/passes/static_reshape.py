@@ -34,7 +34,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     bodies = [
         f"{shape} b = Slice(s, from0, to1) \n r = Concat<axis=0>(b, rest) \n y = Reshape(x, r)",
         f"{batch} r = Concat<axis=0>(u, four, rest) \n a = Relu(x) \n y = Reshape(a, r)",
-        f"{pixels} m = Mul(g, k) \n r = Concat<axis=0>(b, m) \n y = Reshape(x, r)",
+        f"{pixels} m = Mul(g, k) \n r = Concat<axis=0>(b, m) \n y = Reshape<allowzero=1>(x, r)",
     ]
     return [text_model(image, "y", body, w) for body in bodies]
 
@@ -44,11 +44,11 @@ def static_reshape(graph: Graph, node: Node) -> int:
     x, shape = node.inputs
     if is_constant(shape):
         raise Skip("its shape is a constant")
-    if node.attrs.get("allowzero", 0):
-        raise Skip("0 means no elements here")
     wanted = sizes(shape)
     if wanted is None or wanted.ndim != 1:
         raise Skip("what its shape is computed from is not known")
+    if node.attrs.get("allowzero", 0) and any(isinstance(size, int) and size == 0 for size in wanted):
+        raise Skip("0 means no elements here")
     rank = len(x.shape) if x.shape is not None else 0
     numbers: list[int] = []
     for place, size in enumerate(wanted):
@@ -60,5 +60,6 @@ def static_reshape(graph: Graph, node: Node) -> int:
             numbers.append(-1)
     if numbers.count(-1) > 1:
         raise Skip(f"{numbers.count(-1)} of its sizes are open, and one -1 stands for one")
+    node.attrs.pop("allowzero", None)
     node.inputs[1] = constant(graph, f"{node.outputs[0].name}_shape", np.array(numbers, np.int64))
     return 1
