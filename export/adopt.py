@@ -14,6 +14,7 @@ from edgedeploy.core.errors import ArtifactError, first_line
 from edgedeploy.core.onnx_header import QUANTISED
 from edgedeploy.core.spec import Artifact, Precision, Step, TaskSpec
 from edgedeploy.export.metadata import save_model
+from edgedeploy.export.read import read_model
 
 
 def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -> Artifact:
@@ -23,8 +24,8 @@ def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -
     """
     known = Artifact.load(source)
     started = time.perf_counter()
+    model = read_model(source)
     try:
-        model = onnx.load(source)
         onnx.checker.check_model(str(source))
     except Exception as error:  # the checker, protobuf and the file system each raise their own
         raise ArtifactError(
@@ -36,11 +37,11 @@ def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -
         return save_model(model, known.model_copy(update={"task": task or known.task}), out)
     took = (time.perf_counter() - started) * 1e3
     step = Step(name="adopt", options={"file": source.name}, hits=1, milliseconds=took)
-    foreign = known.with_step(step, model=name, task=task or known.task, precision=_precision(model))
+    foreign = known.with_step(step, model=name, task=task or known.task, precision=precision_of(model))
     return save_model(model, foreign, out)
 
 
-def _precision(model: onnx.ModelProto) -> Precision:
+def precision_of(model: onnx.ModelProto) -> Precision:
     """Int8 where it quantises, fp16 where its weights mostly are; such a graph stays as its maker made it."""
     if any(node.op_type in QUANTISED for node in model.graph.node):
         return "int8"

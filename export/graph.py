@@ -6,13 +6,16 @@ never changed in place (two nodes may share one), node names are unique, order i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 # The library has no types; these names say in signatures what is meant.
@@ -38,6 +41,11 @@ _LOST_ATTRIBUTES = frozenset(
 )
 
 
+_CARRIED = (None, "tensor_type", "sequence_type", "sparse_tensor_type")
+# The operators of ONNX that have bodies; those of other domains are asked one by one.
+_BODIED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+
 class Skip(Exception):
     """Raised by a pass for a candidate that it must leave alone; the message says why, for `--explain`."""
 
@@ -47,6 +55,9 @@ def load(model: onnx.ModelProto) -> Graph:
     for attribute in _attributes(model.graph.node):
         if attribute.type in _LOST_ATTRIBUTES:
             raise ValueError(f"attribute '{attribute.name}' is of a type that graph surgery cannot carry")
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.WhichOneof("value") not in _CARRIED:
+            raise ValueError(f"'{value.name}' is of a type that graph surgery cannot carry")
     graph: Graph = gs.import_onnx(model)
     graph.import_domains = list(graph.import_domains)
     graph.ir_version = max(graph.ir_version, 4)  # before 4 every initializer had to be listed as an input
@@ -96,22 +107,29 @@ def tidy(graph: Graph) -> None:
 
 def inner_nodes(node: Node) -> Iterator[Any]:
     """The nodes of a node's If/Loop/Scan bodies, at any depth."""
+    if node.op not in _BODIED and is_standard(node):  # asking takes the library some microseconds
+        return
     for body in node.subgraphs(recursive=True):
         yield from body.nodes
 
 
 def has_bodies(node: Node) -> bool:
     """Whether the node is an If, Loop or Scan: then it reads more than its inputs say."""
+    if node.op not in _BODIED and is_standard(node):
+        return False
     return next(iter(node.subgraphs()), None) is not None
 
 
 def kept_names(graph: Graph) -> set[str]:
     """Names that must survive: the graph's outputs and all that bodies of If/Loop/Scan mention."""
     names = {tensor.name for tensor in graph.outputs}
-    for body in graph.subgraphs(recursive=True):
-        names.update(tensor.name for tensor in body.outputs)
-        for node in body.nodes:
-            names.update(tensor.name for tensor in node.inputs)
+    for bearer in graph.nodes:
+        if bearer.op not in _BODIED and is_standard(bearer):
+            continue
+        for body in bearer.subgraphs(recursive=True):
+            names.update(tensor.name for tensor in body.outputs)
+            for node in body.nodes:
+                names.update(tensor.name for tensor in node.inputs)
     return names
 
 
@@ -238,6 +256,40 @@ def bypass(graph: Graph, node: Node, index: int = 0) -> None:
     detach(node)
     redirect(source, result)  # the output's name must survive, so the maker now writes to it
     maker.outputs[place] = result
+
+
+def outline(graph: Graph, large: int) -> onnx.ModelProto:
+    """The graph's model with constants of more than `large` elements as inputs: all that shapes depend on."""
+    model = onnx.ModelProto(ir_version=graph.ir_version, opset_import=graph.import_domains)
+    part = model.graph
+    part.name = graph.name or "graph"
+    part.input.extend(OnnxExporter.export_value_info_proto(t, False) for t in graph.inputs)
+    part.output.extend(OnnxExporter.export_value_info_proto(t, False) for t in graph.outputs)
+    taken = {tensor.name for tensor in graph.inputs}
+    for node in graph.nodes:
+        part.node.append(OnnxExporter.export_node(node))
+        for tensor in (*node.inputs, *(t for inner in inner_nodes(node) for t in inner.inputs)):
+            if isinstance(tensor, gs.Constant) and tensor.name not in taken:
+                taken.add(tensor.name)
+                if np.prod(tensor.shape, dtype=float) > large or isinstance(tensor._values, SparseValues):
+                    part.input.append(OnnxExporter.export_value_info_proto(tensor, False))
+                else:
+                    part.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+    model.functions.extend(OnnxExporter.export_function(function) for function in graph.functions)
+    return model
+
+
+def learn(graph: Graph, values: Iterable[onnx.ValueInfoProto]) -> None:
+    """Write shapes and dtypes that were inferred into the tensors that nodes compute."""
+    known = {value.name: value for value in values}
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            value = known.get(tensor.name)
+            if value is None or is_constant(tensor):
+                continue
+            found = OnnxImporter.import_tensor(value)
+            tensor.shape = found.shape if found.shape is not None else tensor.shape
+            tensor.dtype = found.dtype if found.dtype is not None else tensor.dtype
 
 
 def isolated(graph: Graph, node: Node) -> onnx.ModelProto:

@@ -1,32 +1,48 @@
-"""The passes of a deployment in the order in which they run, again and again until nothing fires."""
+"""The passes of a deployment in the order in which they run, again and again until nothing fires.
+
+Nothing is listed here: a pass says in its own file which phase it belongs to and what goes before it there.
+"""
 
 from __future__ import annotations
 
-DEFAULT_PASSES: tuple[str, ...] = (
-    # clean: fewer nodes, known shapes
-    "drop-dead",
-    "fold-constants",
-    "drop-identity",
-    "drop-neutral",
-    "merge-duplicates",
-    # recognise: decompositions become the operators that they stand for, before folding takes their constants
-    "fuse-clip",
-    "fuse-softplus",
-    "fuse-hardsigmoid",
-    "fuse-hardswish",
-    "fuse-gelu",
-    "fuse-mish",
-    "fuse-layernorm",
-    "fuse-rmsnorm",
-    "fuse-logsoftmax",
-    "fuse-reducel2",
-    "drop-monotone-before-argmax",
-    "static-resize",
-    "static-reshape",
-    "fuse-pixel-shuffle",
-    "fuse-space-to-depth",
-    # fold: arithmetic into weights; what stands behind a BatchNormalization can join only once that has
-    "fold-batchnorm",
-    "fold-mul-add",
-    "fold-pad",
-)
+from collections.abc import Iterable
+
+from edgedeploy.export.passes.base import PASSES, GraphPass
+
+PHASES = {
+    "clean": "fewer nodes, known shapes",
+    "recognise": "decompositions become the operators that they stand for",
+    "fold": "arithmetic into weights",
+    "merge": "operators that compute side by side, or one after the other, become one",
+}
+
+
+def in_order(passes: Iterable[GraphPass]) -> tuple[str, ...]:
+    """Names by phase, in a phase those first that others name in `after`, otherwise alphabetically.
+
+    Raises ValueError for a phase that does not exist and for passes that wait for each other.
+    """
+    order: list[str] = []
+    waiting = sorted(passes, key=lambda item: item.name)
+    for item in waiting:
+        if item.phase not in PHASES:
+            raise ValueError(f"pass {item.name} is in phase '{item.phase}', not in {', '.join(PHASES)}")
+    for phase in PHASES:
+        members = [item for item in waiting if item.phase == phase]
+        while members:
+            names = {item.name for item in members}
+            ready = next((item for item in members if not names.intersection(item.after)), None)
+            if ready is None:
+                raise ValueError(f"passes wait for each other: {', '.join(sorted(names))}")
+            order.append(ready.name)
+            members.remove(ready)
+    return tuple(order)
+
+
+def default_passes(*phases: str) -> tuple[str, ...]:
+    """Names of the passes that run by default: those that name a phase, or one of the phases given."""
+    found = (PASSES.get(name) for name in PASSES.names())
+    return in_order(item for item in found if item.phase and (not phases or item.phase in phases))
+
+
+DEFAULT_PASSES = default_passes()

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import ParityError, first_line
 from edgedeploy.core.parity import compare
-from edgedeploy.export.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
+from edgedeploy.export.evaluate import MOST_ELEMENTS, Evaluator, Feeds, NotRunnable, Outputs, feed_sets
 from edgedeploy.export.graph import RANDOM
+from edgedeploy.export.metadata import PROTOBUF_LIMIT
 from edgedeploy.export.passes.base import GraphPass
+from edgedeploy.export.structure import largest_tensor, without_weights
 
 # Mean over a discrete output, of its largest value: ties and roundings that fell otherwise.
 DISCRETE_TOLERANCE = 1e-3
@@ -27,11 +29,38 @@ QUIET = 1e-3
 # Some networks amplify rounding: reordering a sum in the first layer moves their output by more than any
 # promise. What the last bit of the input does to the output is beyond proof, so a few times that is granted,
 # within reason.
-LAST_BIT, GRANT, GRANT_LIMIT = 2.0**-23, 4.0, 100.0
+GRANT, GRANT_LIMIT = 4.0, 100.0
+LAST_BIT = {"float32": 2.0**-23, "float16": 2.0**-10}
+# Where ONNX Runtime has no float16 kernel it computes in float32 and rounds where it sees fit, so graphs that
+# say the same in other words differ by some last bits.
+HALF_LIMIT = 4 * 2.0**-11
 
 
 class Refuted(Exception):
-    """The rewritten model is not what its pass promised; the message says how."""
+    """The rewritten model is not what its pass promised; the message says how.
+
+    `feeds` are inputs of the model before on which that shows, where it takes inputs to see it.
+    """
+
+    def __init__(self, message: str, feeds: Feeds | None = None) -> None:
+        super().__init__(message)
+        self.feeds = feeds
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rewrite that keeps its promise.
+
+    Attributes:
+        proof: of the rewritten model.
+        error: largest difference over all outputs and feeds, see `difference`.
+        granted: the error that was let pass although it is beyond the promise, because the last bit of the
+            input moves the output as far; None where the promise was kept to the letter.
+    """
+
+    proof: Proof
+    error: float
+    granted: float | None = None
 
 
 @dataclass
@@ -44,43 +73,54 @@ class Proof:
 
     @staticmethod
     def of(model: onnx.ModelProto, seeds: int, feeds: Sequence[Feeds]) -> Proof:
-        """Run the model on `seeds` draws and the given feeds; raises NotRunnable where it cannot be."""
+        """Run the model on the given feeds and `seeds` draws; raises NotRunnable where neither works."""
         if RANDOM & set(_operators(model.graph)):
             raise NotRunnable("it draws random numbers")
+        elements, name = largest_tensor(model)
+        if elements > MOST_ELEMENTS:
+            raise NotRunnable(f"tensor '{name}' has {elements:.1e} elements")
         evaluator = Evaluator(model)
         pairs: list[tuple[Feeds, Outputs]] = [(feed, evaluator(feed)) for feed in feeds]
-        pairs += feed_sets(evaluator, seeds)
+        try:
+            pairs.extend(feed_sets(evaluator, seeds))
+        except NotRunnable:
+            if not pairs:  # some models run only on what they were made for: then that must do
+                raise
         return Proof(model, pairs, _passes_checker(model))
 
-    def advance(self, candidate: onnx.ModelProto, step: GraphPass, options: Any) -> tuple[Proof, float]:
-        """(proof of the candidate, its error); raises Refuted if it breaks the promise of `step`."""
+    def advance(self, candidate: onnx.ModelProto, step: GraphPass, options: Any) -> Verdict:
+        """The proof of the candidate; raises Refuted if it breaks the promise of `step`."""
         if self.checks and not _passes_checker(candidate):
             raise Refuted(f"the ONNX checker refuses the result: {_checker_says(candidate)}")
+        worst, shown = 0.0, self.pairs[0][0]
+        pairs: list[tuple[Feeds, Outputs]] = []
         try:
             after = Evaluator(candidate)
-            worst, pairs = 0.0, []
-            for feeds, expected in self._expected(step, options):
+            for (before, _), (feeds, expected) in zip(self.pairs, self._expected(step, options), strict=True):
                 outputs = after(feeds)
-                worst = max(worst, difference(expected, outputs, step.atol))
+                try:
+                    error = difference(expected, outputs, step.atol)
+                except Refuted as reason:
+                    raise Refuted(str(reason), before) from None
+                if not error <= worst:
+                    worst, shown = error, before
                 pairs.append((feeds, outputs))
         except NotRunnable as reason:
-            raise Refuted(f"ONNX Runtime cannot run the result: {reason}") from reason
-        if not worst <= step.atol and not worst <= self._granted(step.atol):
-            raise Refuted(f"an output differs by {worst:.1e} of its largest value; promised {step.atol:.0e}")
-        return Proof(candidate, pairs, self.checks), worst
+            raise Refuted(f"ONNX Runtime cannot run the result: {reason}", shown) from reason
+        granted = None if worst <= step.atol else self._granted(step.atol)
+        if granted is not None and not worst <= granted:
+            said = f"an output differs by {worst:.1e} of its largest value; promised {step.atol:.0e}"
+            raise Refuted(said, shown)
+        return Verdict(Proof(candidate, pairs, self.checks), worst, granted)
 
     def _granted(self, atol: float) -> float:
         """What a promise of `atol` may come to in a network as sensitive to rounding as this one."""
         rng, before, worst = np.random.default_rng(0), Evaluator(self.model), 0.0
         for feeds, outputs in self.pairs:
-            nudged = {
-                name: value * (1 + LAST_BIT * rng.choice((-1, 1), value.shape)).astype(value.dtype)
-                if value.dtype == np.float32
-                else value
-                for name, value in feeds.items()
-            }
+            nudged = {name: _nudged(value, rng) for name, value in feeds.items()}
             worst = max(worst, difference(outputs, before(nudged), 0.0))
-        return min(GRANT * worst, GRANT_LIMIT * atol)
+        half = any(getattr(value, "dtype", None) == np.float16 for value in self.pairs[0][1].values())
+        return min(GRANT * worst, max(GRANT_LIMIT * atol, HALF_LIMIT if half else 0.0))
 
     def _expected(self, step: GraphPass, options: Any) -> Iterator[tuple[Feeds, Outputs]]:
         """Feeds for the model after the step, and what it must answer."""
@@ -95,14 +135,29 @@ class Proof:
             yield feeds, outputs
 
 
-def difference(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]], atol: float) -> float:
+def _nudged(value: Any, rng: np.random.Generator) -> Any:
+    """A floating-point input with the last bit of every value changed; others as they are."""
+    bit = LAST_BIT.get(getattr(getattr(value, "dtype", None), "name", ""))
+    if bit is None:
+        return value
+    return value * (1 + bit * rng.choice((-1, 1), value.shape)).astype(value.dtype)
+
+
+def difference(expected: Mapping[str, Any], got: Mapping[str, Any], atol: float) -> float:
     """The largest error over all outputs; raises Refuted where names, dtypes or shapes differ."""
     if set(expected) != set(got):
         raise Refuted(f"the outputs are {', '.join(sorted(got))}; expected {', '.join(sorted(expected))}")
     worst = 0.0
     for name, reference in expected.items():
         candidate = got[name]
-        kind = getattr(getattr(reference, "dtype", None), "kind", "")  # sequences come as lists
+        if _is_sequence(reference) and _is_sequence(candidate):
+            items, others = (
+                {f"{name}[{number}]": item for number, item in enumerate(sequence)}
+                for sequence in (reference, candidate)
+            )
+            worst = max(worst, difference(items, others, atol))
+            continue
+        kind = getattr(getattr(reference, "dtype", None), "kind", "")
         if kind not in ("f", "i", "u", "b"):
             if not np.array_equal(np.asarray(reference, object), np.asarray(candidate, object)):
                 raise Refuted(f"output '{name}' differs")
@@ -121,6 +176,10 @@ def difference(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[A
     return worst
 
 
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list)
+
+
 def _discrete(name: str, reference: NDArray[Any], candidate: NDArray[Any]) -> float:
     if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
         raise Refuted(f"output '{name}' is {candidate.dtype}{list(candidate.shape)}")
@@ -136,8 +195,8 @@ def _passes_checker(model: onnx.ModelProto) -> bool:
 
 def _checker_says(model: onnx.ModelProto) -> str:
     try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: more than 2 GB
+        onnx.checker.check_model(model if model.ByteSize() < PROTOBUF_LIMIT else without_weights(model))
+    except (onnx.checker.ValidationError, ValueError) as error:
         return first_line(error)
     return ""
 

@@ -1,4 +1,4 @@
-"""Run graph passes, prove each one as it runs, and go on without those that break their promise."""
+"""Run graph passes, prove each one as it runs, and go on without the rewrites that break their promise."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 import onnx
 
-from edgedeploy.core.errors import PassError
 from edgedeploy.core.spec import Step
 from edgedeploy.export.evaluate import Feeds, NotRunnable
 from edgedeploy.export.graph import Graph, dump, load
 from edgedeploy.export.order import DEFAULT_PASSES
-from edgedeploy.export.passes.base import PASSES, GraphPass, Skipped
-from edgedeploy.export.proof import Proof, Refuted
-from edgedeploy.export.shapes import infer_model
+from edgedeploy.export.passes.base import PASSES, Applied, CandidateFault, GraphPass, Skipped
+from edgedeploy.export.proof import Proof, Refuted, Verdict
+from edgedeploy.export.shapes import infer
+from edgedeploy.export.trial import Offence, Trial
 
 # Before it, Add and Mul broadcast by attributes, and BatchNormalization trained unless told otherwise.
 OLDEST_OPSET = 7
 MAX_ROUNDS = 8  # two or three is usual; the bound is for passes that undo each other
+MAX_OFFENCES = 8  # of one pass in one round: one with more is wrong as a whole
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class PassStep:
         error: largest difference relative to the output's largest value; None if not verified or reverted.
         nodes_before, nodes_after: of the graph; equal if reverted.
         reverted: whether the graph was put back; `reason` says why.
+        granted: the error let pass beyond the promise, see `proof.Verdict`.
+        offences: rewrites that were taken back one by one; the others stand unless `reverted`.
     """
 
     name: str
@@ -44,6 +47,8 @@ class PassStep:
     nodes_after: int
     reverted: bool = False
     reason: str = ""
+    granted: float | None = None
+    offences: tuple[Offence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,40 @@ class OptimizeResult:
 
     @property
     def reverted(self) -> tuple[PassStep, ...]:
-        """The steps that were taken back."""
+        """The steps of which nothing was kept."""
         return tuple(step for step in self.steps if step.reverted)
+
+    @property
+    def offences(self) -> tuple[Offence, ...]:
+        """The rewrites that were taken back, of passes that were reverted and of those that were kept."""
+        return tuple(offence for step in self.steps for offence in step.offences)
+
+    def then(self, later: OptimizeResult) -> OptimizeResult:
+        """This result and that of passes run on its model afterwards, as one."""
+        skipped = {**dict.fromkeys(self.skipped), **dict.fromkeys(later.skipped)}
+        return replace(later, steps=(*self.steps, *later.steps), skipped=tuple(skipped))
 
     def history(self) -> tuple[Step, ...]:
         """The accepted steps as entries of an artifact's history."""
         return tuple(
-            Step(name=s.name, hits=s.hits, milliseconds=s.milliseconds, error=s.error)
+            Step(name=s.name, hits=s.hits, milliseconds=s.milliseconds, error=s.error, granted=s.granted)
             for s in self.steps
             if not s.reverted
         )
+
+    def problems(self) -> list[str]:
+        """What a person should know, in one line each."""
+        found = [self.left_alone] if self.left_alone else []
+        found += [f"{step.name} was taken back: {step.reason}" for step in self.reverted]
+        for step in self.steps:
+            if not step.reverted:
+                found += [f"{o.name} was taken back at node '{o.node}': {o.reason}" for o in step.offences]
+            if step.granted is not None:
+                found.append(
+                    f"{step.name} moved an output by {step.error:.1e}, beyond its promise; the last bit of "
+                    f"the input moves it as far, so up to {step.granted:.1e} was granted"
+                )
+        return found
 
 
 def optimize(
@@ -93,8 +122,9 @@ def optimize(
         model: is not changed.
         passes: names or passes.
         verify: prove each pass in ONNX Runtime on `seeds` random draws (several sizes where dynamic) and on
-            `feeds`, real inputs. A pass that errs beyond its promise, raises, or leaves an invalid graph is
-            reverted, recorded and not tried again.
+            `feeds`, real inputs. Where a pass errs beyond its promise, raises, or leaves an invalid graph,
+            the one rewrite that does it is found and left out, with a small model that shows it; a pass for
+            which that is not possible is reverted as a whole, recorded and not tried again.
         options: per pass name, an object of that pass's options_type.
 
     A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the
@@ -108,39 +138,68 @@ def optimize(
     chosen = [PASSES.get(entry) if isinstance(entry, str) else entry for entry in passes]
     try:
         proof = Proof.of(model, seeds, feeds) if verify else None
-        start = infer_model(model)
-        load(start)
+        start = onnx.ModelProto()
+        start.CopyFrom(model)  # tensors that are renamed are renamed in place
+        graph = load(start)
     except NotRunnable as reason:
         return OptimizeResult(
             model, left_alone=f"ONNX Runtime cannot run the model, so nothing proves it: {reason}"
         )
     except Exception as error:  # noqa: BLE001  the graph library fails in many ways
         return OptimizeResult(model, left_alone=f"graph surgery cannot read the model: {error}")
-    return _Run(start, proof, options or {}).rounds(chosen)
+    return _Run(start, graph, proof, options or {}).rounds(model, chosen)
 
 
 class _Run:
-    """One call of `optimize`: the model as far as it got, and what happened on the way."""
+    """One call of `optimize`: the graph as far as it got, and what happened on the way.
 
-    def __init__(self, model: onnx.ModelProto, proof: Proof | None, options: Mapping[str, Any]) -> None:
-        self.original, self.model, self.proof, self.options = model, model, proof, options
+    One graph lives through all passes. It is written out only to be proved; where a pass leaves it in an
+    unknown state it is read from the last model that was, or without proof made again from the start.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, graph: Graph, proof: Proof | None, options: Mapping[str, Any]
+    ) -> None:
+        self.model, self.proof, self.options = model, proof, options
+        self.graph: Graph | None = graph
         self.steps: list[PassStep] = []
         self.skipped: dict[str, tuple[Skipped, ...]] = {}
+        self.refused: dict[str, dict[str, str]] = {}
         self.banned: set[str] = set()
-        self.graph: Graph | None = None
+        self.accepted: list[tuple[GraphPass, Any, dict[str, str]]] = []
+        self.stale = True  # whether shapes may be known better than the graph says
 
-    def rounds(self, passes: Sequence[GraphPass]) -> OptimizeResult:
+    def rounds(self, original: onnx.ModelProto, passes: Sequence[GraphPass]) -> OptimizeResult:
         """All passes in order, again and again until none fires."""
         for number in range(MAX_ROUNDS):
             active = [p for p in passes if p.name not in self.banned and (p.keeps_contract or number == 0)]
+            if not any(step.prepare is infer for step in active):
+                self._infer()
             fired = [step.name for step in active if self._try(step)]
             if not fired:
                 break
-        model = self.model
-        if model is not self.original:
-            model = _with_metadata(model, self.original)
         skipped = tuple((name, entry) for name, entries in self.skipped.items() for entry in entries)
-        return OptimizeResult(model, tuple(self.steps), skipped, verified=self.proof is not None)
+        verified = self.proof is not None
+        if not self.accepted:
+            return OptimizeResult(original, tuple(self.steps), skipped, verified=verified)
+        self._infer()
+        model = _with_metadata(dump(self._current()), original)
+        return OptimizeResult(model, tuple(self.steps), skipped, verified=verified)
+
+    def _infer(self) -> None:
+        if self.stale:
+            infer(self._current())
+            self.stale = False
+
+    def _current(self) -> Graph:
+        if self.graph is None:
+            self.graph = load(self.model)
+            if self.proof is None:
+                for step, options, refused in self.accepted:
+                    if step.prepare is None:
+                        infer(self.graph)
+                    step.apply(self.graph, options, refused=refused)
+        return self.graph
 
     def _try(self, step: GraphPass) -> bool:
         """Run one pass; whether it changed the model."""
@@ -148,39 +207,60 @@ class _Run:
         options = self.options.get(step.name)
         if options is None and step.options_type is not None:
             options = step.options_type()
-        before = len(self.model.graph.node)
-        entry = PassStep(step.name, 0, 0.0, None, before, before)
-        proof, error = self.proof, None
+        refused = self.refused.setdefault(step.name, {})
+        nodes = len(self._current().nodes)
+        offences: list[Offence] = []
+        entry = PassStep(step.name, 0, 0.0, None, nodes, nodes)
+        while True:
+            outcome = self._attempt(step, options, refused)
+            if isinstance(outcome, Offence):
+                offences.append(outcome)
+                if outcome.node and outcome.node not in refused and len(offences) <= MAX_OFFENCES:
+                    refused[outcome.node] = f"its rewrite was taken back: {outcome.reason}"
+                    continue
+            entry = replace(
+                entry, milliseconds=(time.perf_counter() - started) * 1e3, offences=tuple(offences)
+            )
+            if isinstance(outcome, tuple):
+                applied, verdict = outcome
+                if verdict is not None:
+                    entry = replace(entry, error=verdict.error, granted=verdict.granted)
+                self.accepted.append((step, options, dict(refused)))
+                self.stale = step.prepare is not infer
+                self.steps.append(replace(entry, hits=applied.hits, nodes_after=len(self._current().nodes)))
+                return True
+            if offences:
+                self.banned.add(step.name)
+                self.steps.append(
+                    replace(entry, hits=len(offences), reverted=True, reason=offences[0].reason)
+                )
+            return False
+
+    def _attempt(
+        self, step: GraphPass, options: Any, refused: Mapping[str, str]
+    ) -> tuple[Applied, Verdict | None] | Offence | None:
+        """What came of one pass: rewrites and their proof, or who broke it; None where it did not fire."""
+        graph, self.graph = self._current(), None  # in an unknown state if the pass raises
         try:
-            graph = self.graph if self.graph is not None else load(self.model)
-            self.graph = None  # in an unknown state if the pass raises
-            applied = step.apply(graph, options)
+            applied = step.apply(graph, options, refused=refused)
             self.skipped[step.name] = applied.skipped
             if not applied.hits:
                 self.graph = graph
-                return False
-            entry = replace(entry, hits=applied.hits)
-            candidate = infer_model(dump(graph))
-            if self.proof is not None:
-                proof, error = self.proof.advance(candidate, step, options)
-        except Refuted as reason:
-            self._revert(entry, started, str(reason))
-            return False
+                return None
+            if self.proof is None:
+                self.graph = graph
+                return applied, None
+            candidate = dump(graph)
+        except CandidateFault as fault:
+            return Offence(step.name, fault.candidate.node, fault.candidate.op, fault.candidate.reason)
         except Exception as failure:  # noqa: BLE001
-            fault = PassError(f"it raised {type(failure).__name__}: {failure}")
-            self._revert(entry, started, str(fault))
-            return False
-        self.model, self.proof = candidate, proof
-        took = (time.perf_counter() - started) * 1e3
-        after = len(candidate.graph.node)
-        self.steps.append(replace(entry, milliseconds=took, error=error, nodes_after=after))
-        return True
-
-    def _revert(self, entry: PassStep, started: float, reason: str) -> None:
-        self.banned.add(entry.name)
-        self.graph = None
-        took = (time.perf_counter() - started) * 1e3
-        self.steps.append(replace(entry, milliseconds=took, reverted=True, reason=reason))
+            return Offence(step.name, "", "", f"it raised {type(failure).__name__}: {failure}")
+        try:
+            verdict = self.proof.advance(candidate, step, options)
+        except Refuted as reason:
+            return Trial(self.model, step, options, refused).offence(self.proof, applied, reason)
+        self.model, self.proof, self.graph = candidate, verdict.proof, graph
+        return applied, verdict
 
 
 def _with_metadata(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
@@ -188,4 +268,15 @@ def _with_metadata(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.Mo
     model.metadata_props.extend(original.metadata_props)
     model.doc_string, model.domain = original.doc_string, original.domain
     model.model_version = original.model_version
+    model.producer_name, model.producer_version = original.producer_name, original.producer_version
+    model.graph.metadata_props.extend(original.graph.metadata_props)
+    names = {value.name for value in model.graph.value_info} | {t.name for t in model.graph.initializer}
+    annotations = original.graph.quantization_annotation
+    model.graph.quantization_annotation.extend(a for a in annotations if a.tensor_name in names)
+    known = {value.name: value for value in (*original.graph.input, *original.graph.output)}
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in known:
+            value.doc_string = known[value.name].doc_string
+            value.type.denotation = known[value.name].type.denotation
+            value.metadata_props.extend(known[value.name].metadata_props)
     return model

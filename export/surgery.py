@@ -30,7 +30,7 @@ def operate(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
     model = onnx.load(artifact.path)
     passes = [name for name in DEFAULT_PASSES if name not in options.skip]
     result = optimize(model, passes, verify=options.verify, seeds=options.seeds)
-    operated = save_model(result.model, _recorded(artifact, model, result), out)
+    operated = save_model(result.model, recorded(artifact, model, result), out)
     if options.preprocess or options.uint8_input:
         operated = embed_preprocess(
             operated, out, uint8_input=options.uint8_input, verify=options.verify, seeds=options.seeds
@@ -59,14 +59,13 @@ def to_fp16(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
     )
 
 
-def _recorded(artifact: Artifact, before: onnx.ModelProto, result: OptimizeResult) -> Artifact:
-    problems = [result.left_alone] if result.left_alone else []
-    problems += [f"{step.name} was taken back: {step.reason}" for step in result.reverted]
+def recorded(artifact: Artifact, before: onnx.ModelProto, result: OptimizeResult) -> Artifact:
+    """The artifact with the accepted passes in its history, node counts and problems in its details."""
     surgery: dict[str, Any] = {
         "nodes_before": len(before.graph.node),
         "nodes_after": len(result.model.graph.node),
         "verified": result.verified,
-        "problems": problems,
+        "problems": result.problems(),
     }
     return artifact.model_copy(
         update={

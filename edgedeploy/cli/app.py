@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edgedeploy import __version__
-from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, quantize
+from edgedeploy.cli import bench, build, demo, doctor, evaluate, export, models, optimize, quantize
 from edgedeploy.cli.console import print_error
 from edgedeploy.core.errors import EdgeDeployError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 app.command("export", help="PyTorch or ONNX in, verified and optimised ONNX out.")(export.command)
+app.command("optimize", help="Fold and clean an ONNX file, every pass proved as it runs.")(optimize.command)
 app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
 app.command("build", help="Compile for a target: an engine, or the fastest runtime's model.")(build.command)
 app.command("bench", help="Time artifacts side by side in one interleaved run.")(bench.command)

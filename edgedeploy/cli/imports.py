@@ -18,9 +18,21 @@ EXPORT = {
 DATA = {"cv2": "opencv-python"}
 
 
+# Graph surgery takes ONNX and gives ONNX.
+SURGERY = {module: package for module, package in EXPORT.items() if module not in ("torch", "onnxscript")}
+
+
+def require_surgery(*, data: bool = False) -> None:
+    """Raise MissingDependencyError unless what surgery on an .onnx needs, and reading `data`, is here."""
+    _require({**SURGERY, **(DATA if data else {})}, data=data)
+
+
 def require_export(*, data: bool = False) -> None:
     """Raise MissingDependencyError unless what capture and surgery need, and reading `data`, is here."""
-    wanted = {**EXPORT, **(DATA if data else {})}
+    _require({**EXPORT, **(DATA if data else {})}, data=data)
+
+
+def _require(wanted: dict[str, str], *, data: bool) -> None:
     missing = [package for module, package in wanted.items() if find_spec(module) is None]
     if missing:
         extra = "export,cpu" if data else "export"

@@ -42,13 +42,12 @@ def explain_skips(job: Job, reporter: Reporter) -> None:
     """Why each candidate that still stands in the graph was not rewritten."""
     import onnx
 
+    from edgedeploy.cli.surgery import print_skips
     from edgedeploy.export.runner import optimize
 
     captured = run(job, reporter, Cache(), until="capture")
     result = optimize(onnx.load(captured.path), verify=False)
-    rows = [(name, skip.op, skip.node, skip.reason) for name, skip in result.skipped]
-    if rows:
-        print_table(("pass", "operator", "node", "left alone because"), rows)
+    print_skips(result.skipped)
 
 
 def print_quantisation(artifact: Artifact) -> None:

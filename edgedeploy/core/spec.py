@@ -66,6 +66,8 @@ class Step(_Frozen):
         milliseconds: how long it took.
         error: largest difference to the model before it, relative to the output's largest value; None where
             nothing was compared.
+        granted: the error that was let pass beyond the pass's promise, for a network in which the last bit of
+            the input moves the output as far; None where the promise was kept.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Step(_Frozen):
     hits: int = 0
     milliseconds: float = 0.0
     error: float | None = None
+    granted: float | None = None
 
 
 class Artifact(_Frozen):

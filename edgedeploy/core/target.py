@@ -53,6 +53,7 @@ class Target(BaseModel):
         precisions: what the device runs, and `default_precision` what `build` makes unless told.
         qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
+        lower: names of graph passes that replace what the target lacks, run after the others.
         precision_note: why the default precision is the default.
         notes: what else to know before deploying there.
         figures: see Figures.
@@ -66,6 +67,7 @@ class Target(BaseModel):
     default_precision: Precision
     qdq: str | dict[str, str] = "tensorrt"
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
+    lower: tuple[str, ...] = ()
     precision_note: str = ""
     notes: str = ""
     figures: Figures = Figures()

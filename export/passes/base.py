@@ -4,11 +4,12 @@ A pass is a function decorated with `@graph_pass`. With `ops` it is called once 
 and answers how many rewrites it made (usually 0 or 1), or raises `Skip` to say why not; without `ops` it is
 called once with the whole graph. The driver here walks the graph to a fixed point and collects the reasons;
 `runner.py` proves the numbers afterwards. Passes compute in float64 and store in the graph's own dtype.
+A pass that names a `phase` is run by default, after those of its phase that it names (see `export/order.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,20 @@ from edgedeploy.core.errors import PassError
 from edgedeploy.core.registry import Registry
 from edgedeploy.export.graph import Graph, Node, Skip, is_standard, tidy
 
-__all__ = ["PASSES", "Applied", "Feeds", "GraphPass", "Skip", "Skipped", "graph_pass"]
+__all__ = [
+    "EVERY",
+    "PASSES",
+    "Applied",
+    "CandidateFault",
+    "Feeds",
+    "GraphPass",
+    "Skip",
+    "Skipped",
+    "graph_pass",
+]
 
 MAX_SWEEPS = 100  # a sweep visits every candidate, so real chains need two or three
+EVERY = ("*",)  # as `ops`: every node of ONNX's own domain is a candidate
 Feeds = dict[str, NDArray[Any]]
 Cases = Callable[[np.random.Generator], Sequence[onnx.ModelProto | tuple[onnx.ModelProto, Any]]]
 
@@ -36,12 +48,27 @@ class Skipped:
     reason: str
 
 
+class CandidateFault(Exception):
+    """A rewrite raised something other than Skip; `candidate` is the node that it was called for."""
+
+    def __init__(self, candidate: Skipped) -> None:
+        super().__init__(candidate.reason)
+        self.candidate = candidate
+
+
 @dataclass(frozen=True)
 class Applied:
-    """What a pass did to a graph."""
+    """What a pass did to a graph.
+
+    Attributes:
+        hits: rewrites made.
+        skipped: candidates that were refused, and why.
+        rewritten: (node, operator) of the candidate of every hit, in order; empty for whole-graph passes.
+    """
 
     hits: int
     skipped: tuple[Skipped, ...] = ()
+    rewritten: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,9 @@ class GraphPass:
         new_feeds: for passes that change what inputs mean: feeds of the graph before -> the nearest after.
         old_feeds: its counterpart: new feeds -> equivalent feeds of the graph before.
         old_outputs: for passes that change what outputs mean: outputs before -> outputs expected after.
+        phase: of `export/order.py`, for passes that run by default; "" for those that are asked for.
+        after: names of passes that go before it in its phase, if they run at all.
+        prepare: called with the graph before every sweep, e.g. to infer shapes.
     """
 
     name: str
@@ -70,6 +100,9 @@ class GraphPass:
     new_feeds: Callable[[Feeds, Any], Feeds] | None = None
     old_feeds: Callable[[Feeds, Any], Feeds] | None = None
     old_outputs: Callable[[Feeds, Any], Feeds] | None = None
+    phase: str = ""
+    after: tuple[str, ...] = ()
+    prepare: Callable[[Graph], None] | None = None
 
     @property
     def keeps_contract(self) -> bool:
@@ -81,43 +114,85 @@ class GraphPass:
         default = self.options_type() if self.options_type is not None else None
         return [case if isinstance(case, tuple) else (case, default) for case in self.cases(rng)]
 
-    def apply(self, graph: Graph, options: Any = None, limit: int | None = None) -> Applied:
+    def apply(
+        self,
+        graph: Graph,
+        options: Any = None,
+        limit: int | None = None,
+        refused: Mapping[str, str] | None = None,
+    ) -> Applied:
         """Rewrite in place until nothing more applies, or `limit` rewrites are made (for bisection).
 
-        A pass without `ops` runs once, whatever the limit. Raises PassError for one that never comes to rest.
+        A pass without `ops` runs once, whatever the limit. Candidates whose node is named in `refused` are
+        left alone for the reason given there. Raises PassError for a pass that never comes to rest, and
+        CandidateFault where a rewrite raises.
         """
         extra: tuple[Any, ...] = ()
         if self.options_type is not None:
             extra = (options if options is not None else self.options_type(),)
         if not self.ops:
-            try:
-                hits = self.rewrite(graph, *extra)
-                tidy(graph)
-                return Applied(hits)
-            except Skip as skip:
-                return Applied(0, (Skipped("", self.name, str(skip)),))
-        hits = 0
+            return self._once(graph, extra)
+        most = limit if limit is not None else float("inf")
+        rewritten: list[tuple[str, str]] = []
         skipped: dict[str, Skipped] = {}
         for _ in range(MAX_SWEEPS):
-            before = hits
-            for node in [node for node in graph.nodes if node.op in self.ops and is_standard(node)]:
-                if limit is not None and hits >= limit:
-                    break
-                if not _alive(node):  # an earlier rewrite of this sweep removed it
-                    continue
-                try:
-                    hits += self.rewrite(graph, node, *extra)
-                    skipped.pop(node.name, None)
-                except Skip as skip:
-                    skipped[node.name] = Skipped(node.name, node.op, str(skip))
-            tidy(graph)
-            if hits == before or (limit is not None and hits >= limit):
+            before = len(rewritten)
+            if self.prepare is not None:
+                self.prepare(graph)
+            self._sweep(graph, extra, most, refused or {}, rewritten, skipped)
+            hits = len(rewritten)
+            if hits > before:
+                tidy(graph)
+            if hits in (before, most) or hits > most:
                 alive = {node.name for node in graph.nodes}
-                return Applied(hits, tuple(s for s in skipped.values() if s.node in alive))
+                left = tuple(s for s in skipped.values() if s.node in alive)
+                return Applied(hits, left, tuple(rewritten))
         raise PassError(
             f"{self.name} still fires after {MAX_SWEEPS} sweeps: it does not undo what it looks for",
             f'go on without it: surgery.skip=["{self.name}"]',
         )
+
+    def _once(self, graph: Graph, extra: tuple[Any, ...]) -> Applied:
+        """A pass without candidates."""
+        try:
+            hits = self.rewrite(graph, *extra)
+        except Skip as skip:
+            return Applied(0, (Skipped("", self.name, str(skip)),))
+        if hits:
+            tidy(graph)
+        return Applied(hits)
+
+    def _sweep(
+        self,
+        graph: Graph,
+        extra: tuple[Any, ...],
+        most: float,
+        refused: Mapping[str, str],
+        rewritten: list[tuple[str, str]],
+        skipped: dict[str, Skipped],
+    ) -> None:
+        """Visit every candidate once; adds to `rewritten` and `skipped`."""
+        for node in self._candidates(graph):
+            if len(rewritten) >= most:
+                return
+            if not _alive(node):  # an earlier rewrite of this sweep removed it
+                continue
+            name, op = node.name, node.op
+            if name in refused:
+                skipped[name] = Skipped(name, op, refused[name])
+                continue
+            try:
+                rewritten += [(name, op)] * self.rewrite(graph, node, *extra)
+                skipped.pop(name, None)
+            except Skip as skip:
+                skipped[name] = Skipped(name, op, str(skip))
+            except Exception as error:
+                reason = f"it raised {type(error).__name__}: {error}"
+                raise CandidateFault(Skipped(name, op, reason)) from error
+
+    def _candidates(self, graph: Graph) -> list[Node]:
+        every = self.ops == EVERY
+        return [node for node in graph.nodes if (every or node.op in self.ops) and is_standard(node)]
 
 
 PASSES: Registry[GraphPass] = Registry(
@@ -135,13 +210,28 @@ def graph_pass(
     new_feeds: Callable[[Feeds, Any], Feeds] | None = None,
     old_feeds: Callable[[Feeds, Any], Feeds] | None = None,
     old_outputs: Callable[[Feeds, Any], Feeds] | None = None,
+    phase: str = "",
+    after: tuple[str, ...] = (),
+    prepare: Callable[[Graph], None] | None = None,
 ) -> Callable[[Callable[..., int]], GraphPass]:
     """Decorator that turns a rewrite function into a registered GraphPass; see there for the arguments."""
 
     def enter(rewrite: Callable[..., int]) -> GraphPass:
-        return PASSES.register(name)(
-            GraphPass(name, rewrite, atol, cases, ops, options, new_feeds, old_feeds, old_outputs)
+        entry = GraphPass(
+            name,
+            rewrite,
+            atol,
+            cases,
+            ops,
+            options,
+            new_feeds,
+            old_feeds,
+            old_outputs,
+            phase,
+            after,
+            prepare,
         )
+        return PASSES.register(name)(entry)
 
     return enter
 

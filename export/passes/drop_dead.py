@@ -20,7 +20,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("drop-dead", atol=0.0, cases=cases)
+@graph_pass("drop-dead", atol=0.0, cases=cases, phase="clean")
 def drop_dead(graph: Graph) -> int:
     before = len(graph.nodes)
     tidy(graph)

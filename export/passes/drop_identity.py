@@ -59,7 +59,7 @@ _OPS = (
 )
 
 
-@graph_pass("drop-identity", atol=0.0, cases=cases, ops=_OPS)
+@graph_pass("drop-identity", atol=0.0, cases=cases, ops=_OPS, phase="clean", after=("fold-constants",))
 def drop_identity(graph: Graph, node: Node) -> int:
     if not any(rule(graph, node) for rule in _RULES):
         return 0

@@ -29,7 +29,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("drop-monotone-before-argmax", atol=1e-3, cases=cases, ops=("ArgMax",))
+@graph_pass("drop-monotone-before-argmax", atol=1e-3, cases=cases, ops=("ArgMax",), phase="recognise")
 def drop_monotone_before_argmax(graph: Graph, node: Node) -> int:
     maker = producer(node.inputs[0])
     if maker is None or not is_standard(maker) or maker.op not in _INCREASING | _NORMALISED:

@@ -28,7 +28,9 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(kind, "y", body, constants) for body in bodies for kind in kinds]
 
 
-@graph_pass("drop-neutral", atol=0.0, cases=cases, ops=tuple(_NEUTRAL))
+@graph_pass(
+    "drop-neutral", atol=0.0, cases=cases, ops=tuple(_NEUTRAL), phase="clean", after=("drop-identity",)
+)
 def drop_neutral(graph: Graph, node: Node) -> int:
     for index in (0, 1) if node.op in ("Mul", "Add") else (0,):
         x, other = node.inputs[index], node.inputs[1 - index]

@@ -55,7 +55,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fold-batchnorm", atol=1e-5, cases=cases, ops=("BatchNormalization",))
+@graph_pass("fold-batchnorm", atol=1e-5, cases=cases, ops=("BatchNormalization",), phase="fold")
 def fold_batchnorm(graph: Graph, node: Node) -> int:
     a, b = affine(node)
     maker = producer(node.inputs[0])

@@ -7,6 +7,7 @@ where INT8 is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,20 +20,20 @@ from edgedeploy.export.graph import (
     RANDOM,
     Graph,
     Node,
+    Tensor,
     has_bodies,
     is_constant,
-    is_standard,
     isolated,
     kept_names,
     make_constant,
     producer,
-    tidy,
 )
-from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.base import EVERY, graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
 from edgedeploy.export.shapes import infer, is_static
 
 SMALL = 1 << 16  # bytes that a result may always have
+MOST = 1 << 24  # elements of a result that is tried out at all
 _KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
 _GROWING = frozenset(
     {"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "Pad", "EyeLike", "MatMul"}
@@ -59,45 +60,54 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fold-constants", atol=1e-6, cases=cases)
-def fold_constants(graph: Graph) -> int:
-    total = 0
-    while True:
-        infer(graph)
-        kept = kept_names(graph)
-        hits = sum(_fold(graph, node, kept) for node in list(graph.nodes))
-        if not hits:
-            return total
-        total += hits
-        tidy(graph)
-
-
-def _fold(graph: Graph, node: Node, kept: set[str]) -> int:
+@graph_pass(
+    "fold-constants",
+    atol=1e-6,
+    cases=cases,
+    ops=EVERY,
+    phase="clean",
+    after=("drop-dead",),
+    prepare=infer,
+)
+def fold_constants(graph: Graph, node: Node) -> int:
     outputs = [tensor for tensor in node.outputs if not tensor.is_empty()]
+    if not outputs or node.op in _KEPT:
+        return 0
+    values = _values(graph, node, outputs)
     # A graph output must stay the result of a node: runtimes differ on initializers as outputs.
-    if not outputs or not is_standard(node) or node.op in _KEPT or any(o.name in kept for o in outputs):
+    if values is None or not kept_names(graph).isdisjoint(tensor.name for tensor in outputs):
         return 0
-    values = _known_shape(node)
-    if values is not None:
-        make_constant(outputs[0], values)
-        return 1
+    for tensor, array in zip(outputs, values, strict=True):
+        make_constant(tensor, array)
+    return 1
+
+
+def _values(graph: Graph, node: Node, outputs: list[Tensor]) -> list[NDArray[Any]] | None:
+    """What the node computes, where that is known and small enough to keep."""
+    shape = _known_shape(node)
+    if shape is not None:
+        return [shape]
     if has_bodies(node) or not all(is_constant(t) or t.is_empty() for t in node.inputs):
-        return 0
-    room = max(SMALL, sum(tensor.values.nbytes for tensor in node.inputs if not tensor.is_empty()))
-    sizes = [int(np.prod(tensor.shape)) if is_static(tensor.shape) else None for tensor in outputs]
+        return None
+    written = node.attrs.get("value") if node.op == "Constant" else None
+    if written is not None and not isinstance(written.dtype, int):  # what numpy lacks goes the long way
+        return [np.asarray(written.values)]
+    given = [tensor for tensor in node.inputs if not tensor.is_empty()]
+    room = max(SMALL, sum(tensor.values.nbytes for tensor in given))
+    sizes = [math.prod(tensor.shape) if is_static(tensor.shape) else None for tensor in outputs]
+    if any(size is not None and size > max(room, MOST) for size in sizes):
+        return None
     if node.op in _GROWING and any(size is None or size * 4 > room for size in sizes):
-        return 0
+        return None
     try:
         results = Evaluator(isolated(graph, node))({})
     except NotRunnable:
-        return 0
+        return None
     arrays = [results[tensor.name] for tensor in outputs]
     is_plain = all(hasattr(array, "dtype") and array.dtype.kind != "O" for array in arrays)
     if not is_plain or (node.op != "Constant" and sum(array.nbytes for array in arrays) > room):
-        return 0
-    for tensor, array in zip(outputs, arrays, strict=True):
-        make_constant(tensor, array)
-    return 1
+        return None
+    return arrays
 
 
 def _known_shape(node: Node) -> NDArray[np.int64] | None:

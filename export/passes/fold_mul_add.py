@@ -53,7 +53,14 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fold-mul-add", atol=1e-5, cases=cases, ops=("Mul", "Div", "Add", "Sub"))
+@graph_pass(
+    "fold-mul-add",
+    atol=1e-5,
+    cases=cases,
+    ops=("Mul", "Div", "Add", "Sub"),
+    phase="fold",
+    after=("fold-batchnorm",),
+)
 def fold_mul_add(graph: Graph, node: Node) -> int:
     index = next((i for i in (0, 1) if is_constant(node.inputs[i])), None)
     if index is None:

@@ -33,7 +33,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [old, *(text_model(kind, "y", body, w) for body in bodies for kind in kinds)]
 
 
-@graph_pass("fuse-clip", atol=0.0, cases=cases, ops=BOUNDING)
+@graph_pass("fuse-clip", atol=0.0, cases=cases, ops=BOUNDING, phase="recognise")
 def fuse_clip(graph: Graph, node: Node) -> int:
     x, low, high = bounds_of(node)
     if low > high:

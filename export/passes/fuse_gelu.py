@@ -58,7 +58,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(kind, "y", f"a = Sin(x) \n {body}", w) for body in bodies for kind in kinds]
 
 
-@graph_pass("fuse-gelu", atol=2e-6, cases=cases, ops=("Erf", "Tanh"))
+@graph_pass("fuse-gelu", atol=2e-6, cases=cases, ops=("Erf", "Tanh"), phase="recognise")
 def fuse_gelu(graph: Graph, node: Node) -> int:
     near = False
     for x in below(node.inputs[0]):

@@ -49,7 +49,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-hardsigmoid", atol=2e-6, cases=cases, ops=BOUNDING)
+@graph_pass("fuse-hardsigmoid", atol=2e-6, cases=cases, ops=BOUNDING, phase="recognise", after=("fuse-clip",))
 def fuse_hardsigmoid(graph: Graph, node: Node) -> int:
     source, low, high = bounds_of(node)
     if low != 0 or not 0 < high < math.inf:

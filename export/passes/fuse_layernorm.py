@@ -47,7 +47,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]  # fmt: skip
 
 
-@graph_pass("fuse-layernorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"))
+@graph_pass("fuse-layernorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognise")
 def fuse_layernorm(graph: Graph, node: Node) -> int:
     found = standardised(graph, node, ("Mul", "Add"))
     centre = producer(found.d)

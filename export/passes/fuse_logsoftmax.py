@@ -21,7 +21,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-logsoftmax", atol=2e-6, cases=cases, ops=("Log",))
+@graph_pass("fuse-logsoftmax", atol=2e-6, cases=cases, ops=("Log",), phase="recognise")
 def fuse_logsoftmax(graph: Graph, node: Node) -> int:
     softmax = producer(node.inputs[0])
     if softmax is None or softmax.op != "Softmax":

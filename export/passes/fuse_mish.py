@@ -23,7 +23,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(kind, "y", start + body, {}) for body in bodies for kind in kinds]
 
 
-@graph_pass("fuse-mish", atol=2e-6, cases=cases, ops=("Tanh",))
+@graph_pass("fuse-mish", atol=2e-6, cases=cases, ops=("Tanh",), phase="recognise", after=("fuse-softplus",))
 def fuse_mish(graph: Graph, node: Node) -> int:
     softplus = producer(node.inputs[0])
     if softplus is None or softplus.op != "Softplus":

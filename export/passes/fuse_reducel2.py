@@ -35,7 +35,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]  # fmt: skip
 
 
-@graph_pass("fuse-reducel2", atol=2e-6, cases=cases, ops=("Sqrt", "Pow"))
+@graph_pass("fuse-reducel2", atol=2e-6, cases=cases, ops=("Sqrt", "Pow"), phase="recognise")
 def fuse_reducel2(graph: Graph, node: Node) -> int:
     total = producer(node.inputs[0])
     if total is None or total.op not in ("ReduceSum", "ReduceSumSquare"):

@@ -32,7 +32,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-rmsnorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"))
+@graph_pass("fuse-rmsnorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognise")
 def fuse_rmsnorm(graph: Graph, node: Node) -> int:
     found = standardised(graph, node, ("Mul",))
     maker = producer(found.d)

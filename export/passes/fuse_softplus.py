@@ -21,7 +21,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-softplus", atol=2e-6, cases=cases, ops=("Log",))
+@graph_pass("fuse-softplus", atol=2e-6, cases=cases, ops=("Log",), phase="recognise")
 def fuse_softplus(graph: Graph, node: Node) -> int:
     for e in below(node.inputs[0]):
         exponential, total = producer(e), polynomial(node.inputs[0], [e])

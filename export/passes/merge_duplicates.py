@@ -41,7 +41,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("merge-duplicates", atol=0.0, cases=cases)
+@graph_pass("merge-duplicates", atol=0.0, cases=cases, phase="clean", after=("drop-neutral",))
 def merge_duplicates(graph: Graph) -> int:
     hits = _merge_constants(graph)
     kept = kept_names(graph)

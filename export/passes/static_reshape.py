@@ -39,7 +39,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(image, "y", body, w) for body in bodies]
 
 
-@graph_pass("static-reshape", atol=0.0, cases=cases, ops=("Reshape",))
+@graph_pass("static-reshape", atol=0.0, cases=cases, ops=("Reshape",), phase="recognise")
 def static_reshape(graph: Graph, node: Node) -> int:
     x, shape = node.inputs
     if is_constant(shape):

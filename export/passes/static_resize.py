@@ -40,7 +40,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("static-resize", atol=2e-6, cases=cases, ops=("Resize",))
+@graph_pass("static-resize", atol=2e-6, cases=cases, ops=("Resize",), phase="recognise")
 def static_resize(graph: Graph, node: Node) -> int:
     if not has(node, 3) or is_constant(node.inputs[3]):
         raise Skip("its size is not computed")

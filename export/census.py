@@ -1,0 +1,97 @@
+"""What a model is made of: nodes by operator, norms, parameters, bytes, and how much it computes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import onnx
+
+from edgedeploy.export.graph import Node, load
+from edgedeploy.export.read import tensors
+from edgedeploy.export.shapes import infer, is_static
+
+NORMS = frozenset(
+    {
+        "BatchNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "LpNormalization",
+        "MeanVarianceNormalization",
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+    }
+)
+_NUMBERS = ("float16", "float32", "float64", "bfloat16", "int8", "uint8")
+
+
+@dataclass(frozen=True)
+class Census:
+    """Counts of one model.
+
+    Attributes:
+        operators: nodes by operator, those in bodies of If and Loop left out.
+        nodes: their sum. norms: those that normalise.
+        parameters: values of floating-point and 8-bit constants, wherever they stand.
+        bytes: of all constants.
+        macs: multiply-accumulates of convolutions and matrix products; None where a size is not known.
+    """
+
+    operators: dict[str, int] = field(default_factory=dict)
+    nodes: int = 0
+    norms: int = 0
+    parameters: int = 0
+    bytes: int = 0
+    macs: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def census(model: onnx.ModelProto) -> Census:
+    """Count a model; its weights are not read."""
+    operators = Counter(node.op_type for node in model.graph.node)
+    parameters = size = 0
+    for tensor in tensors(model):
+        count = math.prod(tensor.dims)
+        size += len(tensor.raw_data) or tensor.ByteSize()
+        name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+        parameters += count if {"float": "float32", "double": "float64"}.get(name, name) in _NUMBERS else 0
+    norms = sum(count for name, count in operators.items() if name in NORMS)
+    ordered = dict(sorted(operators.items(), key=lambda entry: (-entry[1], entry[0])))
+    return Census(ordered, sum(operators.values()), norms, parameters, size, _macs(model))
+
+
+def _macs(model: onnx.ModelProto) -> int | None:
+    try:
+        graph = load(model)
+        infer(graph)
+        return sum(_macs_of(node) for node in graph.nodes)
+    except (TypeError, ValueError):  # a size is missing
+        return None
+    except Exception:  # noqa: BLE001  graph surgery cannot read it
+        return None
+
+
+def _macs_of(node: Node) -> int:
+    """Multiply-accumulates of one node; raises TypeError where a size is not known."""
+    if node.op in ("Conv", "ConvTranspose"):
+        image, w = node.outputs[0] if node.op == "Conv" else node.inputs[0], _sizes(node.inputs[1])
+        return math.prod(_sizes(image)) * math.prod(w[1:])
+    if node.op == "Gemm":
+        a = _sizes(node.inputs[0])
+        return math.prod(_sizes(node.outputs[0])) * (a[0] if node.attrs.get("transA") else a[-1])
+    if node.op == "MatMul":
+        return math.prod(_sizes(node.outputs[0])) * _sizes(node.inputs[0])[-1]
+    return 0
+
+
+def _sizes(tensor: Any) -> list[int]:
+    shape = None if tensor.shape is None else list(tensor.shape)  # a constant's is a field of the file
+    if shape is None or not is_static(shape):
+        raise TypeError(f"{tensor.name} has no fixed size")
+    return shape
