@@ -24,7 +24,14 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(kind, "y", start + body, {}) for body in bodies for kind in kinds]
 
 
-@graph_pass("fuse-hardswish", atol=2e-6, cases=cases, ops=("HardSigmoid",), phase="recognise", after=("fuse-hardsigmoid",))
+@graph_pass(
+    "fuse-hardswish",
+    atol=2e-6,
+    cases=cases,
+    ops=("HardSigmoid",),
+    phase="recognise",
+    after=("fuse-hardsigmoid",),
+)
 def fuse_hardswish(graph: Graph, node: Node) -> int:
     alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
     if not isclose(alpha, 1 / 6, rel_tol=1e-6) or not isclose(beta, 0.5, rel_tol=1e-6):

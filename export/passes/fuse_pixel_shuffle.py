@@ -38,7 +38,14 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-pixel-shuffle", atol=0.0, cases=cases, ops=("Transpose",), phase="recognise", after=("static-reshape",))
+@graph_pass(
+    "fuse-pixel-shuffle",
+    atol=0.0,
+    cases=cases,
+    ops=("Transpose",),
+    phase="recognise",
+    after=("static-reshape",),
+)
 def fuse_pixel_shuffle(graph: Graph, node: Node) -> int:
     mode = next((key for key, value in _MODES.items() if node.attrs.get("perm") == value[0]), None)
     first = producer(node.inputs[0])

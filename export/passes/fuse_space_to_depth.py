@@ -32,7 +32,14 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-space-to-depth", atol=0.0, cases=cases, ops=("Transpose",), phase="recognise", after=("static-reshape",))
+@graph_pass(
+    "fuse-space-to-depth",
+    atol=0.0,
+    cases=cases,
+    ops=("Transpose",),
+    phase="recognise",
+    after=("static-reshape",),
+)
 def fuse_space_to_depth(graph: Graph, node: Node) -> int:
     first = producer(node.inputs[0])
     last = node.outputs[0].outputs[0] if node.outputs[0].outputs else None
