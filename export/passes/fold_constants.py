@@ -1,8 +1,9 @@
 """f(constants) = constant: what does not depend on the input is computed once, by ONNX Runtime.
 
 Shapes are inferred first, and shapes and parts of shapes that are known become constants too. Results that
-are larger than what they are made of (an expanded mask) stay computed; DequantizeLinear stays, for it says
-where INT8 is.
+are larger than what they are made of (an expanded mask) stay computed, up to a bound those of convolutions
+and matrix products excepted, which cost more than reading their result (kernels made from learned maps).
+DequantizeLinear stays, for it says where INT8 is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgedeploy.export.affine import WEIGHTED
 from edgedeploy.export.evaluate import Evaluator, NotRunnable
 from edgedeploy.export.graph import (
     RANDOM,
@@ -34,6 +36,7 @@ from edgedeploy.export.shapes import infer, is_static
 
 SMALL = 1 << 16  # bytes that a result may always have
 MOST = 1 << 24  # elements of a result that is tried out at all
+WORTH = 1 << 24  # bytes that the result of a convolution or matrix product may have
 _KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
 _GROWING = frozenset(
     {"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "Pad", "EyeLike", "MatMul"}
@@ -43,7 +46,10 @@ _GROWING = frozenset(
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     w = {"w": floats(rng, 3, 1, 1), "i": np.array(1), "two": np.array([2]), "axis": np.array([0])}
     flat = "s = Shape(x) \n n = Gather(s, i) \n c = Unsqueeze(n, axis) \n r = Concat<axis=0>(two, c) \n "
+    # a kernel for every place, made by a convolution of fewer maps: larger than what it is made of
+    maps = {"maps": floats(rng, 1, 2, 96, 96), "k": floats(rng, 3, 2, 1, 1)}
     return [
+        text_model("float[1,3,96,96] x", "y", "a = Conv(maps, k) \n y = Mul(x, a)", maps),
         text_model("float[1,3,8,6] x", "y", "a = Exp(w) \n b = Sqrt(a) \n y = Mul(x, b)", w),
         text_model("float[2,3,h,v] x", "y", "a = Constant<value_float=2.0>() \n y = Mul(x, a)", w),
         text_model("float[1,3,8,6] x", "y", "s = Shape(x) \n r = Reshape(x, s) \n y = Relu(r)", w),
@@ -93,7 +99,7 @@ def _values(graph: Graph, node: Node, outputs: list[Tensor]) -> list[NDArray[Any
     if written is not None and not isinstance(written.dtype, int):  # what numpy lacks goes the long way
         return [np.asarray(written.values)]
     given = [tensor for tensor in node.inputs if not tensor.is_empty()]
-    room = max(SMALL, sum(tensor.values.nbytes for tensor in given))
+    room = max(WORTH if node.op in WEIGHTED else SMALL, sum(tensor.values.nbytes for tensor in given))
     sizes = [math.prod(tensor.shape) if is_static(tensor.shape) else None for tensor in outputs]
     if any(size is not None and size > max(room, MOST) for size in sizes):
         return None

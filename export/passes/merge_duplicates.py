@@ -30,12 +30,16 @@ from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
 
 _VARYING = RANDOM | {"Dropout"}
+_COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal"})  # f(x, y) = f(y, x), to the last bit
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     w = floats(rng, 4, 3, 3, 3)
     twice = "a = Relu(x) \n b = Relu(x) \n y = Conv(a, w) \n z = Conv<strides=[1,1]>(b, v)"
+    swapped = "a = Tanh(x) \n b = Sin(x) \n c = Add(a, b) \n d = Mul(c, a) \n e = Sin(x) \n f = Tanh(x) \n "
+    swapped += "g = Add(e, f) \n h1 = Mul(f, g) \n y = Concat<axis=1>(d, h1)"
     return [
+        text_model("float[1,3,8,8] x", "y", swapped, {}),
         text_model("float[1,3,h,v0] x", "y, z", twice, {"w": w, "v": w.copy()}),
         text_model("float[1,3,8,8] x", "y", "a = Tanh(x) \n b = Tanh(x) \n y = Concat<axis=1>(a, b)", {}),
     ]
@@ -84,7 +88,9 @@ def _merge_constants(graph: Graph) -> int:
 
 def _key(node: Node) -> Hashable:
     """Operator, inputs by identity, attributes, and which outputs are there."""
-    inputs = tuple("" if tensor.is_empty() else id(tensor) for tensor in node.inputs)
+    inputs = tuple(0 if tensor.is_empty() else id(tensor) for tensor in node.inputs)
+    if node.op in _COMMUTATIVE:
+        inputs = tuple(sorted(inputs))
     attributes = tuple(sorted((name, _frozen(value)) for name, value in node.attrs.items()))
     return node.op, inputs, attributes, tuple(output.is_empty() for output in node.outputs)
 

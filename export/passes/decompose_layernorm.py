@@ -1,0 +1,57 @@
+"""LayerNormalization(x; g, b, e) = (x - mean x) / sqrt(mean (x - mean x)^2 + e) * g + b.
+
+For runtimes older than opset 17. In float16 the sums lose what the operator keeps in float32, so such nodes
+stay. Ba, Kiros and Hinton, 2016, equation 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node, Skip, dtype_name, has
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.rebuild import Formula
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    w = {
+        "g": np.asarray(rng.standard_normal(8), np.float32),
+        "b": np.asarray(rng.standard_normal(8), np.float32),
+        "p": np.asarray(rng.standard_normal((4, 8)), np.float32),
+    }
+    bodies = (
+        "y = LayerNormalization(x, g, b)",
+        "y = LayerNormalization<axis=2, epsilon=0.01>(x, g)",
+        "y = LayerNormalization<axis=1>(x, p)",
+    )
+    return [
+        text_model(kind, "y", body, w, opset=opset)
+        for body in bodies
+        for kind, opset in (("float[2,4,8] x", 17), ("float[n,4,8] x", 20))
+    ]
+
+
+@graph_pass("decompose-layernorm", atol=1e-5, cases=cases, ops=("LayerNormalization",))
+def decompose_layernorm(graph: Graph, node: Node) -> int:
+    x, shape = node.inputs[0], node.inputs[0].shape
+    if dtype_name(x) == "float16":
+        raise Skip("in float16 its sums would lose precision")
+    if len([tensor for tensor in node.outputs if not tensor.is_empty()]) > 1:
+        raise Skip("its mean or deviation is read too")
+    if shape is None:
+        raise Skip("the tensor's rank is not known")
+    first = int(node.attrs.get("axis", -1)) % len(shape)
+    axes, write = [axis - len(shape) for axis in range(first, len(shape))], Formula(graph, node)
+    inputs = list(node.inputs)
+    centred = write("Sub", x, write.mean(x, axes))
+    variance = write.mean(write("Mul", centred, centred), axes)
+    deviation = write("Sqrt", write("Add", variance, float(node.attrs.get("epsilon", 1e-5))))
+    has_bias = has(node, 2)
+    result = write("Mul", write("Div", centred, deviation), inputs[1], last=not has_bias)
+    if has_bias:
+        write("Add", result, inputs[2], last=True)
+    return 1

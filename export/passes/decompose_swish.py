@@ -1,0 +1,30 @@
+"""Swish(x; a) = x * sigmoid(a x): for runtimes older than opset 24.
+
+Ramachandran, Zoph and Le, Searching for Activation Functions, 2017, equation 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.rebuild import Formula
+
+
+def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    bodies = ("y = Swish(x)", "a = Swish<alpha=1.7>(x) \n y = Add(a, x)")
+    kinds = ("float[2,3] x", "float[n,3,h,v] x")
+    return [text_model(kind, "y", body, {}, opset=24) for body in bodies for kind in kinds]
+
+
+@graph_pass("decompose-swish", atol=2e-6, cases=cases, ops=("Swish",))
+def decompose_swish(graph: Graph, node: Node) -> int:
+    x, write = node.inputs[0], Formula(graph, node)
+    alpha = float(node.attrs.get("alpha", 1.0))
+    write("Mul", x, write("Sigmoid", x if alpha == 1 else write("Mul", x, alpha)), last=True)
+    return 1

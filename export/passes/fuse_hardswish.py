@@ -1,0 +1,44 @@
+"""x * HardSigmoid(x; 1/6, 1/2) = HardSwish(x), an operator since opset 14.
+
+Howard et al., Searching for MobileNetV3, ICCV 2019, section 5.2. `fuse-hardsigmoid` finds the first half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isclose
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node, Skip
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.polynomial import fuse, require_opset
+
+
+def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    bodies = ("y = Mul(a, s)", "y = Mul(s, a)")
+    kinds = ("float[2,3,8] x", "float[n,3,h,v] x")
+    start = "a = Sin(x) \n s = HardSigmoid<alpha=0.16666667, beta=0.5>(a) \n "
+    return [text_model(kind, "y", start + body, {}) for body in bodies for kind in kinds]
+
+
+@graph_pass(
+    "fuse-hardswish",
+    atol=2e-6,
+    cases=cases,
+    ops=("HardSigmoid",),
+    phase="recognise",
+    after=("fuse-hardsigmoid",),
+)
+def fuse_hardswish(graph: Graph, node: Node) -> int:
+    alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+    if not isclose(alpha, 1 / 6, rel_tol=1e-6) or not isclose(beta, 0.5, rel_tol=1e-6):
+        raise Skip(f"its slope and offset are {alpha:g} and {beta:g}, not 1/6 and 1/2")
+    x, readers = node.inputs[0], node.outputs[0].outputs
+    root = next((r for r in readers if r.op == "Mul" and any(tensor is x for tensor in r.inputs)), None)
+    if root is None:
+        raise Skip("it does not multiply what it reads")
+    require_opset(graph, "HardSwish", 14)
+    return fuse(graph, root, [node], "HardSwish", [x])

@@ -1,0 +1,36 @@
+"""x * tanh(log(1 + e^x)) = x * tanh(Softplus(x)) = Mish(x), an operator since opset 18.
+
+Misra, Mish: A Self Regularized Non-Monotonic Activation Function, 2019, equation 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node, Skip, producer
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.polynomial import fuse, require_opset
+
+
+def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    bodies = ("y = Mul(a, t)", "y = Mul(t, a)")
+    kinds = ("float[1,3,8,6] x", "float[n,3,h,v] x")
+    start = "a = Sin(x) \n p = Softplus(a) \n t = Tanh(p) \n "
+    return [text_model(kind, "y", start + body, {}) for body in bodies for kind in kinds]
+
+
+@graph_pass("fuse-mish", atol=2e-6, cases=cases, ops=("Tanh",), phase="recognise", after=("fuse-softplus",))
+def fuse_mish(graph: Graph, node: Node) -> int:
+    softplus = producer(node.inputs[0])
+    if softplus is None or softplus.op != "Softplus":
+        raise Skip("it is not the tanh of a Softplus")
+    x, readers = softplus.inputs[0], node.outputs[0].outputs
+    root = next((reader for reader in readers if reader.op == "Mul"), None)
+    if root is None or not any(tensor is x for tensor in root.inputs):
+        raise Skip("what it multiplies is not what Softplus reads")
+    require_opset(graph, "Mish", 18)
+    return fuse(graph, root, [node, softplus], "Mish", [x])

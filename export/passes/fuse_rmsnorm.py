@@ -1,0 +1,51 @@
+"""x / sqrt(mean x^2 + e) * g = RMSNormalization(x; g, e), an operator since opset 23.
+
+What is centred already is left to `fuse-layernorm`. Zhang and Sennrich, Root Mean Square Layer Normalization,
+NeurIPS 2019, equation 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node, Skip, constant, producer
+from edgedeploy.export.moments import standardised
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.polynomial import fuse, require_opset
+
+
+def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    w = {
+        "two": np.float32(2), "e": np.float32(1e-6), "last": np.array([-1]),
+        "g": np.asarray(rng.standard_normal(8), np.float32),
+    }  # fmt: skip
+    start = "q = {} \n v = ReduceMean(q, last) \n s = Add(v, e) \n r = Sqrt(s) \n "
+    first = start.format("Pow(x, two)") + "i = Reciprocal(r) \n n = Mul(x, i) \n y = Mul(g, n)"
+    second = start.format("Mul(x, x)") + "n = Div(x, r) \n y = Tanh(n)"
+    return [
+        text_model("float[2,4,8] x", "y", first, w, opset=23),
+        text_model("float[n,t,8] x", "y", second, w, opset=23),
+    ]
+
+
+@graph_pass("fuse-rmsnorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognise")
+def fuse_rmsnorm(graph: Graph, node: Node) -> int:
+    found = standardised(graph, node, ("Mul",))
+    maker = producer(found.d)
+    mean = producer(maker.inputs[1]) if maker is not None and maker.op == "Sub" else None
+    if (
+        maker is not None
+        and mean is not None
+        and mean.op == "ReduceMean"
+        and mean.inputs[0] is maker.inputs[0]
+    ):
+        raise Skip("what it normalises is centred: that is a LayerNorm")
+    require_opset(graph, "RMSNormalization", 23)
+    x, name = found.d, found.root.outputs[0].name
+    inputs = [x, constant(graph, f"{name}_scale", found.scale, x.dtype)]
+    attrs = {"axis": found.axis - len(x.shape), "epsilon": found.epsilon}
+    return fuse(graph, found.root, found.nodes, "RMSNormalization", inputs, **attrs)
