@@ -1,0 +1,59 @@
+"""The same graph in a newer opset, by onnx's own converter: operators that came later can then be recognised.
+
+Never run by default: a runtime that reads opset 11 may not read 20. Opsets are only raised. What the
+converter cannot carry (operators of other domains, local functions, bodies) is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import version_converter
+
+from edgedeploy.core.errors import first_line
+from edgedeploy.export.graph import Graph, Skip, dump, has_bodies, is_standard, load
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+
+
+@dataclass(frozen=True)
+class OpsetOptions:
+    """Attributes: opset: that the graph is raised to; 20 is the first with Gelu."""
+
+    opset: int = 20
+
+
+def cases(_: np.random.Generator) -> Sequence[tuple[onnx.ModelProto, OpsetOptions]]:
+    body = "a = Clip<min=0.0, max=6.0>(x) \n s = ReduceMean<axes=[2, 3]>(a) \n y = Softmax<axis=1>(s)"
+    pad = "a = Pad<pads=[0,0,1,1,0,0,1,1]>(x) \n b = Upsample(a, k) \n y = Squeeze<axes=[0]>(b)"
+    w = {"k": np.array([1, 1, 2, 2], np.float32)}
+    return [
+        (text_model("float[n,3,h,v] x", "y", body, {}, opset=9), OpsetOptions(17)),
+        (text_model("float[2,3,4,6] x", "y", body, {}, opset=10), OpsetOptions()),
+        (text_model("float[1,3,4,6] x", "y", pad, w, opset=9), OpsetOptions(13)),
+    ]
+
+
+@graph_pass("convert-opset", atol=1e-6, cases=cases, options=OpsetOptions)
+def convert_opset(graph: Graph, options: OpsetOptions) -> int:
+    if graph.opset >= options.opset:
+        raise Skip(f"the graph has opset {graph.opset} already")
+    if graph.functions or any(not is_standard(node) for node in graph.nodes):
+        raise Skip("the converter does not carry operators of other domains or local functions")
+    if any(has_bodies(node) for node in graph.nodes):
+        raise Skip("the converter does not reach into the bodies of control-flow nodes")
+    try:
+        converted = version_converter.convert_version(dump(graph), options.opset)
+        raised = load(converted)
+    except (RuntimeError, ValueError) as error:  # what it lacks an adapter for
+        raise Skip(f"the converter refuses: {first_line(error)}") from error
+    names = [[tensor.name for tensor in tensors] for tensors in (raised.inputs, raised.outputs)]
+    if names != [[tensor.name for tensor in tensors] for tensors in (graph.inputs, graph.outputs)]:
+        raise Skip("the converter changes the names of inputs or outputs")
+    graph.nodes[:], graph.inputs[:], graph.outputs[:] = raised.nodes, raised.inputs, raised.outputs
+    graph.opset, graph.import_domains = raised.opset, raised.import_domains
+    graph.ir_version = max(graph.ir_version, raised.ir_version)
+    return 1
