@@ -12,5 +12,7 @@ DEFAULT_PASSES: tuple[str, ...] = (
     # fold: arithmetic into weights; what stands behind a BatchNormalization can join only once that has
     "fold-batchnorm",
     "fold-mul-add",
+    # what is not beside an operator with weights finds its way there
+    "propagate-affine",
     "fold-pad",
 )
