@@ -21,6 +21,7 @@ from edgedeploy.export.affine import (
     bias,
     input_channels,
     is_padded,
+    of_batchnorm,
     output_channels,
     scale_inputs,
     scale_outputs,
@@ -144,9 +145,8 @@ def normalisation(of: Callable[[Node], tuple[Array, Array]]) -> Rule:
         if after is not None:
             a, b = at.new(after).along(1, len(s))
             s, t = a * s, sum_of(a * t, b)
-        mean, variance = (float_of(node.inputs[place], "a statistic") for place in (3, 4))
-        spread = np.sqrt(variance + float(node.attrs.get("epsilon", EPSILON)))
-        return [Edit(node, {1: s * spread, 2: t + s * mean})]
+        scale, shift = norm_parameters(node, s, t)
+        return [Edit(node, {1: scale, 2: shift})]
 
     return Rule(relate, edit=edit)
 
@@ -281,3 +281,26 @@ def term() -> Rule:
         return [Edit(at.node, {place: -changed if at.node.op == "Sub" and place == 1 else changed})]
 
     return Rule(relate, edit=edit, data=2)
+
+
+def norm_parameters(node: Node, s: Array, t: Array) -> tuple[Array, Array]:
+    """The scale and shift with which a BatchNormalization of the same statistics computes s*x + t."""
+    mean, variance = (float_of(node.inputs[place], "a statistic") for place in (3, 4))
+    return s * np.sqrt(variance + float(node.attrs.get("epsilon", EPSILON))), t + s * mean
+
+
+def affine_of(node: Node) -> tuple[int, Affine]:
+    """(place of x, s and t with y = s*x + t) of a norm or of arithmetic with a constant; raises Skip."""
+    if node.op == "BatchNormalization":
+        s, t = of_batchnorm(node)
+        shape = [-1 if axis == 1 else 1 for axis in range(len(rank_of(node.inputs[0])))]
+        return 0, Affine.of(s.reshape(shape), t.reshape(shape))
+    place, x, k = operand(node)
+    none = np.zeros((1,) * k.ndim)
+    if node.op in ("Mul", "Div"):
+        if node.op == "Div" and (place == 0 or not np.all(k)):
+            raise Skip("divides by the tensor or by 0")
+        return 1 - place, Affine.of(k if node.op == "Mul" else 1 / k, none)
+    if node.op == "Sub" and place == 0:
+        return 1, Affine.of(none - 1, k)
+    return 1 - place, Affine.of(none + 1, k if node.op == "Add" else -k)

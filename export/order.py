@@ -10,6 +10,7 @@ DEFAULT_PASSES: tuple[str, ...] = (
     "drop-neutral",
     "merge-duplicates",
     # fold: arithmetic into weights; what stands behind a BatchNormalization can join only once that has
+    "merge-affine",
     "fold-batchnorm",
     "fold-mul-add",
     # what is not beside an operator with weights finds its way there

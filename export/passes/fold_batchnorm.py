@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import WEIGHTED, Vector, fold_after, fold_before, of_batchnorm, output_channels
+from edgedeploy.export.affine import WEIGHTED, fold_after, fold_before, of_batchnorm, output_channels
 from edgedeploy.export.graph import Graph, Node, Skip, producer
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import of_batchnorm
-from edgedeploy.export.affine_linear import operand
-from edgedeploy.export.affine_search import Plan, Search, commit
-from edgedeploy.export.affine_value import Affine, rank_of
-from edgedeploy.export.graph import Graph, Node, Skip, Tensor, bypass, producer
 from edgedeploy.export.affine_cases import propagated
+from edgedeploy.export.affine_linear import affine_of
+from edgedeploy.export.affine_search import Plan, Search, commit
+from edgedeploy.export.affine_value import Affine
+from edgedeploy.export.graph import Graph, Node, Skip, bypass, producer
 from edgedeploy.export.passes.base import graph_pass
 
 
@@ -33,42 +32,23 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
 def propagate_affine(graph: Graph, node: Node) -> int:
     place, value = affine_of(node)
     x, y = node.inputs[place], node.outputs[0]
-    plans: list[Plan] = []
-    reasons: list[str] = []
-    for forward in (False, True):
-        try:
-            plan = Search(graph, node, x, y, forward=forward).plan(value)
-            if plan.added > (node.op == "BatchNormalization"):
-                raise Skip(f"would add {plan.added} nodes")
-            plans.append(plan)
-        except Skip as skip:
-            reasons.append(f"{'forwards' if forward else 'backwards'}: {skip}")
+    maker = producer(x)
+    if node.op in ("Add", "Sub") and maker is not None and maker.op == "MatMul":
+        raise Skip("it is the bias of a matrix product, where it costs nothing")
+    room = 1 if node.op == "BatchNormalization" else 0
+    found = [_plan(Search(graph, node, x, y, forward=forward), value, room) for forward in (False, True)]
+    plans = [plan for plan in found if isinstance(plan, Plan)]
     if not plans:
-        raise Skip("; ".join(reasons))
+        raise Skip(f"backwards: {found[0]}; forwards: {found[1]}")
     commit(graph, min(plans, key=lambda plan: (plan.added, plan.size)))
     bypass(graph, node, place)
     return 1
 
 
-def affine_of(node: Node) -> tuple[int, Affine]:
-    """(place of x, s and t with y = s*x + t) of a norm or of arithmetic with a constant; raises Skip."""
-    if node.op == "BatchNormalization":
-        s, t = of_batchnorm(node)
-        shape = [-1 if axis == 1 else 1 for axis in range(len(rank_of(node.inputs[0])))]
-        return 0, Affine.of(s.reshape(shape), t.reshape(shape))
-    place, x, k = operand(node)
-    none = np.zeros((1,) * k.ndim)
-    if node.op in ("Mul", "Div"):
-        if node.op == "Div" and (place == 0 or not np.all(k)):
-            raise Skip("divides by the tensor or by 0")
-        return 1 - place, Affine.of(k if node.op == "Mul" else 1 / k, none)
-    if _is_bias(x):
-        raise Skip("is the bias of a matrix product, where it costs nothing")
-    if node.op == "Sub" and place == 0:
-        return 1, Affine.of(none - 1, k)
-    return 1 - place, Affine.of(none + 1, k if node.op == "Add" else -k)
-
-
-def _is_bias(x: Tensor) -> bool:
-    maker = producer(x)
-    return maker is not None and maker.op == "MatMul"
+def _plan(search: Search, value: Affine, room: int) -> Plan | Skip:
+    """The plan of a search, or why there is none that adds at most `room` nodes."""
+    try:
+        plan = search.plan(value)
+    except Skip as skip:
+        return skip
+    return plan if plan.added <= room else Skip(f"it would leave {plan.added} additions behind")
