@@ -80,7 +80,8 @@ def propagated(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     """All of the above and the shared tensors of aggregation pyramids and transformers."""
     w = {
         "w": floats(rng, 8, 4, 3, 3), "w1": floats(rng, 2, 4, 3, 3), "w8": floats(rng, 8, 8, 3, 3),
-        "c": floats(rng, 3, 4, 2, 2), "c1": floats(rng, 3, 4, 1, 1), "c8": floats(rng, 3, 8, 2, 2), "d": floats(rng, 4, 3, 2, 2), "c16": floats(rng, 3, 16, 2, 2),
+        "c": floats(rng, 3, 4, 2, 2), "c1": floats(rng, 3, 4, 1, 1),
+        "c8": floats(rng, 3, 8, 2, 2), "d": floats(rng, 4, 3, 2, 2), "c16": floats(rng, 3, 16, 2, 2),
         "g": floats(rng, 192, 3), "h": floats(rng, 4, 3), "hb": floats(rng, 3), "k": floats(rng, 8, 1, 1) + 3,
         "k4": floats(rng, 4, 1, 1) + 3, "k0": np.abs(floats(rng, 4, 1, 1)) + 1, "n": np.ones(4, np.float32),
         "slope": floats(rng, 4, 1, 1),
@@ -109,8 +110,8 @@ def propagated(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
         text = f"e = Sin(x) \n y = BatchNormalization(e, s, t, m, v) \n {body.replace('(y, x)', '(y, e)')}"
         outputs = "r, r2" if "r2" in body else "r"
         models.append(text_model(IMAGE, outputs, _renamed(text), w | _named(values)))
-    for body in SCALES:
-        models.append(text_model(IMAGE, "r", f"e = Sin(x) \n m = Mul(e, k0) \n {body}", w))
+    scale = "e = Sin(x) \n m = Mul(e, k0)"
+    models += [text_model(IMAGE, "r", f"{scale} \n {body}", w) for body in SCALES]
     return [*models, *_shared(rng)]
 
 
@@ -128,7 +129,8 @@ def _shared(rng: np.random.Generator) -> list[onnx.ModelProto]:
         "w": floats(rng, 5, 7), "b": floats(rng, 7), "cls": floats(rng, 2, 1, 5), "e": floats(rng, 5, 5),
         **norms(rng, 5),
     }  # fmt: skip
-    norm = "p = Transpose<perm=[0,2,1]>(i) \n n = BatchNormalization(p, s, t, m, v) \n y = Transpose<perm=[0,2,1]>(n)"
+    swap = "Transpose<perm=[0,2,1]>"
+    norm = f"p = {swap}(i) \n n = BatchNormalization(p, s, t, m, v) \n y = {swap}(n)"
     token_models = [
         f"i = Sin(x) \n {norm} \n r = MatMul(y, w)",
         f"i = Sin(x) \n {norm} \n u = MatMul(y, w) \n r = Add(u, b)",

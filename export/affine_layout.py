@@ -7,6 +7,8 @@ does not vary along an axis needs nothing known of that axis.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +62,7 @@ def regrouped(array: Array, source: Shape, result: Shape) -> Array:
 
 
 def _blocks(source: Shape, result: Shape) -> list[tuple[int, list[Any]]]:
-    """(number of source axes, sizes of result axes) of the smallest blocks that a Reshape maps on each other."""
+    """(number of source axes, sizes of result axes) of the blocks that a Reshape maps on each other."""
     head, tail = 0, 0
     shortest = min(len(source), len(result))
     while head < shortest and _known_equal(source[head], result[head]):
@@ -154,12 +156,12 @@ def _picked(at: Place) -> tuple[int, list[Callable[[Any], Any]]]:
         indices = value_of(node.inputs[1], "the indices")
         return axis, [lambda array: np.take(array, indices, axis)]
     axis = int(node.attrs.get("axis", 0)) % rank
-    sizes = [rank_of(output)[axis] for output in node.outputs]
-    if not all(isinstance(size, int) for size in sizes):
+    sizes = [size for output in node.outputs if isinstance(size := rank_of(output)[axis], int)]
+    if len(sizes) < len(node.outputs):
         raise Skip("splits into parts of unknown size")
     ends = np.cumsum([0, *sizes])
     return axis, [
-        lambda array, i=i: np.take(array, range(ends[i], ends[i + 1]), axis) for i in range(len(sizes))
+        partial(np.take, indices=range(start, end), axis=axis) for start, end in pairwise(ends.tolist())
     ]
 
 
@@ -167,11 +169,11 @@ def _slices(at: Place, rank: int) -> tuple[slice, ...]:
     node = at.node
     if not has(node, 1):
         starts, ends = node.attrs["starts"], node.attrs["ends"]
-        axes, steps = node.attrs.get("axes", range(len(starts))), [1] * len(starts)
+        axes, steps = node.attrs.get("axes", range(len(starts))), np.ones(len(starts), int)
     else:
         starts, ends = (value_of(node.inputs[i], "a bound of the slice") for i in (1, 2))
         axes = value_of(node.inputs[3], "the axes") if has(node, 3) else range(len(starts))
-        steps = value_of(node.inputs[4], "the steps") if has(node, 4) else [1] * len(starts)
+        steps = value_of(node.inputs[4], "the steps") if has(node, 4) else np.ones(len(starts), int)
     chosen = [slice(None)] * rank
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         # Numpy reads a negative end as a distance from the end; ONNX says "to the very start" by a large one.
@@ -261,8 +263,8 @@ def _join(at: Place, values: Sequence[Affine]) -> Affine:
         shifts = [value.shift for value in values if value.shift is not None]
         if len(shifts) == len(values) and all(agree(shift, shifts[0]) for shift in shifts):
             return values[0]
-    sizes = [rank_of(tensor)[axis] for tensor in at.node.inputs]
-    if not all(isinstance(size, int) for size in sizes):
+    sizes = [size for tensor in at.node.inputs if isinstance(size := rank_of(tensor)[axis], int)]
+    if len(sizes) < len(at.node.inputs):
         raise Skip("joins parts of unknown size")
 
     def joined(arrays: Sequence[Array]) -> Array:
@@ -279,6 +281,11 @@ def _join(at: Place, values: Sequence[Affine]) -> Affine:
     )
 
 
+def _among(array: Array, places: range, axis: int) -> Array:
+    """What stands at some places of an axis; the same everywhere if nothing varies along it."""
+    return array if array.shape[axis] == 1 else np.take(array, places, axis)
+
+
 def _join_relate(at: Place) -> Implied:
     inputs, total = list(at.node.inputs), at.get(at.y)
     if total is not None:
@@ -289,7 +296,7 @@ def _join_relate(at: Place) -> Implied:
             if total.varies(axis) and not isinstance(size, int):
                 raise Skip("joins parts of unknown size")
             places = range(start, start + size) if isinstance(size, int) else range(0)
-            part = total.map(lambda a, p=places: np.take(a, p, axis) if a.shape[axis] != 1 else a)
+            part = total.map(partial(_among, places=places, axis=axis))
             start += len(places)
             if not is_constant(tensor):
                 yield tensor, part
@@ -326,12 +333,9 @@ def _join_edit(at: Place) -> list[Edit]:
             new = at.new(total)
             axis = int(at.node.attrs["axis"]) % new.rank
             places = range(start, start + size) if isinstance(size, int) else range(0)
-            scale, shift = (
-                np.take(a, places, axis) if a is not None and a.shape[axis] != 1 else a
-                for a in (new.scale, new.shift)
-            )
-            assert shift is not None  # noqa: S101  a search ends with every shift decided
-            changed = float_of(tensor, "an operand") * scale + shift
+            part = new.map(partial(_among, places=places, axis=axis))
+            assert part.shift is not None  # noqa: S101  a search ends with every shift decided
+            changed = float_of(tensor, "an operand") * part.scale + part.shift
             if changed.shape != tensor.values.shape:
                 raise Skip("joins a constant that would grow")
             values[place] = changed

@@ -34,65 +34,74 @@ from edgedeploy.export.graph import Node, Skip, Tensor, float_of, has, is_consta
 
 def weighted() -> Rule:
     """Conv, ConvTranspose, Gemm, MatMul by a constant matrix."""
+    return Rule(_weighted_relate, _weighted_options, _weighted_edit)
 
-    def relate(at: Place) -> Implied:
-        node, before, after = at.node, at.get(at.x), at.get(at.y)
-        axis, size = _channel_axis(node, at.x, input_channels_of)
-        if before is not None:
-            if node.op == "Gemm" and node.attrs.get("transA", 0):
-                raise Skip("reads its input transposed")
-            if before.shift is not None and np.any(before.shift) and _refuses_shift(node):
-                raise Skip("pads with zeros, which a shift would not reach")
-            if before.shift is None and _refuses_shift(node):
-                before = before.with_shift(np.zeros_like(ones(before.rank)))
-                yield at.x, before
-            before.along(axis, size)
-        if after is not None:
-            after.along(*_channel_axis(node, at.y, output_channels_of))
-        if _has_room(node) or id(node) in at.biased:
-            return
-        # No bias: the shift of the input comes out, times the matrix.
-        if before is not None and before.shift is not None and after is not None:
-            moved = _moved(at, before)
-            if np.any(moved):
-                yield at.y, at.from_old(Affine.of(at.old(after.with_shift(None)).scale, moved))
-            else:
-                yield at.y, after.with_shift(np.zeros_like(ones(after.rank)))
 
-    def options(at: Place) -> list[Option]:
-        before, after = at.get(at.x), at.get(at.y)
-        if _has_room(at.node) or id(at.node) in at.biased:
-            return []
-        if after is None and before is not None and before.shift is not None and np.any(before.shift):
-            moved = Affine.of(ones(len(rank_of(at.y))), _moved(at, before))
-            return [Option(((at.y, at.from_old(moved)),)), Option(bias=True)]
-        if before is None and after is not None and after.shift is not None and np.any(after.shift):
-            return [Option(bias=True)]
+def _weighted_relate(at: Place) -> Implied:
+    node, before, after = at.node, at.get(at.x), at.get(at.y)
+    if before is not None:
+        before = _readable(at, before)
+        yield at.x, before
+    if after is not None:
+        after.along(*_channel_axis(node, at.y, output_channels_of))
+    if before is None or before.shift is None or after is None or not _lacks_bias(at):
+        return
+    # The shift of the input comes out, times the matrix.
+    moved = _moved(at, before)
+    if np.any(moved):
+        yield at.y, at.from_old(Affine.of(at.old(after.with_shift(None)).scale, moved))
+    else:
+        yield at.y, after.with_shift(np.zeros_like(ones(after.rank)))
+
+
+def _readable(at: Place, before: Affine) -> Affine:
+    """What the operator can read in place of its input; raises Skip if it cannot."""
+    node = at.node
+    if node.op == "Gemm" and node.attrs.get("transA", 0):
+        raise Skip("reads its input transposed")
+    if node.op == "ConvTranspose" or is_padded(node):
+        if before.shift is not None and np.any(before.shift):
+            raise Skip("pads with zeros, which a shift would not reach")
+        before = before.with_shift(np.zeros_like(ones(before.rank)))
+    before.along(*_channel_axis(node, at.x, input_channels_of))
+    return before
+
+
+def _weighted_options(at: Place) -> list[Option]:
+    before, after = at.get(at.x), at.get(at.y)
+    if not _lacks_bias(at):
         return []
+    if after is None and before is not None and before.shift is not None and np.any(before.shift):
+        moved = Affine.of(ones(len(rank_of(at.y))), _moved(at, before))
+        return [Option(((at.y, at.from_old(moved)),)), Option(bias=True)]
+    if before is None and after is not None and after.shift is not None and np.any(after.shift):
+        return [Option(bias=True)]
+    return []
 
-    def edit(at: Place) -> list[Edit]:
-        node, before, after = at.node, at.get(at.x), at.get(at.y)
-        w, c = weights(node), bias(node, output_channels_of(node))
-        if before is not None:
-            p, q = at.old(before).along(*_channel_axis(node, at.x, input_channels_of))
-            w, shift = scale_inputs(node, w, p, q)
-            c = c + shift
-        if after is not None:
-            a, b = at.new(after).along(*_channel_axis(node, at.y, output_channels_of))
-            w, c = scale_outputs(node, w, a), sum_of(c * a, b)
-        if node.op == "Gemm":
-            values = {1: w, 2: c} if np.any(c) or has(node, 2) else {1: w}
-            return [Edit(node, values, attrs={"alpha": 1.0, "beta": 1.0})]
-        if node.op == "MatMul":
-            if id(node) in at.biased:
-                return [Edit(node, {1: w}, bias=c)]
-            is_flat = len(rank_of(at.x)) == 2
-            if is_flat and np.any(c):
-                return [Edit(node, {1: w, 2: c}, op="Gemm")]
-            return [Edit(node, {1: w})]  # what c holds stays in the tensors behind
-        return [Edit(node, {1: w, 2: c} if np.any(c) or has(node, 2) else {1: w})]
 
-    return Rule(relate, options, edit)
+def _weighted_edit(at: Place) -> list[Edit]:
+    node, before, after = at.node, at.get(at.x), at.get(at.y)
+    w, c = weights(node), bias(node, output_channels_of(node))
+    if before is not None:
+        p, q = at.old(before).along(*_channel_axis(node, at.x, input_channels_of))
+        w, shift = scale_inputs(node, w, p, q)
+        c = c + shift
+    if after is not None:
+        a, b = at.new(after).along(*_channel_axis(node, at.y, output_channels_of))
+        w, c = scale_outputs(node, w, a), sum_of(c * a, b)
+    if id(node) in at.biased:
+        return [Edit(node, {1: w}, bias=c)]
+    if node.op == "MatMul" and len(rank_of(at.x)) != 2:
+        return [Edit(node, {1: w})]  # what c holds stays in the tensors behind
+    values = {1: w, 2: c} if np.any(c) or has(node, 2) else {1: w}
+    if node.op == "Gemm":
+        return [Edit(node, values, attrs={"alpha": 1.0, "beta": 1.0})]
+    return [Edit(node, values, op="Gemm" if node.op == "MatMul" and 2 in values else None)]
+
+
+def _lacks_bias(at: Place) -> bool:
+    """Whether a shift finds no room: in a MatMul that cannot become a Gemm and gets no Add."""
+    return bool(at.node.op == "MatMul" and len(rank_of(at.x)) != 2 and id(at.node) not in at.biased)
 
 
 def _moved(at: Place, before: Affine) -> Array:
@@ -100,15 +109,6 @@ def _moved(at: Place, before: Affine) -> Array:
     rank = len(rank_of(at.y))
     _, q = at.old(before).along(*_channel_axis(at.node, at.x, input_channels_of))
     return aligned(q @ weights(at.node), rank)
-
-
-def _has_room(node: Node) -> bool:
-    """Whether the operator has a bias, or becomes one that has."""
-    return bool(node.op != "MatMul" or len(rank_of(node.inputs[0])) == 2)
-
-
-def _refuses_shift(node: Node) -> bool:
-    return bool(node.op == "ConvTranspose" or is_padded(node))
 
 
 def input_channels_of(node: Node) -> int:
@@ -152,7 +152,7 @@ def normalisation(of: Callable[[Node], tuple[Array, Array]]) -> Rule:
 
 
 def output_norm() -> Rule:
-    """LayerNormalization and its kin: their own scale and shift take what comes behind; before, nothing passes."""
+    """LayerNormalization and its kin: their scale and shift take what comes behind; nothing passes."""
 
     def relate(at: Place) -> Implied:
         before, after = at.get(at.x), at.get(at.y)
@@ -161,7 +161,6 @@ def output_norm() -> Rule:
         if after is not None and len(at.node.outputs) > 1:
             raise Skip("also gives its statistics")
         if after is not None:
-            _norm_axis(at)
             after.along(*_norm_axis(at))
 
     def edit(at: Place) -> list[Edit]:
@@ -295,7 +294,7 @@ def affine_of(node: Node) -> tuple[int, Affine]:
         s, t = of_batchnorm(node)
         shape = [-1 if axis == 1 else 1 for axis in range(len(rank_of(node.inputs[0])))]
         return 0, Affine.of(s.reshape(shape), t.reshape(shape))
-    place, x, k = operand(node)
+    place, _, k = operand(node)
     none = np.zeros((1,) * k.ndim)
     if node.op in ("Mul", "Div"):
         if node.op == "Div" and (place == 0 or not np.all(k)):

@@ -111,7 +111,7 @@ class Rule:
 
 
 def both_ways(push: Callable[[Place, Affine], Affine], pull: Callable[[Place, Affine], Affine]) -> Rule:
-    """The rule of an operator with one data input: output from input by `push`, input from output by `pull`."""
+    """The rule of one data input: output from input by `push`, input from output by `pull`."""
 
     def relate(at: Place) -> Implied:
         before, after = at.get(at.x), at.get(at.y)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgedeploy.export.affine_place import Implied, Option, Place, Rule, both_ways, ones, require_one_use
-from edgedeploy.export.affine_value import Affine, agree, rank_of, sum_of
+from edgedeploy.export.affine_value import Affine, Array, agree, rank_of, sum_of
 from edgedeploy.export.graph import Skip, Tensor, has, value_of
 
 Check = Callable[[Place, Affine], Affine]
@@ -142,34 +142,36 @@ def _unshifted(at: Place, tensor: Tensor) -> Affine:
     return value.with_shift(np.zeros_like(ones(value.rank)))
 
 
-def _product() -> Rule:
-    def relate(at: Place) -> Implied:
-        left, right, out = at.x, at.node.inputs[1], at.y
-        require_one_use(at.node)
-        if len({len(rank_of(tensor)) for tensor in (left, right, out)}) > 1:
-            raise Skip("multiplies tensors of different ranks")
-        for tensor in (left, right, out):
-            value = at.get(tensor)
-            if value is not None:
-                yield tensor, without_shift(at, value)
-        s, r, p = (at.get(tensor) for tensor in (left, right, out))
-        zero = np.zeros_like(ones(len(rank_of(out))))
-        if s is not None and r is not None:
-            yield out, Affine.of(s.scale * r.scale, zero)
-        for one, tensor in ((s, right), (r, left)):
-            if p is not None and one is not None:
-                if not np.all(one.scale):
-                    raise Skip("multiplies by a scale of 0")
-                yield tensor, Affine.of(p.scale / one.scale, zero)
+def _product_relate(at: Place) -> Implied:
+    tensors = [at.x, at.node.inputs[1], at.y]
+    require_one_use(at.node)
+    if len({len(rank_of(tensor)) for tensor in tensors}) > 1:
+        raise Skip("multiplies tensors of different ranks")
+    for tensor in tensors:
+        value = at.get(tensor)
+        if value is not None:
+            yield tensor, without_shift(at, value)
+    left, right, product = (at.get(tensor) for tensor in tensors)
+    zero = np.zeros_like(ones(len(rank_of(at.y))))
+    if left is not None and right is not None:
+        yield at.y, Affine.of(left.scale * right.scale, zero)
+    for one, tensor in ((left, tensors[1]), (right, tensors[0])):
+        if product is not None and one is not None:
+            yield tensor, Affine.of(_divided(product.scale, one.scale), zero)
 
-    def options(at: Place) -> list[Option]:
-        tensors = [at.x, at.node.inputs[1], at.y]
-        free = [tensor for tensor in tensors if at.get(tensor) is None]
-        if len(free) != 2:
-            return []
-        return [Option(((tensor, Affine.identity(len(rank_of(tensor)))),)) for tensor in free]
 
-    return Rule(relate, options, data=2)
+def _divided(product: Array, one: Array) -> Array:
+    if not np.all(one):
+        raise Skip("multiplies by a scale of 0")
+    return product / one
+
+
+def _product_options(at: Place) -> list[Option]:
+    """Two of the three are open: one of them stays as it is."""
+    free = [tensor for tensor in (at.x, at.node.inputs[1], at.y) if at.get(tensor) is None]
+    if len(free) != 2:
+        return []
+    return [Option(((tensor, Affine.identity(len(rank_of(tensor)))),)) for tensor in free]
 
 
 def _mixed(at: Place) -> list[int]:
@@ -225,5 +227,5 @@ COMMUTING: dict[str, Rule] = {
     "Upsample": symmetric(resized),
     "Add": _sum((1, 1)),
     "Sub": _sum((1, -1)),
-    "Mul": _product(),
+    "Mul": Rule(_product_relate, _product_options, data=2),
 }

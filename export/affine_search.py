@@ -124,10 +124,7 @@ class Search:
         if outside:
             value = Affine.identity(value.rank)
         if before is not None:
-            if before.rank != value.rank or not agree(before.scale, value.scale):
-                raise Skip(f"'{tensor.name}' would need two scales")
-            if before.shift is not None and value.shift is not None and not agree(before.shift, value.shift):
-                raise Skip(f"'{tensor.name}' would need two shifts")
+            _require_same(tensor, before, value)
             if before.shift is not None or value.shift is None:
                 return
             value = before.with_shift(value.shift)
@@ -247,6 +244,14 @@ def commit(graph: Graph, plan: Plan) -> None:
             displace(y, middle)
             redirect(middle, y)
             insert(graph, "Add", [middle, bias], [y])
+
+
+def _require_same(tensor: Tensor, before: Affine, value: Affine) -> None:
+    """Raise Skip where what follows contradicts what is known."""
+    if before.rank != value.rank or not agree(before.scale, value.scale):
+        raise Skip(f"'{tensor.name}' would need two scales")
+    if before.shift is not None and value.shift is not None and not agree(before.shift, value.shift):
+        raise Skip(f"'{tensor.name}' would need two shifts")
 
 
 def _unshifted(tensor: Tensor, value: Affine) -> Option:

@@ -1,7 +1,7 @@
 """T = s*T' + t: how the value of a tensor before a rewrite follows from the value after it, or the reverse.
 
-Scale and shift are float64 arrays of the tensor's rank whose dimensions are 1 or the tensor's own, so that one
-value per channel of any layout, per head, or per place of a flattened map are all said alike.
+Scale and shift are float64 arrays of the tensor's rank whose dimensions are 1 or the tensor's own, so that
+values per channel of any layout, per head, or per place of a flattened map are all said alike.
 """
 
 from __future__ import annotations

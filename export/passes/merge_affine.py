@@ -8,6 +8,7 @@ Guo et al., SLAB, ICML 2024, equation 5.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import onnx
@@ -97,7 +98,7 @@ def _value(steps: list[Node], root: Tensor) -> Affine:
     for step in steps:
         if step.op == "Transpose":
             perm = list(step.attrs.get("perm", reversed(range(rank))))
-            value, order = value.map(lambda array, p=perm: array.transpose(p)), order[perm]
+            value, order = value.map(partial(np.transpose, axes=perm)), order[perm]
         else:
             own = affine_of(step)[1]
             value = Affine.of(own.scale * value.scale, sum_of(own.scale * _shift(value), _shift(own)))
