@@ -27,6 +27,7 @@ from edgedeploy.export.graph import (
 )
 
 Vector = NDArray[np.float64]
+EPSILON = 1e-5  # BatchNormalization's default
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -41,9 +42,21 @@ def channel_vector(values: NDArray[np.float64], rank: int, channels: int) -> Vec
     return values.reshape(channels)
 
 
+def of_batchnorm(node: Node) -> tuple[Vector, Vector]:
+    """(a, b) of a BatchNormalization in inference; raises Skip if it trains or has no constants."""
+    if node.attrs.get("training_mode", 0) or sum(not out.is_empty() for out in node.outputs) > 1:
+        raise Skip("it is in training mode")
+    if not node.attrs.get("spatial", 1):
+        raise Skip("it normalises every place by itself (spatial=0)")
+    names = ("scale", "shift", "mean", "variance")
+    scale, shift, mean, var = (float_of(t, n) for t, n in zip(node.inputs[1:5], names, strict=True))
+    a = scale / np.sqrt(var + float(node.attrs.get("epsilon", EPSILON)))
+    return a, shift - mean * a
+
+
 def output_channels(node: Node) -> tuple[int, int]:
     """(rank, channels) of what a weighted operator gives; raises Skip if its weights are not constant."""
-    w = _weights(node)
+    w = weights(node)
     if node.op == "Conv":
         return w.ndim, w.shape[0]
     if node.op == "ConvTranspose":
@@ -59,24 +72,24 @@ def fold_after(graph: Graph, follower: Node, maker: Node | None, a: Vector, b: V
         raise Skip("it does not follow a convolution or a matrix product")
     middle, result = maker.outputs[0], follower.outputs[0]
     require_private(graph, middle)
-    w = _weights(maker)
-    c = _bias(maker, len(a))
-    if maker.op == "Conv":
-        w = w * a.reshape(-1, *[1] * (w.ndim - 1))
-    elif maker.op == "ConvTranspose":
-        groups = int(maker.attrs.get("group", 1))
-        grouped = w.reshape(groups, -1, *w.shape[1:]) * a.reshape(groups, 1, -1, *[1] * (w.ndim - 2))
-        w = grouped.reshape(w.shape)
-    elif maker.op == "Gemm" and maker.attrs.get("transB", 0):
-        w = w * a[:, None]
-    else:
-        w = w * a
-    _store(graph, maker, w, c * a + b)
+    w = scale_outputs(maker, weights(maker), a)
+    _store(graph, maker, w, bias(maker, len(a)) * a + b)
     detach(follower)
     if result.shape is None:
         result.shape = middle.shape
     maker.outputs[0] = result
     return 1
+
+
+def scale_outputs(node: Node, w: NDArray[np.float64], a: Vector) -> NDArray[np.float64]:
+    """a W: weights scaled per output channel."""
+    if node.op == "Conv":
+        return w * a.reshape(-1, *[1] * (w.ndim - 1))
+    if node.op == "ConvTranspose":
+        groups = int(node.attrs.get("group", 1))
+        grouped = w.reshape(groups, -1, *w.shape[1:]) * a.reshape(groups, 1, -1, *[1] * (w.ndim - 2))
+        return grouped.reshape(w.shape)
+    return w * a[:, None] if node.op == "Gemm" and node.attrs.get("transB", 0) else w * a
 
 
 def fold_before(graph: Graph, leader: Node, source: Tensor, a: Vector, b: Vector) -> int:
@@ -91,7 +104,7 @@ def fold_before(graph: Graph, leader: Node, source: Tensor, a: Vector, b: Vector
 
 def input_channels(node: Node) -> tuple[int, int]:
     """(rank, channels) of what a weighted operator reads; raises Skip if its weights are not constant."""
-    w = _weights(node)
+    w = weights(node)
     if node.op == "Conv":
         return w.ndim, w.shape[1] * int(node.attrs.get("group", 1))
     if node.op == "ConvTranspose":
@@ -107,7 +120,7 @@ def absorb(graph: Graph, node: Node, x: Tensor, a: Vector, b: Vector) -> None:
         raise Skip("it is not followed by a convolution or a matrix product")
     if any(tensor is x for tensor in node.inputs[1:]):
         raise Skip("the tensor feeds the operator twice")
-    w = _weights(node)
+    w = weights(node)
     channels = input_channels(node)[1]
     if len(a) != channels:
         raise Skip(f"{len(a)} channels meet an operator of {channels}")
@@ -117,14 +130,14 @@ def absorb(graph: Graph, node: Node, x: Tensor, a: Vector, b: Vector) -> None:
         raise Skip("the convolution pads with zeros, which the shift would not reach")
     if node.op == "Gemm" and node.attrs.get("transA", 0):
         raise Skip("the matrix product reads its input transposed")
-    scaled, shift = _on_inputs(node, w, a, b)
+    scaled, shift = scale_inputs(node, w, a, b)
     if np.any(shift):
-        _store(graph, node, scaled, _bias(node, len(shift)) + shift)
+        _store(graph, node, scaled, bias(node, len(shift)) + shift)
     else:
         node.inputs[1] = constant(graph, node.inputs[1].name, _unscaled(node, scaled), node.inputs[1].dtype)
 
 
-def _on_inputs(
+def scale_inputs(
     node: Node, w: NDArray[np.float64], a: Vector, b: Vector
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(W a, W b): weights scaled per input channel, and what the shift adds to every output."""
@@ -150,7 +163,7 @@ def is_padded(node: Node) -> bool:
     return any(node.attrs.get("pads", ()))
 
 
-def _weights(node: Node) -> NDArray[np.float64]:
+def weights(node: Node) -> NDArray[np.float64]:
     """The weights in float64, Gemm's times alpha; raises Skip if they are computed."""
     w = float_of(node.inputs[1], f"the weight of '{node.name}'")
     if node.op == "MatMul" and w.ndim != 2:
@@ -158,7 +171,7 @@ def _weights(node: Node) -> NDArray[np.float64]:
     return w * float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else w
 
 
-def _bias(node: Node, channels: int) -> NDArray[np.float64]:
+def bias(node: Node, channels: int) -> NDArray[np.float64]:
     """The bias in float64, Gemm's times beta and broadcast to channels; raises Skip if computed."""
     if node.op == "MatMul" or not has(node, 2):
         return np.zeros(channels)
@@ -181,15 +194,15 @@ def _store(graph: Graph, node: Node, w: NDArray[np.float64], c: NDArray[Any]) ->
         raise Skip("the folded weights would not be finite")
     node.inputs[1] = constant(graph, weight.name, w, weight.dtype)
     bias_name = node.inputs[2].name if has(node, 2) else f"{weight.name}_bias"
-    bias = constant(graph, bias_name, c, weight.dtype)
+    added = constant(graph, bias_name, c, weight.dtype)
     if node.op == "Gemm":
         node.attrs.update(alpha=1.0, beta=1.0)
     if node.op == "MatMul":
         node.op = "Gemm"
     if len(node.inputs) > 2:
-        node.inputs[2] = bias
+        node.inputs[2] = added
     else:
-        node.inputs.append(bias)
+        node.inputs.append(added)
 
 
 def _matmul_rank(node: Node, w: NDArray[np.float64]) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedeploy.export.affine import of_batchnorm as batchnorm_affine
 from edgedeploy.export.graph import (
     Graph,
     Node,
@@ -29,7 +30,6 @@ from edgedeploy.export.graph import (
     producer,
     variable,
 )
-from edgedeploy.export.passes.fold_batchnorm import affine as batchnorm_affine
 
 OPERATORS = ("Mul", "Div", "Add", "Sub", "BatchNormalization")
 Array = NDArray[np.float64]

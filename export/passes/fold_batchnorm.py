@@ -11,12 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import WEIGHTED, Vector, fold_after, fold_before, output_channels
-from edgedeploy.export.graph import Graph, Node, Skip, float_of, producer
+from edgedeploy.export.affine import WEIGHTED, fold_after, fold_before, of_batchnorm, output_channels
+from edgedeploy.export.graph import Graph, Node, Skip, producer
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
-
-EPSILON = 1e-5  # the operator's default
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -57,7 +55,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
 
 @graph_pass("fold-batchnorm", atol=1e-5, cases=cases, ops=("BatchNormalization",), phase="fold")
 def fold_batchnorm(graph: Graph, node: Node) -> int:
-    a, b = affine(node)
+    a, b = of_batchnorm(node)
     maker = producer(node.inputs[0])
     if maker is not None and maker.op in WEIGHTED:
         rank, channels = output_channels(maker)
@@ -67,15 +65,3 @@ def fold_batchnorm(graph: Graph, node: Node) -> int:
             raise Skip("the matrix product is not of rank 2")
         return fold_after(graph, node, maker, a, b)
     return fold_before(graph, node, node.inputs[0], a, b)
-
-
-def affine(node: Node) -> tuple[Vector, Vector]:
-    """(a, b) of a BatchNormalization in inference; raises Skip if it trains or has no constants."""
-    if node.attrs.get("training_mode", 0) or sum(not out.is_empty() for out in node.outputs) > 1:
-        raise Skip("it is in training mode")
-    if not node.attrs.get("spatial", 1):
-        raise Skip("it normalises every place by itself (spatial=0)")
-    names = ("scale", "shift", "mean", "variance")
-    scale, shift, mean, var = (float_of(t, n) for t, n in zip(node.inputs[1:5], names, strict=True))
-    a = scale / np.sqrt(var + float(node.attrs.get("epsilon", EPSILON)))
-    return a, shift - mean * a

@@ -55,7 +55,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fold-pad", atol=1e-5, cases=cases, ops=("Pad",), phase="fold", after=("fold-mul-add",))
+@graph_pass("fold-pad", atol=1e-5, cases=cases, ops=("Pad",), phase="fold", after=("propagate-affine",))
 def fold_pad(graph: Graph, node: Node) -> int:
     if node.attrs.get("mode", "constant") != "constant":
         raise Skip(f"it pads by mode {node.attrs['mode']}")

@@ -24,10 +24,13 @@ W = {
     "p": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
     "crop": np.array([0, 0, -1, 0, 0, 0, 1, 0]),
     "deep": np.array([0, 1, 0, 0, 0, 0, 0, 0]),
+    "mixed": np.array([1, -1, 1, 1], np.float32).reshape(4, 1, 1),
+    "tiny": np.array([1, 1e-6, 1, 1], np.float32).reshape(4, 1, 1),
     "one": np.float32(1),
     "wide": np.ones((1, 4, 1, 1), np.float32),
 }
 NORM = "BatchNormalization({}, s, s, s, s)"
+COUNTED = "AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(a)"
 POOL = "AveragePool<kernel_shape=[3,3]{}>(a)"
 
 SKIPS = [
@@ -42,6 +45,46 @@ SKIPS = [
     ("fold-mul-add", "a = Conv(x, w) \n y = Div(k, a)", "divides by the tensor"),
     ("fold-mul-add", "a = Conv(x, w) \n y = Div(a, z)", "divides by zero"),
     ("fold-mul-add", "a = Conv(x, w) \n b = Relu(a) \n y = Mul(b, k)", "beside no convolution"),
+    (
+        "propagate-affine",
+        f"a = {NORM.format('x')} \n b = Identity(a) \n y = Conv<pads=[1,1,1,1]>(b, w)",
+        "Conv 'Conv_2' pads with zeros",
+    ),
+    (
+        "propagate-affine",
+        f"a = Conv(x, w) \n b = Relu(a) \n y = {NORM.format('b')}",
+        "Relu 'Relu_1' does not pass",
+    ),
+    (
+        "propagate-affine",
+        f"a = Conv(x, w) \n b = Softmax(a) \n y = {NORM.format('b')}",
+        "Softmax 'Softmax_1' does not commute",
+    ),
+    (
+        "propagate-affine",
+        f"a = Conv(x, w) \n b = {COUNTED} \n y = {NORM.format('b')}",
+        "AveragePool 'AveragePool_1' does not pass a shift",
+    ),
+    (
+        "propagate-affine",
+        f"a = Conv(x, w) \n b = Pad(a, p) \n y = {NORM.format('b')}",
+        "Pad 'Pad_1' does not pass a shift",
+    ),
+    (
+        "propagate-affine",
+        f"a = Conv(x, w) \n b = Identity(a) \n d = {NORM.format('b')} \n y = Mul(d, a)",
+        "Mul",
+    ),
+    (
+        "propagate-affine",
+        "a = Tanh(x) \n b = Mul(a, mixed) \n d = Relu(b) \n y = Conv(d, w)",
+        "negative scale",
+    ),
+    (
+        "propagate-affine",
+        "a = Conv(x, w) \n b = Mul(a, tiny) \n d = Tanh(b) \n e = Conv(a, w) \n y = Concat<axis=2>(d, e)",
+        "without loss",
+    ),
     ("fold-pad", 'a = Pad<mode="reflect">(x, p) \n y = Conv(a, w)', "mode reflect"),
     ("fold-pad", "a = Pad(x, p, k) \n y = Conv(a, w)", "other than 0"),
     ("fold-pad", "a = Pad(x, crop) \n y = Conv(a, w)", "crops"),
