@@ -18,7 +18,7 @@ from edgedeploy.export.polynomial import below, fuse, polynomial, require_float,
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
-    w = {"k": np.float32(1.702)}
+    w = {"k": np.array(1.702, np.float32)}
     bodies = ("s = Sigmoid(a) \n y = Mul(a, s)", "b = Mul(a, k) \n s = Sigmoid(b) \n y = Mul(s, a)")
     kinds = ("float[2,3,8] x", "float[n,3,h,v] x")
     return [text_model(kind, "y", f"a = Sin(x) \n {body}", w, opset=24) for body in bodies for kind in kinds]
