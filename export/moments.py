@@ -120,10 +120,10 @@ def _quotient(node: Node, d: Tensor, power: float) -> Node:
 
 
 def _trailing(mean: Node, d: Tensor) -> tuple[int, tuple[int, ...]]:
-    shape = d.shape or ()
-    rank = len(shape)
+    shape = d.shape
+    rank = len(shape) if shape is not None else 0
     axes = sorted(axis % rank for axis in axes_of(mean)) if rank else []
-    if not axes or axes != list(range(axes[0], rank)):
+    if shape is None or not axes or axes != list(range(axes[0], rank)):
         raise Skip("the axes are not the trailing ones")
     sizes = shape[axes[0] :]
     if not is_static(sizes):

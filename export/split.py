@@ -25,8 +25,8 @@ def split(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[onnx.ModelPro
     The head keeps all inputs and gives `tensors`, then those outputs of the model that the tail does not
     compute. The tail takes `tensors` and gives the rest, in the model's order. Both keep opsets, functions
     and metadata, but for the description of the whole model's inputs and outputs, which `save_model` writes
-    anew; `edgedeploy.split` in the metadata says "head" or "tail". Raises UnknownNameError for a name that no node
-    computes, and UsageError where the tail would need something else of the head, naming it.
+    anew; `edgedeploy.split` in the metadata says "head" or "tail". Raises UnknownNameError for a name that
+    no node computes, and UsageError where the tail would need something else of the head, naming it.
     """
     nodes = list(model.graph.node)
     computed = {name for node in nodes for name in node.output if name}

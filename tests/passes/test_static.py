@@ -62,8 +62,8 @@ def test_what_is_not_provable_stays_computed(name: str, body: str, reason: str) 
 def test_a_size_is_followed_through_what_keeps_it() -> None:
     body = (
         "a = Conv<pads=[1,1,1,1]>(x, w) \n b = Relu(a) \n c = Concat<axis=1>(b, b) \n "
-        "d = DepthToSpace<blocksize=2>(c) \n f = MaxPool<kernel_shape=[3,3], strides=[1,2], pads=[1,1,1,1]>(d) \n "
-        "y = Tanh(f)"
+        "d = DepthToSpace<blocksize=2>(c) \n "
+        "f = MaxPool<kernel_shape=[3,3], strides=[1,2], pads=[1,1,1,1]>(d) \n y = Tanh(f)"
     )
     tensors = load(text_model(IMAGE, "y", body, W)).tensors()
     assert dim(tensors["c"], 2) == Dim("h")
