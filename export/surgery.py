@@ -13,7 +13,7 @@ from edgedeploy.core.recipe import SurgeryOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.export.embed import embed_argmax, embed_preprocess, embed_uint8_output
 from edgedeploy.export.metadata import save_model
-from edgedeploy.export.order import DEFAULT_PASSES
+from edgedeploy.export.order import DEFAULT_PASSES, default_passes
 from edgedeploy.export.passes.base import PASSES
 from edgedeploy.export.runner import OptimizeResult, optimize
 
@@ -43,15 +43,24 @@ def operate(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
     return operated
 
 
+def passes_that_lower(ops: Sequence[str]) -> list[str]:
+    """Names of the passes that write these operators with others: `lower-*` and `decompose-*`."""
+    return [
+        name
+        for name in PASSES.names()
+        if name.startswith(("lower-", "decompose-")) and {*PASSES.get(name).ops} & {*ops}
+    ]
+
+
 def lower_operators(artifact: Artifact, ops: Sequence[str], options: SurgeryOptions, out: Path) -> Artifact:
-    """Rewrite operators that a target lacks, by the `lower-*` passes that are for them, and clean up after.
+    """Rewrite operators that a target lacks, by the passes that are for them, and clean up after.
 
     What could not be rewritten stays, and `details["adapted"]` says why as `problems`.
     """
-    lowering = [
-        name for name in PASSES.names() if name.startswith("lower-") and {*PASSES.get(name).ops} & {*ops}
-    ]
-    passes = [name for name in (*lowering, *DEFAULT_PASSES) if name not in options.skip]
+    lowering = passes_that_lower(ops)
+    # Those that recognise a decomposition would bring the operator back.
+    after = default_passes("clean", "fold", "merge", "pack")
+    passes = [name for name in (*lowering, *after) if name not in options.skip]
     result = optimize(onnx.load(artifact.path), passes, verify=options.verify, seeds=options.seeds)
     problems = [result.left_alone] if result.left_alone else []
     problems += [f"{step.name} was taken back: {step.reason}" for step in result.reverted]

@@ -52,9 +52,9 @@ class Target(BaseModel):
         backends: candidates, best guess first; `build` takes the fastest that is installed and passes parity.
         precisions: what the device runs, and `default_precision` what `build` makes unless told.
         qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
-        unsupported_ops: ONNX operators that a backend of the target lacks and a `lower-*` pass can rewrite.
+        unsupported_ops: ONNX operators that a backend of the target lacks; passes called `lower-*` and
+            `decompose-*` rewrite them.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
-        lower: names of graph passes that replace what the target lacks, run after the others.
         precision_note: why the default precision is the default.
         notes: what else to know before deploying there.
         figures: see Figures.
@@ -69,7 +69,6 @@ class Target(BaseModel):
     qdq: str | dict[str, str] = "tensorrt"
     unsupported_ops: tuple[str, ...] = ()
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
-    lower: tuple[str, ...] = ()
     precision_note: str = ""
     notes: str = ""
     figures: Figures = Figures()

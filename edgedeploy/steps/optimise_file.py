@@ -86,10 +86,10 @@ def optimize(
     from edgedeploy.export.order import DEFAULT_PASSES, default_passes
     from edgedeploy.export.read import read_model
     from edgedeploy.export.runner import optimize as run
-    from edgedeploy.export.surgery import recorded
+    from edgedeploy.export.surgery import passes_that_lower, recorded
 
     chosen = _passes(passes, skip, DEFAULT_PASSES)
-    lower = _checked(load_target(target).lower) if target else []
+    lower = passes_that_lower(load_target(target).unsupported_ops) if target else []
     model = read_model(source)
     artifact = Artifact.load(source)
     feeds = _feeds(artifact, Path(data), limit) if data is not None else []
@@ -103,8 +103,8 @@ def optimize(
         notes.append(said)
     result = run(start, chosen, verify=verify, seeds=seeds, feeds=feeds)
     if lower and not result.left_alone:
-        clean = default_passes("clean")
-        result = result.then(run(result.model, [*lower, *clean], verify=verify, seeds=seeds, feeds=feeds))
+        after = default_passes("clean", "fold", "merge", "pack")
+        result = result.then(run(result.model, [*lower, *after], verify=verify, seeds=seeds, feeds=feeds))
     if result.left_alone:
         hint = "go without proof: --no-verify" if verify else "nothing can be done with this file"
         raise UsageError(f"{source} was left alone: {result.left_alone}", hint)

@@ -77,7 +77,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
         text_model(
             "float[1,3,9,8] x", "y", "a = Conv(x, w) \n b = Min(a, huge) \n y = Softmax<axis=1>(b)", c
         ),
-        text_model("float[1,3,9,8] x, float[1,4,5,2] g", "y", "a = GridSample(x, g) \n y = Conv(a, w)", c),
+        text_model("float[1,3,9,8] x, float[1,4,5,2] p", "y", "a = GridSample(x, p) \n y = Conv(a, w)", c),
         text_model("float[1,3,h,v] x, bool flag", "y", f"a = Conv(x, w) \n y = If(flag) <{branches}>", c),
     ]
 

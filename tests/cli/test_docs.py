@@ -16,7 +16,10 @@ from tests.conftest import ROOT
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")])
 
 # Commands that train for minutes are run for a moment: the last of two equal options counts.
-SHORTER = {("stdo", "encode"): ("--steps", "2", "--limit", "3", "--batch", "2")}
+SHORTER = {
+    ("stdo", "encode"): ("--steps", "2", "--limit", "3", "--batch", "2"),
+    ("train", "espcn_x3"): ("--set", "steps=3", "--set", "quantised_steps=1", "--workers", "0"),
+}
 
 
 def commands(document: str) -> list[list[str]]:
@@ -48,8 +51,8 @@ def test_readme_commands_run_in_order(cli: Cli, desk: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     lines = commands("README.md")
     assert [words[0] for words in lines] == [
-        "models", "export", "optimize", "quantize", "build", "build", "bench", "eval", "demo", "stdo", "stdo",
-        "doctor",
+        "models", "train", "export", "optimize", "quantize", "build", "build", "bench", "eval", "demo", "stdo",
+        "stdo", "doctor",
     ]  # fmt: skip
     for words in lines:
         outcome = cli(*words, *SHORTER.get(tuple(words[:2]), ()))
