@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tests.random_graphs import MIXED, Step, build, error_of
 
-EXAMPLES = 4000 if os.environ.get("EDGEDEPLOY_MANY") == "1" else 200
+EXAMPLES = 4000 if os.environ.get("EDGEDEPLOY_MANY") == "1" else 300
 RELATIVE = 1e-4  # float32, with scales that are taken back
 STEPS = st.lists(
     st.tuples(
         st.integers(0, len(MIXED) - 1), st.sampled_from((0, 0, 0, 0, 1, 1, 2, 3, 5)), st.integers(0, 15)
     ),
     min_size=3,
-    max_size=12,
+    max_size=16,
 )
 
 
