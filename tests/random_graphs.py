@@ -1,4 +1,4 @@
-"""Random graphs of what scales and shifts pass: a program is a list of integers, so that it can be made smaller.
+"""Random graphs of what scales and shifts pass, from lists of integers, so that they can be made smaller.
 
 Every program is valid: a step that does not fit the tensor it names is left out.
 """
@@ -161,7 +161,9 @@ def pad(net: Net, x: str, shape: Shape, variant: int) -> None:
     if h < 2 or h > 16:
         return
     filler = [net.constant(np.float32(0.5))] if variant & 4 and mode == "constant" else []
-    net.add("Pad", [x, net.constant(np.array([0, 0, 1, 0, 0, 0, 1, 0])), *filler], (n, c, h + 2, w), mode=mode)
+    net.add(
+        "Pad", [x, net.constant(np.array([0, 0, 1, 0, 0, 0, 1, 0])), *filler], (n, c, h + 2, w), mode=mode
+    )
 
 
 def depth(net: Net, x: str, shape: Shape, variant: int) -> None:
@@ -249,7 +251,7 @@ def build(seed: int, steps: Sequence[Step], names: Sequence[str] = MIXED, middle
 
 
 def error_of(model: onnx.ModelProto, passes: Sequence[str] = PASSES) -> tuple[float, int]:
-    """(largest difference relative to the largest value of its output, rewrites), nothing proved on the way."""
+    """(largest difference relative to its output's largest value, rewrites), nothing proved on the way."""
     result = optimize(model, passes, verify=False)
     assert not result.offences, result.problems()
     if not result.steps:

@@ -1,4 +1,4 @@
-"""Whatever graph: what moving and folding scales and shifts leaves computes the same, with no proof on the way.
+"""Whatever the graph: what moving and folding scales and shifts leaves computes the same, with no proof run.
 
 EDGEDEPLOY_MANY=1 runs thousands of graphs instead of some hundred.
 """
