@@ -231,6 +231,8 @@ def _part_options(at: Place) -> list[Option]:
         if isinstance(size, int) and at.node.op == "Split":
             places = takes[number](np.arange(size).reshape([-1 if i == axis else 1 for i in range(rank)]))
             options.append(Option(((at.x, value.map(_Filled(axis, size, places.ravel(), value))),)))
+    if not options:
+        raise Skip("takes a part of an axis along which the values differ")
     return options
 
 

@@ -144,6 +144,30 @@ def _step(graph: Graph, node: Node, kept: set[str]) -> ScaleShift | None:
     return None
 
 
+def turned(graph: Graph, operand: Tensor, others: list[ScaleShift]) -> list[ScaleShift]:
+    """transpose(a*r + b) = a'*transpose(r) + b', where the other operand starts from such a transpose(r)."""
+    maker, kept = producer(operand), kept_names(graph)
+    found: list[ScaleShift] = []
+    if maker is None or maker.op != "Transpose" or not is_standard(maker) or "perm" not in maker.attrs:
+        return found
+    source, perm = maker.inputs[0], maker.attrs["perm"]
+    before = producer(source)
+    if before is None or not (_is_private(operand, kept) and _is_private(source, kept)):
+        return found
+    for inner in chain(graph, before):
+        for other in others:
+            twin = producer(other.x)
+            if twin is None or twin.op != "Transpose" or twin.attrs.get("perm") != perm:
+                continue
+            if twin is not maker and twin.inputs[0] is inner.x:
+                a, b = (
+                    np.transpose(v.reshape((1,) * (len(perm) - v.ndim) + v.shape), perm)
+                    for v in (inner.a, inner.b)
+                )
+                found.append(ScaleShift(other.x, a, b, (maker, *inner.nodes), inner.dtype))
+    return found
+
+
 def _is_private(tensor: Tensor, kept: set[str]) -> bool:
     return len(tensor.outputs) == 1 and tensor.name not in kept
 

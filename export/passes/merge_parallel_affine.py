@@ -13,12 +13,12 @@ import onnx
 from edgedeploy.export.graph import Graph, Node, Skip, kept_names, producer
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import ScaleShift, add, chain, emit, nothing, plan
+from edgedeploy.export.scale_shift import ScaleShift, add, chain, emit, nothing, plan, turned
 from edgedeploy.export.sums import is_sum
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
-    image, tokens = "float[1,4,h,v] x", "float[2,n,6] x"
+    image, tokens, image3 = "float[1,4,h,v] x", "float[2,n,6] x", "float[2,4,n] x"
     c = {
         "s": rng.uniform(0.5, 2, 4).astype(np.float32),
         "t": rng.uniform(0.5, 2, 4).astype(np.float32),
@@ -36,6 +36,8 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
         text_model("float[2,4,n] x", "y", norm + scaled + "r = Add(m, n) \n y = Relu(r)", c),
         text_model(image, "y", norm + "y = Add(n, x)", c),
         text_model(image, "y", norm + other + "y = Sub(n, m)", c),
+        text_model(image3, "y", f"{there} \n {norm} {back} \n y = Add(b, a)", c),
+        text_model(image3, "y", f"{there} \n m = Mul(a, alpha) \n {norm} {back} \n y = Sub(m, b)", c),
         text_model(tokens, "y", "a = Mul(x, w) \n y = Sub(x, a)", t),
         text_model(tokens, "y", turned, {"s": rng.uniform(0.5, 2, 6).astype(np.float32)}),
         text_model(tokens, "y", "a = Mul(x, w) \n p = Add(a, b) \n q = Div(x, b) \n y = Add(q, p)", t),
@@ -55,6 +57,10 @@ def merge_parallel_affine(graph: Graph, node: Node) -> int:
     if not is_sum(node) or len(node.inputs) != 2:
         return 0
     left, right = (_ways(graph, node, index) for index in (0, 1))
+    left, right = (
+        [*left, *turned(graph, node.inputs[0], right)],
+        [*right, *turned(graph, node.inputs[1], left)],
+    )
     reason = "its operands are not scales and shifts of one tensor"
     for one in left:
         for two in right:
