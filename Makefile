@@ -42,8 +42,9 @@ demo: .venv/.demo
 	@$(BIN)/python benchmarks/clips.py bigbuckbunny --size 360x640 --out $(OUT)/clip.mp4 > /dev/null
 	@$(BIN)/edgedeploy demo espcn_x3 --source $(OUT)/clip.mp4 --sink $(OUT)/demo.mp4
 
+# Two processes with a thread each: more threads than cores wait for one another.
 test: .venv/.dev
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
