@@ -120,7 +120,8 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
 
 
 def _x264(options: EncodeOptions) -> dict[str, str]:
-    # What x264 writes depends on its threads, whose number it would take from the machine at that moment.
+    # x264 takes the number of its threads from the machine otherwise, and writes something else with another.
+    # Even so two encodings of one clip may differ in bytes, so a resumed run keeps the video it has.
     return {"preset": options.preset, "crf": str(options.crf), "x264-params": f"threads={X264_THREADS}"}
 
 
