@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedeploy.export.passes.samples import floats, text_model
 from tests.random_graphs import MIXED, Step, build, error_of
 
 EXAMPLES = 4000 if os.environ.get("EDGEDEPLOY_MANY") == "1" else 300
@@ -28,3 +30,11 @@ STEPS = st.lists(
 def test_random_graphs_compute_the_same(seed: int, steps: list[Step], middle: int) -> None:
     error, _ = error_of(build(seed, steps, middle=middle))
     assert error <= RELATIVE
+
+
+def test_a_part_does_not_say_what_the_whole_is(rng: np.random.Generator) -> None:
+    """The shift of what a Gather takes, and nobody to take it: random graphs found that it was lost."""
+    constants = {"i": np.array([1, 0]), "k": floats(rng, 1, 2, 1, 1)}
+    for start in ("g = Gather<axis=1>(x, i)", "c = Identity(x) \n g, h = Split<axis=1, num_outputs=2>(c)"):
+        body = f"{start} \n y = Add(g, k)"
+        assert error_of(text_model("float[1,4,4,4] x", "y", body, constants)) == (0.0, 0)
