@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +20,8 @@ from tests.norm_counter import norms, why_it_stays
 from tests.random_graphs import build
 from tests.zoo import models_under_test, small_options
 
+# A minute each in training form; pvt and deit have their norms in the same places.
+SLOW = set() if os.environ.get("EDGEDEPLOY_ALL_MODELS") == "1" else {"slab_cswin_tiny", "slab_swin_tiny"}
 MOST = {"ddrnet_23_slim": (12, 7)}  # norms before and after
 RELATIVE = 1e-3  # deep networks in float32, with signs at random
 
@@ -47,7 +51,7 @@ def training_form(name: str) -> tuple[onnx.ModelProto, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*filter(has_norms, models_under_test()), *MOST}))
+@pytest.mark.parametrize("name", sorted({*filter(has_norms, models_under_test()), *MOST} - SLOW))
 def test_a_norm_that_is_left_cannot_go(name: str) -> None:
     model, x = training_form(name)
     result = optimize(model, verify=False)
