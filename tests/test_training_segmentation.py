@@ -14,7 +14,12 @@ from torch.nn import functional as F
 from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.models.training.augment import colour_jitter, random_window
 from edgedeploy.models.training.experiments.base import distillation_loss, make_experiment
-from edgedeploy.models.training.experiments.segmentation import hard_cross_entropy, median_frequency
+from edgedeploy.models.training.experiments.segmentation import (
+    SegmentationLoss,
+    SegmentationSettings,
+    hard_cross_entropy,
+    median_frequency,
+)
 from edgedeploy.models.training.loop import Every, Training
 from edgedeploy.models.training.segmentation_data import find_samples, layout_of
 from tests.training_runs import draw_streets, streets
@@ -99,6 +104,27 @@ def test_hard_pixels_are_the_released_rule(rng: np.random.Generator, weighted: b
         assert found.item() == pytest.approx(expected, rel=1e-4)
     nothing = hard_cross_entropy(logits, torch.full_like(labels, 9), ignore=9, threshold=0.7, share=0.5)
     assert nothing.item() == 0
+
+
+def test_stride_takes_every_so_many_th_label_where_it_lies(rng: np.random.Generator) -> None:
+    """Logits of full size make every label's place visible: the strided loss is that of a strided problem."""
+    settings = {"layout": "camvid", "crop": (8, 8), "ohem_threshold": 1.0, "ohem_share": 1.0}
+    logits = torch.from_numpy(rng.standard_normal((2, 11, 8, 8)).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(0, 11, (2, 8, 8)))
+
+    def loss_of(chosen: SegmentationSettings) -> SegmentationLoss:
+        return SegmentationLoss(
+            torch.nn.Identity(), chosen, 255, weights=None, teacher=None, share=0.0, temperature=1.0
+        )
+
+    def loss(stride: int) -> float:
+        chosen = SegmentationSettings.model_validate({**settings, "stride": stride})
+        return float(loss_of(chosen)(logits, labels)["loss"])
+
+    kept = labels[:, 1::2, 1::2]
+    at_half = F.interpolate(logits, (4, 4), mode="bilinear", align_corners=False)
+    assert loss(1) == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert loss(2) == pytest.approx(float(F.cross_entropy(at_half, kept)), rel=1e-5)
 
 
 def test_median_frequency_weighs_rare_classes_up() -> None:
