@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgedeploy.calibration.placement import prepared
 from edgedeploy.core.parity import compare
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact, TaskSpec
@@ -55,7 +56,10 @@ def folded(source: str, folder: Path, name: str, *edits: str, weights: str | Non
     from edgedeploy.steps.base import Job
 
     job = Job(source, Recipe().edited(edits), load_target("cpu"), weights=weights)
-    return deliver(run(job, Reporter(quiet=True), Cache(), "optimise"), folder / f"{name}.onnx")
+    artifact = deliver(run(job, Reporter(quiet=True), Cache(), "optimise"), folder / f"{name}.onnx")
+    # Scales per channel need opset 13, and not every peer raises an older one by itself.
+    onnx.save(prepared(onnx.load(artifact.path))[0], artifact.path)
+    return artifact
 
 
 def fixed(source: Path, folder: Path, shape: tuple[int, ...]) -> Path:
