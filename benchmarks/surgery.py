@@ -48,23 +48,25 @@ class Row:
 class Worker:
     """A tool in a process that is started again where it dies."""
 
-    def __init__(self, tool: str, python: str) -> None:
-        self.tool, self.python = tool, python
+    def __init__(self, tool: str, python: str, script: str = "simplifier_worker.py") -> None:
+        self.tool, self.python, self.script = tool, python, Path(__file__).with_name(script)
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, source: Path, out: Path, runs: int) -> dict[str, Any]:
         """Its answer, {"error": "crashed"} if it dies over the question."""
+        return self.request({"source": str(source), "out": str(out), "runs": runs})
+
+    def request(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The answer to any question that the script understands."""
         if self.process is None:
-            script = Path(__file__).with_name("simplifier_worker.py")
             self.process = subprocess.Popen(
-                [self.python, str(script), self.tool],
+                [self.python, str(self.script), self.tool],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
         talk, listen = self.process.stdin, self.process.stdout
         if talk is None or listen is None:
             raise RuntimeError("the process has no pipes")
         try:
-            question = {"source": str(source), "out": str(out), "runs": runs}
             talk.write(json.dumps(question) + "\n")
             talk.flush()
             line = listen.readline()

@@ -75,7 +75,7 @@ CALIBRATORS: Registry[type[Calibrator]] = Registry(
     "edgedeploy.calibration",
     skip=frozenset(
         {
-            "base", "collect", "data", "equalize", "everywhere", "exclusions", "graph_view", "histogram",
+            "base", "collect", "data", "everywhere", "exclusions", "graph_view", "histogram",
             "placement", "plan", "ptq", "residual", "ruleset", "sources", "weights", "writer",
         }
     ),

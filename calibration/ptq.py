@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,18 @@ import onnx
 
 from edgedeploy.calibration.base import Range, TensorStatistics, make_calibrator
 from edgedeploy.calibration.collect import Collected, FeedsFactory, collect
-from edgedeploy.calibration.equalize import candidates, equalize
-from edgedeploy.calibration.graph_view import GraphView
+from edgedeploy.calibration.corrections import (
+    AfterPlacement,
+    BeforePlacement,
+    Setting,
+    make_corrections,
+)
 from edgedeploy.calibration.placement import PlacementReport, place, prepared, wanted
-from edgedeploy.calibration.plan import make_plan
 from edgedeploy.calibration.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.progress import Progress
+
+Corrections = Sequence[str] | Mapping[str, Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def quantize(
     method: str = "entropy",
     options: Mapping[str, Any] | None = None,
     rules: str | RuleSet = "tensorrt",
+    corrections: Corrections = None,
     memory_mb: int = 512,
     progress: Progress | None = None,
 ) -> QuantizeResult:
@@ -65,19 +71,25 @@ def quantize(
         feeds_factory: gives the calibration inputs anew at every call, as numpy arrays by input name.
         method, options: a file of calibration/ and the fields of its dataclass.
         rules: name of a file of calibration/rules, or a rule set with options changed.
+        corrections: names of files of calibration/corrections, or their options by name; None takes those of
+            the rule set. A name alone takes the options that the rule set has for it.
         memory_mb: bound on the activations alive at once; more passes over the data where it is small.
         progress: called with (feeds done, feeds in total or None) over all passes.
 
     Raises:
         CalibrationError: no data, a model that does not run, or nothing in it to quantise.
-        UnknownNameError, RecipeError: no such method, rule set or option.
+        UnknownNameError, RecipeError: no such method, rule set, correction or option.
     """
     start = time.perf_counter()
     calibrator = make_calibrator(method, options or {})
     rules = load_rules(rules) if isinstance(rules, str) else rules
     model, notes = prepared(model)
-    model, equalized = _equalized(model, rules, feeds_factory, memory_mb, progress)
-    notes = (*notes, *equalized)
+    tools = make_corrections(_chosen(corrections, rules))
+    setting = Setting(rules, feeds_factory, memory_mb, progress)
+    for tool in tools:
+        if isinstance(tool, BeforePlacement):
+            model, done = tool.prepare(model, setting)
+            notes = (*notes, *done)
     tensors = wanted(model, rules)
     collected = Collected()
     if tensors:
@@ -93,6 +105,10 @@ def quantize(
         raise CalibrationError(
             f"no operator can run in INT8 ({why or 'none has weights'})", "deploy it in fp16 or fp32 instead"
         )
+    for tool in tools:
+        if isinstance(tool, AfterPlacement):
+            quantized, done = tool.correct(quantized, model, setting)
+            notes = (*notes, *done)
     if notes:
         placement = dataclasses.replace(placement, notes=(*notes, *placement.notes))
     problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))
@@ -101,23 +117,12 @@ def quantize(
     return QuantizeResult(quantized, ranges, report)
 
 
-def _equalized(
-    model: onnx.ModelProto,
-    rules: RuleSet,
-    feeds_factory: FeedsFactory,
-    memory_mb: int,
-    progress: Progress | None,
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The model with channels equalised where the rules want it, and a note; takes a pass over the data."""
-    view = GraphView(model)
-    names = candidates(view, make_plan(view, rules)) if rules.equalize else []
-    if not names:
-        return model, ()
-    found = collect(
-        model, names, feeds_factory, histograms=False, channels=True, memory_mb=memory_mb, progress=progress
-    )
-    peaks = {name: entry.peaks for name, entry in found.statistics.items() if entry.peaks is not None}
-    return equalize(model, peaks, rules.equalize), (f"channels of {len(peaks)} tensors equalised",)
+def _chosen(corrections: Corrections, rules: RuleSet) -> Mapping[str, Mapping[str, Any]]:
+    if corrections is None:
+        return rules.corrections
+    if isinstance(corrections, Mapping):
+        return corrections
+    return {name: rules.corrections.get(name, {}) for name in corrections}
 
 
 def _problems(name: str, entry: TensorStatistics) -> list[str]:

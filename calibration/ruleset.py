@@ -35,7 +35,7 @@ class RuleSet(BaseModel):
         concat: "after" quantises what is read after a Concat, "shared" its inputs with one scale.
         small_channels: leave out operators with too few channels to gain anything.
         first, last: quantise layers with no weighted operator before, or after, them.
-        equalize: strength of channel equalisation before quantising, 0 (off) to 1 (fully alike).
+        corrections: files of calibration/corrections that run unless told otherwise -> their options.
         signs: how products of -1, 0 and 1 run in INT8, which needs no ranges: "int8" is symmetric Q/DQ behind
             Sign; "saturating" kinds let QuantizeLinear take the sign, and unsigned ones have zero-point 1.
         known_ranges: operators whose output range is known without data, (low, high).
@@ -58,7 +58,7 @@ class RuleSet(BaseModel):
     small_channels: bool = True
     first: bool = True
     last: bool = True
-    equalize: float = Field(default=0.0, ge=0.0, le=1.0)
+    corrections: dict[str, dict[str, Any]] = Field(default_factory=dict)
     signs: Literal["int8", "int8-saturating", "uint8-saturating"] = "int8"
     known_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,13 +11,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.calibration import load_rules, quantize
-from edgedeploy.calibration.equalize import candidates, equalize, factors
+from edgedeploy.calibration.corrections.equalize import candidates, equalize, factors
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import make_plan
 from edgedeploy.calibration.weights import quantize_weight
 from edgedeploy.core.parity import compare
 
 RULES = load_rules("tensorrt").with_options(first=True, last=True)
+
+
+def corrections(strength: float) -> dict[str, dict[str, Any]]:
+    return {"equalize": {"strength": strength}}
 
 
 def network(activation: str, *, bias: bool = True, skip: bool = False) -> onnx.ModelProto:
@@ -58,7 +64,7 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 def test_the_float_model_computes_the_same(activation: str, bias: bool, rng: np.random.Generator) -> None:
     model = network(activation, bias=bias)
     peaks = {"m": np.geomspace(0.01, 1.0, 16)}
-    result = equalize(model, peaks, 0.8)
+    result = equalize(model, {name: factors(peak, 0.8) for name, peak in peaks.items()})
     onnx.checker.check_model(result, full_check=True)
     x = rng.standard_normal((1, 16, 8, 8)).astype(np.float32)
     assert compare(run(model, x), run(result, x)).max_rel < 1e-5
@@ -75,7 +81,7 @@ def test_int8_gains_where_channels_differ(activation: str, rng: np.random.Genera
     data = [{"x": rng.standard_normal((1, 16, 8, 8)).astype(np.float32)} for _ in range(4)]
     reference = run(model, data[0]["x"])
     off, on = (
-        quantize(model, lambda: data, method="minmax", rules=RULES.with_options(equalize=strength))
+        quantize(model, lambda: data, method="minmax", rules=RULES, corrections=corrections(strength))
         for strength in (0.0, 1.0)
     )
     gain = (
@@ -92,7 +98,7 @@ def test_weights_listed_as_inputs(rng: np.random.Generator) -> None:
         model.graph.input.append(helper.make_tensor_value_info(entry.name, TensorProto.FLOAT, entry.dims))
     model.ir_version = 3
     data = [{"x": rng.standard_normal((1, 16, 8, 8)).astype(np.float32)}]
-    result = quantize(model, lambda: data, rules=RULES.with_options(equalize=0.5)).model
+    result = quantize(model, lambda: data, rules=RULES, corrections=corrections(0.5)).model
     assert [value.name for value in result.graph.input] == ["x"]
     assert compare(run(model, data[0]["x"]), run(result, data[0]["x"])).sqnr_db > 25
 
@@ -118,7 +124,7 @@ def test_weights_that_lie_on_the_grid_already_are_left_alone(rng: np.random.Gene
             snapped = (codes * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
             entry.CopyFrom(numpy_helper.from_array(snapped, "w2"))
     data = [{"x": rng.standard_normal((1, 16, 8, 8)).astype(np.float32)}]
-    result = quantize(model, lambda: data, method="minmax", rules=RULES.with_options(equalize=1.0))
+    result = quantize(model, lambda: data, method="minmax", rules=RULES, corrections=corrections(1.0))
     assert result.report.placement.notes == ()
     assert "Mul" not in {node.op_type for node in result.model.graph.node}
 

@@ -1,0 +1,150 @@
+"""min over integers q of (w - s q) C (w - s q)^T, a row w per output channel, C = covariance of its input.
+
+Rounding to nearest minimises |w - s Q|, but what counts is the error of the layer's output, in which the
+errors of weights that see alike inputs cancel. AdaRound solves it by gradients; here column by column, each
+one's error put on those left through the inverse of C (GPTQ), then coordinate descent until nothing changes:
+exact steps, no learning rate. Nagel et al., ICML 2020, eq. 12; Frantar et al., ICLR 2023, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgedeploy.calibration.corrections.base import CORRECTIONS, AfterPlacement, Setting
+from edgedeploy.calibration.corrections.layers import Layer, Placed
+from edgedeploy.calibration.corrections.moments import Moments, input_moments, rows, understood, unrows
+from edgedeploy.calibration.weights import LEVELS, on_grid
+
+_BLOCK = 64  # columns whose updates of the columns behind them are made together
+
+
+@CORRECTIONS.register("adaround")
+@dataclass(frozen=True)
+class AdaptiveRounding(AfterPlacement):
+    """Chooses the codes of weights by the layer's output; scales stay.
+
+    Attributes:
+        damping: added to C's diagonal, as a share of its mean: how far to distrust the sample.
+        sweeps: of coordinate descent at most.
+        largest: K above which a layer keeps nearest rounding; time grows with K^2, memory too.
+    """
+
+    order = 30
+    damping: float = 0.01
+    sweeps: int = 4
+    largest: int = 4608
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise ValueError(f"damping must be positive, not {self.damping}")
+        if self.sweeps < 0 or self.largest < 1:
+            raise ValueError("sweeps must not be negative, largest must be positive")
+
+    def correct(
+        self, quantized: onnx.ModelProto, model: onnx.ModelProto, setting: Setting
+    ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+        placed = Placed(quantized, model)
+        layers = [
+            layer
+            for layer in placed.layers
+            if understood(layer)
+            and placed.private(layer)
+            and rows(layer, layer.w.astype(np.float64)).shape[2] <= self.largest
+            and not (layer.axis is not None and on_grid(layer.w, layer.axis))
+        ]
+        before = after = 0.0
+        for layer, moments in input_moments(placed, layers, setting):
+            if moments.count:
+                gain = self._round(placed, layer, moments)
+                before, after = before + gain[0], after + gain[1]
+        if not before:
+            return quantized, ()
+        note = f"codes of {len(layers)} weights chosen by their layers' outputs: error x {after / before:.2f}"
+        return placed.finished(), (note,)
+
+    def _round(self, placed: Placed, layer: Layer, moments: Moments) -> tuple[float, float]:
+        """Error of the layer before and after, over its output's variance."""
+        steps = np.broadcast_to(placed.steps(layer), layer.w.shape)
+        w = rows(layer, layer.w.astype(np.float64))
+        scale = rows(layer, steps)[:, :, 0]
+        codes = rows(layer, placed.value(layer.dequantize.input[0]).astype(np.float64))
+        chosen = np.empty_like(codes)
+        before = after = power = 0.0
+        # A bias takes the mean's error; without one the mean counts like everything else.
+        bias = placed.shift_bias(layer, np.zeros(layer.outputs))
+        spread = moments.covariance if bias else moments.second / moments.count
+        for group, covariance in enumerate(spread):
+            x = w[group] / scale[group][:, None]  # weights in units of their step
+            chosen[group] = best = self.solve(x, codes[group], covariance)
+            unit = scale[group] ** 2
+            before += float(unit @ _cost(x - codes[group], covariance))
+            after += float(unit @ _cost(x - best, covariance))
+            power += float(unit @ _cost(x, covariance))
+        if power <= 0 or not after < before:
+            return 0.0, 0.0
+        placed.replace(layer.dequantize.input[0], unrows(layer, chosen))
+        if bias:
+            shift = scale * np.einsum("gok,gk->go", w / scale[:, :, None] - chosen, moments.mean)
+            placed.shift_bias(layer, shift.reshape(-1))
+        return before / power, after / power
+
+    def solve(
+        self, w: NDArray[np.float64], nearest: NDArray[np.float64], c: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Codes (outputs, K) in [-127, 127] for weights in units of their step, never worse than given."""
+        damped = c + np.eye(c.shape[0]) * max(self.damping * float(np.trace(c)) / c.shape[0], 1e-30)
+        q = _sequential(w, damped)
+        for start in (q, nearest.copy()):
+            _descend(w, start, damped, self.sweeps)
+        first, second = q, start
+        better = _cost(w - first, c) < _cost(w - second, c)
+        result = np.where(better[:, None], first, second)
+        worse = _cost(w - result, c) > _cost(w - nearest, c)
+        return np.where(worse[:, None], nearest, result)
+
+
+def _cost(error: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """e C e^T for every row e."""
+    result: NDArray[np.float64] = ((error @ c) * error).sum(axis=1)
+    return result
+
+
+def _sequential(w: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """GPTQ: round column by column, those of the largest variance first, the error moved to the rest."""
+    order = np.argsort(-np.diag(c), kind="stable")
+    # The upper factor U of C^-1 = U^T U holds, row by row, how an error moves to the columns behind it.
+    inverse = np.linalg.inv(c[np.ix_(order, order)])
+    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    left, q = w[:, order].copy(), np.empty_like(w)
+    for start in range(0, w.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, w.shape[1])
+        errors = np.zeros((w.shape[0], stop - start))
+        for column in range(start, stop):
+            code = np.clip(np.rint(left[:, column]), -LEVELS, LEVELS)
+            q[:, order[column]] = code
+            error = (left[:, column] - code) / upper[column, column]
+            left[:, column + 1 : stop] -= error[:, None] * upper[column, column + 1 : stop]
+            errors[:, column - start] = error
+        left[:, stop:] -= errors @ upper[start:stop, stop:]
+    return q
+
+
+def _descend(w: NDArray[np.float64], q: NDArray[np.float64], c: NDArray[np.float64], sweeps: int) -> None:
+    """Move single codes, in place, to where the cost is least with all others fixed; it never rises."""
+    gradient = (w - q) @ c
+    diagonal = np.diag(c)
+    for _ in range(sweeps):
+        moved = False
+        for column in range(w.shape[1]):
+            step = np.rint(gradient[:, column] / diagonal[column])
+            step = np.clip(q[:, column] + step, -LEVELS, LEVELS) - q[:, column]
+            if step.any():
+                moved = True
+                q[:, column] += step
+                gradient -= step[:, None] * c[column]
+        if not moved:
+            break

@@ -1,0 +1,186 @@
+"""conv(x, w) = conv(x / r, w r), r_c = (max |x_c| / max |x|)^strength: channels made alike for INT8.
+
+An activation has one scale, so a channel a tenth as large as the largest gets a tenth of the levels. Where a
+convolution, depthwise or not, makes x, 1/r goes into its weights, through what is homogeneous between
+(relu(a / r) = relu(a) / r), and costs nothing; after Tanh or ReLU6 it is a Mul that fuses with them. Nagel et
+al., ICCV 2019 (cross-layer equalisation); Xiao et al., ICML 2023 (the exponent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from edgedeploy.calibration.collect import collect
+from edgedeploy.calibration.corrections.base import CORRECTIONS, BeforePlacement, Setting
+from edgedeploy.calibration.exclusions import trained_for_int8
+from edgedeploy.calibration.graph_view import GraphView, attribute
+from edgedeploy.calibration.plan import Plan, make_plan
+
+# f(a / r) = f(a) / r for r > 0 that differs from channel to channel.
+_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool"})
+_LEAST = 1 / 64  # of the largest channel: a dead channel would otherwise blow up its weights
+
+
+@CORRECTIONS.register("equalize")
+@dataclass(frozen=True)
+class Equalize(BeforePlacement):
+    """Equalises every tensor that only convolutions read and whose maker can take the factor.
+
+    Attributes:
+        strength: 0 (off) to 1 (channels fully alike); what x gains in levels w may lose.
+        depthwise: the same for tensors that only depthwise convolutions read: their weights have a scale for
+            each channel, so they lose nothing.
+        multiply: operators behind which a Mul is put where no weight can take the factor.
+    """
+
+    order = 10
+    strength: float = 0.75
+    depthwise: float = 1.0
+    multiply: tuple[str, ...] = ("Clip", "HardSigmoid", "Sigmoid", "Tanh")
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.strength <= 1 and 0 <= self.depthwise <= 1):
+            raise ValueError("strength and depthwise must be 0 to 1")
+
+    def prepare(self, model: onnx.ModelProto, setting: Setting) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+        view = GraphView(model)
+        names = candidates(view, make_plan(view, setting.rules), frozenset(self.multiply))
+        strengths = {name: self._strength(view, name) for name in names}
+        names = [name for name in names if strengths[name]]
+        if not names:
+            return model, ()
+        found = collect(
+            model,
+            names,
+            setting.feeds,
+            histograms=False,
+            channels=True,
+            memory_mb=setting.memory_mb,
+            progress=setting.progress,
+        )
+        ratios = {
+            name: factors(entry.peaks, strengths[name])
+            for name, entry in found.statistics.items()
+            if entry.peaks is not None
+        }
+        return equalize(model, ratios), (f"channels of {len(ratios)} tensors equalised",)
+
+    def _strength(self, view: GraphView, name: str) -> float:
+        deep = any(view.constants[view.nodes[i].input[1]].dims[1] > 1 for i, _ in view.consumers[name])
+        return self.strength if deep else self.depthwise
+
+
+def candidates(view: GraphView, plan: Plan, multiply: frozenset[str] = frozenset()) -> list[str]:
+    """Tensors read by nothing but quantised convolutions, whose maker can take the factor.
+
+    Where the weights lie on the int8 grid already, quantising them loses nothing and any factor would:
+    trained so, they are left alone.
+    """
+    found = []
+    for name, edges in plan.reads.items():
+        convolutions = all(position == 0 and view.nodes[index].op_type == "Conv" for index, position in edges)
+        trained = any(trained_for_int8(view, index) for index, _ in edges)
+        private = sorted(view.consumers[name]) == sorted(edges) and name not in view.captured
+        if convolutions and not trained and private and name not in view.outputs and plan.find(name) == name:
+            producer = view.producer.get(name)
+            kind = view.nodes[producer].op_type if producer is not None else ""
+            if kind in multiply or source_of(view, name) is not None:
+                found.append(name)
+    return found
+
+
+def factors(peaks: NDArray[np.float64], strength: float) -> NDArray[np.float32]:
+    """r per channel, in [1/64, 1], from the largest magnitude of each channel."""
+    top = peaks.max(initial=0.0)
+    if top <= 0:
+        return np.ones(peaks.shape, dtype=np.float32)
+    r: NDArray[np.float64] = np.maximum((peaks / top) ** strength, _LEAST)
+    return r.astype(np.float32)
+
+
+def equalize(model: onnx.ModelProto, ratios: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
+    """A copy that computes the same, with the channels of some tensors divided by their `ratios`."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    view = GraphView(result)
+    multiplied = []
+    for name, r in ratios.items():
+        source = source_of(view, name)
+        if source is not None:
+            for position in (1, 2):
+                if len(view.nodes[source].input) > position and view.nodes[source].input[position]:
+                    _scale(result, view, source, position, 1 / r)
+        else:
+            multiplied.append((view.producer[name], name, r))
+        for index, _ in view.consumers[name]:
+            _scale_inputs(result, view, index, r)
+    for index, name, r in sorted(multiplied, reverse=True, key=lambda entry: entry[0]):
+        scaled, inverse = f"{name}_equalized", f"{name}_equalizer"
+        rank = len(view.shapes.get(name) or (0,) * 4)
+        value = (1 / r).reshape([1, -1, *[1] * (rank - 2)])
+        result.graph.initializer.append(numpy_helper.from_array(value, inverse))
+        for consumer, position in view.consumers[name]:
+            view.nodes[consumer].input[position] = scaled
+        result.graph.node.insert(
+            index + 1, helper.make_node("Mul", [name, inverse], [scaled], f"{name}_equalize")
+        )
+    drop_unused(result, view)
+    return result
+
+
+def source_of(view: GraphView, name: str) -> int | None:
+    """The convolution that can take the factor: conv -> what is homogeneous -> name, with no other reader."""
+    made = view.producer.get(name)
+    while made is not None and view.nodes[made].op_type in _HOMOGENEOUS:
+        inner = view.nodes[made].input[0]
+        if len(view.consumers[inner]) != 1 or inner in view.outputs or inner in view.captured:
+            return None
+        made = view.producer.get(inner)
+    if made is None or view.nodes[made].op_type != "Conv":
+        return None
+    constants = all(value in view.constants for value in view.nodes[made].input[1:] if value)
+    return made if constants else None
+
+
+def drop_unused(model: onnx.ModelProto, view: GraphView) -> None:
+    """Remove initializers that nothing reads any more."""
+    used = {name for node in model.graph.node for name in node.input} | view.captured
+    for position in reversed(range(len(model.graph.initializer))):
+        name = model.graph.initializer[position].name
+        if name not in used and name not in view.outputs:
+            del model.graph.initializer[position]
+
+
+def _scale_inputs(model: onnx.ModelProto, view: GraphView, index: int, r: NDArray[np.float32]) -> None:
+    """Multiply a convolution's weights by the factors of the channels that they read."""
+    node = view.nodes[index]
+    outputs, depth = view.constants[node.input[1]].dims[:2]
+    groups = int(attribute(node, "group", 1))
+    factor = np.repeat(r.reshape(groups, depth), outputs // groups, axis=0)
+    rank = len(view.constants[node.input[1]].dims)
+    _scale(model, view, index, 1, factor.reshape(outputs, depth, *[1] * (rank - 2)))
+
+
+def _scale(
+    model: onnx.ModelProto, view: GraphView, index: int, position: int, factor: NDArray[np.floating[Any]]
+) -> None:
+    """Give a node its own copy of a constant, multiplied by factors (of its first axis, or of its rank)."""
+    node = view.nodes[index]
+    name = node.input[position]
+    value = view.value(name).astype(np.float64)
+    if factor.ndim == 1:
+        factor = factor.reshape([-1, *[1] * (value.ndim - 1)])
+    own = f"{name}_{index}_scaled"
+    while own in view.constants:
+        own += "_"
+    tensor = numpy_helper.from_array((value * factor).astype(np.float32), own)
+    model.graph.initializer.append(tensor)
+    view.constants[own] = tensor
+    node.input[position] = own
