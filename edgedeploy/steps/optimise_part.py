@@ -14,7 +14,7 @@ from edgedeploy.core.spec import Artifact, TaskSpec
 from edgedeploy.export.adopt import precision_of
 from edgedeploy.export.census import census
 from edgedeploy.export.evaluate import Evaluator, NotRunnable
-from edgedeploy.export.metadata import PROTOBUF_LIMIT, save_model
+from edgedeploy.export.metadata import save_model
 from edgedeploy.export.passes.pad_channels import PadOptions
 from edgedeploy.export.runner import OptimizeResult, optimize
 from edgedeploy.export.simplify import simplified
@@ -95,7 +95,7 @@ class Done:
             described = described.model_copy(update={"precision": precision_of(model)})
         if not described.model:
             described = described.model_copy(update={"model": part.artifact.path.stem})
-        limit = 0 if external_data else PROTOBUF_LIMIT
+        limit = 0 if external_data else None
         saved = save_model(model, described, part.place, limit=limit)
         return Optimized(saved, self.result, census(part.model), census(model), self._repros(), self.notes)
 
