@@ -94,7 +94,7 @@ def _is_heavy(tensor: Tensor) -> bool:
     """Whether the library's way over bytes, of which protobuf takes no 2 GB, is not for this constant."""
     if not is_constant(tensor) or isinstance(tensor._values, SparseValues) or isinstance(tensor.dtype, int):
         return False
-    return np.prod(tensor.shape, dtype=float) > HEAVY
+    return bool(np.prod(tensor.shape, dtype=float) > HEAVY)
 
 
 def tidy(graph: Graph) -> None:
