@@ -10,8 +10,8 @@ from typing import Any
 import onnx
 
 from edgedeploy.export.graph import Node, load
-from edgedeploy.export.read import tensors
 from edgedeploy.export.shapes import infer, is_static
+from edgedeploy.export.weights import bytes_of, tensors
 
 NORMS = frozenset(
     {
@@ -58,7 +58,7 @@ def census(model: onnx.ModelProto) -> Census:
     parameters = size = 0
     for tensor in tensors(model):
         count = math.prod(tensor.dims)
-        size += len(tensor.raw_data) or tensor.ByteSize()
+        size += bytes_of(tensor)
         name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         parameters += count if {"float": "float32", "double": "float64"}.get(name, name) in _NUMBERS else 0
     norms = sum(count for name, count in operators.items() if name in NORMS)

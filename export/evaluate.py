@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import first_line
 from edgedeploy.core.spec import TensorSpec
-from edgedeploy.export.metadata import PROTOBUF_LIMIT, tensor_specs
+from edgedeploy.export.metadata import tensor_specs
+from edgedeploy.export.weights import bytes_of_all, write_beside
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -26,6 +27,9 @@ Outputs = dict[str, NDArray[Any]]
 SIZES = ((64, 96), (128, 192), (256, 320), (224, 224), (32, 32), (28, 28))
 # Nothing larger is allocated for the sake of a proof; 8K images in 32 channels are half of it.
 MOST_ELEMENTS = 1 << 31
+# Larger models are given to the runtime as files, which it maps: as bytes they would be there three times
+# over, and protobuf takes no 2 GB of them.
+IN_MEMORY = 1 << 28
 BLOCK = 8  # pixels
 CONTRASTS = (0.0, 4.0, 1.0)
 
@@ -45,15 +49,13 @@ class Evaluator:
         # Many short runs: threads that spin between them only take the cores from each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            if model.ByteSize() < PROTOBUF_LIMIT:
+            if bytes_of_all(model) < IN_MEMORY:
                 self._session = _open(model.SerializeToString(), options)
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     path = Path(folder) / "model.onnx"
-                    saved = onnx.ModelProto()
-                    saved.CopyFrom(model)  # saving takes the weights out of what it saves
-                    onnx.save_model(saved, path, save_as_external_data=True, location="weights")
-                    del saved
+                    light = write_beside(model, path.with_name("weights"), "weights")
+                    path.write_bytes(light.SerializeToString())
                     self._session = _open(str(path), options)
         except Exception as error:  # the runtime raises a dozen unrelated classes
             raise NotRunnable(first_line(error)) from error

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
-from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 # The library has no types; these names say in signatures what is meant.
@@ -23,6 +23,7 @@ Graph: TypeAlias = Any
 Node: TypeAlias = Any
 Tensor: TypeAlias = Any
 
+HEAVY = 1 << 26  # values
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -73,8 +74,27 @@ def load(model: onnx.ModelProto) -> Graph:
 
 def dump(graph: Graph) -> onnx.ModelProto:
     """The model of a graph; metadata of the model it was loaded from does not travel through the graph."""
-    model: onnx.ModelProto = gs.export_onnx(graph)
+    heavy = [tensor for tensor in graph.tensors().values() if _is_heavy(tensor)]
+    values = [tensor._values for tensor in heavy]
+    try:
+        for tensor in heavy:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+            tensor._values = LazyValues(onnx.TensorProto(data_type=kind, dims=tensor.shape))
+        model: onnx.ModelProto = gs.export_onnx(graph)
+    finally:
+        for tensor, held in zip(heavy, values, strict=True):
+            tensor._values = held
+    places = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in heavy:
+        places[tensor.name].CopyFrom(OnnxExporter.export_tensor_proto(tensor))
     return model
+
+
+def _is_heavy(tensor: Tensor) -> bool:
+    """Whether the library's way over bytes, of which protobuf takes no 2 GB, is not for this constant."""
+    if not is_constant(tensor) or isinstance(tensor._values, SparseValues) or isinstance(tensor.dtype, int):
+        return False
+    return bool(np.prod(tensor.shape, dtype=float) > HEAVY)
 
 
 def tidy(graph: Graph) -> None:

@@ -6,8 +6,6 @@ beyond protobuf's 2 GB get their weights in `<name>.data` beside them. Files are
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -17,34 +15,40 @@ from edgedeploy.core.files import replacing, sha256_file, write_bytes
 from edgedeploy.core.onnx_header import DTYPES
 from edgedeploy.core.spec import METADATA_KEY, Artifact, Dim, Layout, TensorSpec
 from edgedeploy.export.graph import Graph, dump
+from edgedeploy.export.weights import bytes_of_all, write_beside
 
-# Protobuf refuses messages of 2 GiB; the margin is for the graph around the weights.
-PROTOBUF_LIMIT = 2**31 - 2**20
+# Protobuf refuses messages of 2 GiB. Weights are what is counted; the margin is for the graph around them.
+PROTOBUF_LIMIT = 2**31 - 2**24
 
 
 def save_model(
-    model: onnx.ModelProto | Graph, artifact: Artifact, path: Path, *, limit: int = PROTOBUF_LIMIT
+    model: onnx.ModelProto | Graph, artifact: Artifact, path: Path, *, limit: int | None = None
 ) -> Artifact:
     """Write `model` to `path` with `artifact` inside, and return that artifact as it is on disk.
 
     Names, dtypes and shapes of inputs and outputs are taken from the graph, layouts from the artifact's specs
-    of the same name. Models of more than `limit` bytes keep their weights in `<path>.data`.
-    Raises OutputError where `path` cannot be written.
+    of the same name. Models of more than `limit` bytes, by default what protobuf takes, keep their weights in
+    `<path>.data`. Raises OutputError where `path` cannot be written.
     """
     proto = model if isinstance(model, onnx.ModelProto) else dump(model)
     inputs, outputs = tensor_specs(proto, artifact)
     stored = artifact.model_copy(update={"kind": "onnx", "inputs": inputs, "outputs": outputs})
-    others = [entry for entry in proto.metadata_props if entry.key != METADATA_KEY]
-    written = onnx.ModelProto()
-    written.CopyFrom(proto)
-    del written.metadata_props[:]
-    written.metadata_props.extend(others)
-    written.metadata_props.add(key=METADATA_KEY, value=stored.to_json())
-    if written.ByteSize() > limit:
-        _save_external(written, path)
+    if bytes_of_all(proto) > (PROTOBUF_LIMIT if limit is None else limit):
+        _save_external(proto, stored, path)
     else:
-        write_bytes(path, written.SerializeToString())
+        written = onnx.ModelProto()
+        written.CopyFrom(proto)
+        write_bytes(path, _describing(written, stored).SerializeToString())
     return stored.model_copy(update={"path": path, "digest": sha256_file(path)})
+
+
+def _describing(model: onnx.ModelProto, artifact: Artifact) -> onnx.ModelProto:
+    """The model, which is changed, with the artifact in its metadata."""
+    others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    model.metadata_props.add(key=METADATA_KEY, value=artifact.to_json())
+    return model
 
 
 def tensor_specs(
@@ -73,20 +77,14 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     return dim.dim_param or "?"
 
 
-def _save_external(model: onnx.ModelProto, path: Path) -> None:
+def _save_external(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
     """The weights first, then the graph that names them: whoever sees the new graph finds its weights."""
     data = path.with_name(path.name + ".data")
-    with replacing(path) as temporary:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}."))
+    with replacing(path) as temporary, replacing(data) as weights:
         try:
-            onnx.save_model(
-                model, folder / path.name, save_as_external_data=True, location=data.name, size_threshold=1024
-            )
-            (folder / data.name).replace(data)
-            (folder / path.name).replace(temporary)
+            light = _describing(write_beside(model, weights, data.name), artifact)
+            temporary.write_bytes(light.SerializeToString())
         except OSError as error:
             raise OutputError(
                 f"cannot write {path}: {error.strerror}", "choose another place with -o"
             ) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -16,11 +16,19 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import ParityError, first_line
 from edgedeploy.core.parity import compare
-from edgedeploy.export.evaluate import MOST_ELEMENTS, Evaluator, Feeds, NotRunnable, Outputs, feed_sets
+from edgedeploy.export.evaluate import (
+    IN_MEMORY,
+    MOST_ELEMENTS,
+    Evaluator,
+    Feeds,
+    NotRunnable,
+    Outputs,
+    feed_sets,
+)
 from edgedeploy.export.graph import RANDOM
-from edgedeploy.export.metadata import PROTOBUF_LIMIT
 from edgedeploy.export.passes.base import GraphPass
 from edgedeploy.export.structure import largest_tensor, without_weights
+from edgedeploy.export.weights import bytes_of_all
 
 # Mean over a discrete output, of its largest value: ties and roundings that fell otherwise.
 DISCRETE_TOLERANCE = 1e-3
@@ -195,7 +203,7 @@ def _passes_checker(model: onnx.ModelProto) -> bool:
 
 def _checker_says(model: onnx.ModelProto) -> str:
     try:
-        onnx.checker.check_model(model if model.ByteSize() < PROTOBUF_LIMIT else without_weights(model))
+        onnx.checker.check_model(model if bytes_of_all(model) < IN_MEMORY else without_weights(model))
     except (onnx.checker.ValidationError, ValueError) as error:
         return first_line(error)
     return ""

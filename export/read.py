@@ -7,7 +7,6 @@ beside the file must lie in its folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -16,14 +15,9 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from edgedeploy.core.errors import ArtifactError, first_line
 from edgedeploy.export.structure import check_structure
+from edgedeploy.export.weights import PACKED, bytes_in, tensors
 
 AGAIN = "export or copy the model again"
-# How many bits a value of the types takes that are packed, several to a byte.
-_PACKED = {
-    number: bits
-    for name, bits in (("UINT4", 4), ("INT4", 4), ("FLOAT4E2M1", 4), ("UINT2", 2), ("INT2", 2))
-    if (number := getattr(TensorProto, name, None)) is not None
-}
 _PAIRS = frozenset({TensorProto.COMPLEX64, TensorProto.COMPLEX128})
 
 
@@ -56,34 +50,6 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor with values: initializers, sparse ones, and attributes, in bodies and functions too."""
-    yield from _of_graph(model.graph)
-    for function in model.functions:
-        yield from _of_nodes(function.node)
-
-
-def _of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _of_nodes(graph.node)
-
-
-def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (t for t in (sparse.values, sparse.indices) if t.data_type)
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _of_graph(attribute.g)
-            for body in attribute.graphs:
-                yield from _of_graph(body)
-
-
 def _check_values(tensor: TensorProto, folder: Path) -> None:
     """Raise ValueError unless the tensor has as many values as its shape says."""
     name = f"tensor '{tensor.name}'"
@@ -96,25 +62,18 @@ def _check_values(tensor: TensorProto, folder: Path) -> None:
     if tensor.data_type == TensorProto.STRING:
         found, wanted = len(tensor.string_data), count
     elif uses_external_data(tensor):
-        found, wanted = _external_bytes(tensor, folder), _bytes(tensor.data_type, count)
+        found, wanted = _external_bytes(tensor, folder), bytes_in(tensor.data_type, count)
     elif tensor.HasField("raw_data"):
-        found, wanted = len(tensor.raw_data), _bytes(tensor.data_type, count)
+        found, wanted = len(tensor.raw_data), bytes_in(tensor.data_type, count)
     else:
         fields = (tensor.float_data, tensor.int32_data, tensor.int64_data)
         found = max(map(len, (*fields, tensor.double_data, tensor.uint64_data)))
         wanted = count * 2 if tensor.data_type in _PAIRS else count
-        if tensor.data_type in _PACKED:
-            wanted = _bytes(tensor.data_type, count)
+        if tensor.data_type in PACKED:
+            wanted = bytes_in(tensor.data_type, count)
     if found != wanted:
         what = "bytes" if uses_external_data(tensor) or tensor.HasField("raw_data") else "values"
         raise ValueError(f"{name} of shape {list(tensor.dims)} needs {wanted} {what} and has {found}")
-
-
-def _bytes(data_type: int, count: int) -> int:
-    if data_type in _PACKED:
-        return -(-count * _PACKED[data_type] // 8)
-    size: int = onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
-    return count * size
 
 
 def _external_bytes(tensor: TensorProto, folder: Path) -> int:

@@ -12,6 +12,7 @@ import onnx
 from edgedeploy.core.spec import Step
 from edgedeploy.export.evaluate import Feeds, NotRunnable
 from edgedeploy.export.graph import Graph, dump, load
+from edgedeploy.export.opset import opset_of
 from edgedeploy.export.order import DEFAULT_PASSES
 from edgedeploy.export.passes.base import PASSES, Applied, CandidateFault, GraphPass, Skipped
 from edgedeploy.export.proof import Proof, Refuted, Verdict
@@ -130,7 +131,7 @@ def optimize(
     A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the
     reason in `left_alone`. Raises UnknownNameError for an unknown pass.
     """
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(model)
     if opset < OLDEST_OPSET and not verify:
         return OptimizeResult(
             model, left_alone=f"opset {opset} is older than {OLDEST_OPSET} and nothing is verified"

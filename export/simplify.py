@@ -18,6 +18,7 @@ from edgedeploy.export.metadata import PROTOBUF_LIMIT
 from edgedeploy.export.passes.base import GraphPass
 from edgedeploy.export.proof import Proof, Refuted
 from edgedeploy.export.read import read_model
+from edgedeploy.export.weights import bytes_of_all
 
 TOOLS: Mapping[str, str] = {"onnxslim": "onnxslim", "onnxsim": "onnxsim", "onnxoptimizer": "onnxoptimizer"}
 PROMISE = 1e-5  # relative, as for passes that compute
@@ -49,7 +50,7 @@ def simplified(
         raise UnknownNameError("simplifier", tool, TOOLS)
     if command is child and find_spec(tool) is None:
         raise MissingDependencyError(f"{tool} is not installed", f"pip install {TOOLS[tool]}")
-    if model.ByteSize() > PROTOBUF_LIMIT:
+    if bytes_of_all(model) > PROTOBUF_LIMIT:
         return model, f"{tool} was not run: the model is larger than 2 GB"
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "in.onnx", Path(folder) / "out.onnx"

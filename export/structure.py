@@ -9,8 +9,7 @@ import onnx
 from onnx import shape_inference
 
 from edgedeploy.core.errors import first_line
-
-LIGHT = 1 << 10  # bytes; larger constants decide no type
+from edgedeploy.export.weights import LIGHT, bytes_of
 
 
 def check_structure(model: onnx.ModelProto) -> None:
@@ -133,7 +132,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= LIGHT:
+        if bytes_of(tensor) <= LIGHT:
             graph.initializer.append(tensor)
         elif tensor.name not in listed:
             graph.input.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from edgedeploy.core.recipe import SurgeryOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.export.embed import embed_argmax, embed_preprocess, embed_uint8_output
 from edgedeploy.export.metadata import save_model
+from edgedeploy.export.opset import opset_of
 from edgedeploy.export.order import DEFAULT_PASSES, default_passes
 from edgedeploy.export.passes.base import PASSES
+from edgedeploy.export.passes.lower_opset import NewestOpset
 from edgedeploy.export.runner import OptimizeResult, optimize
 
 
@@ -52,25 +55,63 @@ def passes_that_lower(ops: Sequence[str]) -> list[str]:
     ]
 
 
-def lower_operators(artifact: Artifact, ops: Sequence[str], options: SurgeryOptions, out: Path) -> Artifact:
-    """Rewrite operators that a target lacks, by the passes that are for them, and clean up after.
+@dataclass(frozen=True)
+class Lowering:
+    """What a runtime cannot read, and the passes that write it in other words.
+
+    Attributes:
+        ops: operators that it lacks.
+        opset: the newest that it reads; None where that does not matter.
+        skip: passes that are not wanted.
+    """
+
+    ops: tuple[str, ...] = ()
+    opset: int | None = None
+    skip: tuple[str, ...] = ()
+
+    @property
+    def passes(self) -> list[str]:
+        """Those that rewrite, those that clean up after them, and the opset last."""
+        # Those that recognise a decomposition would bring the operator back.
+        after = default_passes("clean", "fold", "merge", "pack")
+        opset = ["lower-opset"] if self.opset is not None else []
+        return [name for name in (*passes_that_lower(self.ops), *after, *opset) if name not in self.skip]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For the passes."""
+        return {"lower-opset": NewestOpset(self.opset)} if self.opset is not None else {}
+
+    def left(self, result: OptimizeResult) -> list[str]:
+        """What is still there after the passes, and why, in one line each."""
+        said = [
+            f"{entry.op} stays, which the target lacks: {entry.reason}"
+            for name, entry in result.skipped
+            if name in passes_that_lower(self.ops)
+        ]
+        found = opset_of(result.model)
+        if self.opset is not None and found > self.opset:
+            why = next((entry.reason for name, entry in result.skipped if name == "lower-opset"), "")
+            said.append(f"the model has opset {found}, and the target reads {self.opset}: {why}")
+        return list(dict.fromkeys(said))
+
+
+def lower_operators(artifact: Artifact, lowering: Lowering, options: SurgeryOptions, out: Path) -> Artifact:
+    """Rewrite what a target lacks by the passes that are for it, and clean up after.
 
     What could not be rewritten stays, and `details["adapted"]` says why as `problems`.
     """
-    lowering = passes_that_lower(ops)
-    # Those that recognise a decomposition would bring the operator back.
-    after = default_passes("clean", "fold", "merge", "pack")
-    passes = [name for name in (*lowering, *after) if name not in options.skip]
-    result = optimize(onnx.load(artifact.path), passes, verify=options.verify, seeds=options.seeds)
+    result = optimize(
+        onnx.load(artifact.path),
+        lowering.passes,
+        verify=options.verify,
+        seeds=options.seeds,
+        options=lowering.options,
+    )
     problems = [result.left_alone] if result.left_alone else []
     problems += [f"{step.name} was taken back: {step.reason}" for step in result.reverted]
-    problems += [
-        f"{entry.op} stays, which the target lacks: {entry.reason}"
-        for name, entry in result.skipped
-        if name in lowering
-    ]
-    problems = list(dict.fromkeys(problems))
-    details = {**artifact.details, "adapted": {"ops": list(ops), "problems": problems}}
+    problems = list(dict.fromkeys((*problems, *lowering.left(result))))
+    details = {**artifact.details, "adapted": {"ops": list(lowering.ops), "problems": problems}}
     history = (*artifact.history, *result.history())
     return save_model(result.model, artifact.model_copy(update={"history": history, "details": details}), out)
 

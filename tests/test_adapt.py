@@ -42,12 +42,48 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_operator_that_a_target_lacks_has_a_pass_that_rewrites_it() -> None:
     lacking = {op for name in target_names() for op in load_target(name).unsupported_ops}
-    assert lacking == {"DeformConv"}
-    lowered = {op for name in PASSES.names() if name.startswith("lower-") for op in PASSES.get(name).ops}
-    assert lacking <= lowered
-    for name in target_names():
-        target = load_target(name)
-        assert ("DeformConv" in target.unsupported_ops) == ("tensorrt-rtx" in target.backends), name
+    assert "DeformConv" in lacking
+    lowering = [name for name in PASSES.names() if name.startswith(("lower-", "decompose-"))]
+    assert lacking <= {op for name in lowering for op in PASSES.get(name).ops}
+
+
+# What the parser of each TensorRT has an importer for, by release of onnx-tensorrt.
+NEWER = ("RMSNormalization", "Swish")
+LACKING = {
+    "8.2": ("Gelu", "GroupNormalization", "HardSwish", "LayerNormalization", "Mish", *NEWER),
+    "8.5": ("DeformConv", "Gelu", "GroupNormalization", "LayerNormalization", "Mish", *NEWER),
+    "10.3": ("GroupNormalization", *NEWER),
+    "RTX 1.7": ("DeformConv",),
+    "of your choice": (),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in target_names() if name != "cpu"])
+def test_a_target_lists_what_its_tensorrt_lacks(name: str) -> None:
+    target = load_target(name)
+    jetpack = {"5.3": "8.2", "7.2": "8.5", "8.7": "10.3"}.get(target.compute_capability or "")
+    release = jetpack or ("RTX 1.7" if "tensorrt-rtx" in target.backends else "of your choice")
+    assert set(target.unsupported_ops) == set(LACKING[release])
+    assert target.newest_opset == {"8.2": 13, "8.5": 17, "10.3": 20}.get(release)
+
+
+DECOMPOSED = sorted(
+    {op for name in PASSES.names() if name.startswith("decompose-") for op in PASSES.get(name).ops}
+)
+
+
+@pytest.mark.parametrize("op", DECOMPOSED)
+def test_tensorrt_rtx_reads_what_its_targets_do_not_list(op: str, rng: np.random.Generator) -> None:
+    sdk = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    passes = [PASSES.get(name) for name in PASSES.names() if name.startswith("decompose-")]
+    (model,) = [item.examples(rng)[0][0] for item in passes if op in item.ops]
+    logger = sdk.Logger(sdk.Logger.ERROR)
+    builder = sdk.Builder(logger)
+    network = builder.create_network(0)  # the parser does not keep it alive
+    parser = sdk.OnnxParser(network, logger)
+    assert parser.parse(model.SerializeToString()), [
+        parser.get_error(i).desc() for i in range(parser.num_errors)
+    ]
 
 
 def test_a_detector_is_rewritten_for_a_target_without_deformable_convolution(

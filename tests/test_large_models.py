@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from edgedeploy.export import evaluate, metadata, proof
+from edgedeploy.export import evaluate, graph, metadata, proof
 from edgedeploy.export.evaluate import Evaluator
 from edgedeploy.export.graph import Graph, Node
 from edgedeploy.export.passes.base import PASSES, GraphPass
@@ -25,21 +27,23 @@ def model(rng: np.random.Generator) -> onnx.ModelProto:
     return text_model("float[1,16,8,6] x", "y", body, {"w": floats(rng, 16, 16, 3, 3)})
 
 
-def invalid(graph: Graph, node: Node) -> int:
+def invalid(_: Graph, node: Node) -> int:
     known = "no_such_attribute" in node.attrs
     node.attrs["no_such_attribute"] = 1
     return int(not known)
 
 
-def wrong(graph: Graph, node: Node) -> int:
+def wrong(_: Graph, node: Node) -> int:
     node.op = "Neg"
     return 1
 
 
 @pytest.fixture
 def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (evaluate, proof, metadata):
-        monkeypatch.setattr(module, "PROTOBUF_LIMIT", 1 << 10)
+    monkeypatch.setattr(metadata, "PROTOBUF_LIMIT", 1 << 10)
+    monkeypatch.setattr(graph, "HEAVY", 16)
+    for module in (evaluate, proof):
+        monkeypatch.setattr(module, "IN_MEMORY", 1 << 10)
 
 
 @pytest.mark.usefixtures("low_limit")
@@ -68,6 +72,32 @@ def test_weights_go_beside_the_model(
     written = read_model(out)
     np.testing.assert_array_equal(Evaluator(written)(feeds)["y"], Evaluator(model)(feeds)["y"])
     assert [node.op_type for node in written.graph.node] == ["Conv", "Relu"]
+
+
+@pytest.mark.usefixtures("low_limit")
+def test_nothing_that_protobuf_must_measure_or_write_out(
+    model: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond 2 GB a message has no ByteSize and no bytes; here every message with weights behaves so."""
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    beside = onnx.ModelProto()
+    beside.CopyFrom(model)
+    onnx.save_model(beside, source, save_as_external_data=True, location="in.bin", size_threshold=0)
+
+    def checked(name: str) -> Callable[..., Any]:
+        real = getattr(onnx.ModelProto, name)
+
+        def call(self: onnx.ModelProto, *words: object) -> Any:
+            held = sum(len(tensor.raw_data) for tensor in self.graph.initializer)
+            assert held <= 1 << 10, f"{name} of {held} bytes"
+            return real(self, *words)
+
+        return call
+
+    for name in ("SerializeToString", "ByteSize"):
+        monkeypatch.setattr(onnx.ModelProto, name, checked(name))
+    optimize_file(source, out)
+    assert [node.op_type for node in read_model(out).graph.node] == ["Conv", "Relu"]
 
 
 def test_functions_and_what_the_file_says_of_itself_survive(rng: np.random.Generator) -> None:

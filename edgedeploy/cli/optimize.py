@@ -10,6 +10,7 @@ import typer
 from edgedeploy.cli.console import Reporter, command_line, print_json, print_next
 from edgedeploy.cli.imports import require_surgery
 from edgedeploy.cli.options import Json, Limit, Out
+from edgedeploy.core.errors import UsageError
 
 Names = Annotated[str | None, typer.Option(metavar="A,B", show_default=False, help="Run these passes only.")]
 Skip = Annotated[str | None, typer.Option(metavar="A,B", show_default=False, help="Leave these passes out.")]
@@ -21,6 +22,12 @@ def command(
     in_place: Annotated[bool, typer.Option("--in-place", help="Write over the input file.")] = False,
     passes: Names = None,
     skip: Skip = None,
+    pad_channels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Pad channels between convolutions to a multiple of N.", show_default=False
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -38,6 +45,14 @@ def command(
         typer.Option(
             metavar="TOOL",
             help="First run onnxslim, onnxsim or onnxoptimizer, proved too.",
+            show_default=False,
+        ),
+    ] = None,
+    split_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TENSOR,…",
+            help="Cut the model in two at these tensors; what follows goes to <out>.tail.onnx.",
             show_default=False,
         ),
     ] = None,
@@ -67,27 +82,39 @@ def command(
             out,
             passes=_names(passes),
             skip=_names(skip) or (),
+            pad_channels=pad_channels,
             target=target,
             data=data,
             limit=limit or 8,
             verify=not no_verify,
             simplify=simplify,
+            split_at=_split(split_at),
             repro=repro,
             external_data=external_data,
             in_place=in_place,
         )
         stage.summary = f"{done.before.nodes} to {done.after.nodes} nodes"
-    for note in (*done.notes, *done.result.problems()):
-        reporter.note(note)
-    for folder in done.repros:
-        reporter.note(f"what was taken back is shown by {folder}")
+    parts = [done] if done.tail is None else [done, done.tail]
+    for part in parts:
+        for note in (*part.notes, *part.result.problems()):
+            reporter.note(note)
+        for folder in part.repros:
+            reporter.note(f"what was taken back is shown by {folder}")
     if json:
         print_json(describe_surgery(done))
         return
-    print_surgery(done)
-    if explain:
-        print_skips(done.result.skipped)
+    for part in parts:
+        print_surgery(part)
+        if explain:
+            print_skips(part.result.skipped)
     print_next(command_line("build", done.artifact.path, "--target", target or "cpu"))
+
+
+def _split(text: str | None) -> list[str]:
+    names = _names(text)
+    if names == []:
+        raise UsageError("--split-at names no tensor", "an ONNX viewer such as netron shows their names")
+    return names or []
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -37,6 +37,7 @@ def describe_surgery(done: Optimized) -> dict[str, Any]:
         {"pass": name, "node": entry.node, "op": entry.op, "reason": entry.reason}
         for name, entry in done.result.skipped
     ]
+    tail = {} if done.tail is None else {"tail": describe_surgery(done.tail)}
     return {
         **describe(done.artifact),
         "before": done.before.as_dict(),
@@ -46,6 +47,7 @@ def describe_surgery(done: Optimized) -> dict[str, Any]:
         "skipped": skipped,
         "repros": [str(folder) for folder in done.repros],
         "notes": [*done.notes, *done.result.problems()],
+        **tail,
     }
 
 

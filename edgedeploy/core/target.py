@@ -54,6 +54,8 @@ class Target(BaseModel):
         qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
         unsupported_ops: ONNX operators that a backend of the target lacks; passes called `lower-*` and
             `decompose-*` rewrite them.
+        newest_opset: the newest ONNX opset that the target's runtime reads; None where it is new enough for
+            all that this package writes.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
         precision_note: why the default precision is the default.
         notes: what else to know before deploying there.
@@ -68,6 +70,7 @@ class Target(BaseModel):
     default_precision: Precision
     qdq: str | dict[str, str] = "tensorrt"
     unsupported_ops: tuple[str, ...] = ()
+    newest_opset: int | None = Field(default=None, ge=7)
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
     precision_note: str = ""
     notes: str = ""

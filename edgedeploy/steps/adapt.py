@@ -1,11 +1,11 @@
-"""Standard operators in place of those that the target's runtime lacks; before anything is rounded."""
+"""Operators and an opset that the target's runtime reads, in place of those it does not; before rounding."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.core.onnx_header import operators
+from edgedeploy.core.onnx_header import operators, read_onnx_header
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import Job, PipelineStep
@@ -17,19 +17,30 @@ def _lacking(artifact: Artifact, job: Job) -> list[str]:
     return sorted(lacking & {kind for kind, _ in operators(artifact.path)}) if lacking else []
 
 
+def _newest(artifact: Artifact, job: Job) -> int | None:
+    """The opset that the model has to come down to; None if it may stay."""
+    newest, precision = job.target.newest_opset, job.recipe.precision or job.target.default_precision
+    if newest is None or "int8" in (precision, artifact.precision):
+        return None  # Q/DQ are written in opset 19, whatever else is read
+    return newest if newest < read_onnx_header(artifact.path).opset else None
+
+
 def _wanted(artifact: Artifact, job: Job) -> bool:
-    return bool(_lacking(artifact, job))
+    return bool(_lacking(artifact, job)) or _newest(artifact, job) is not None
 
 
 def _decides(artifact: Artifact, job: Job) -> Any:
-    return {"ops": _lacking(artifact, job), "surgery": job.recipe.surgery.model_dump()}
+    newest = _newest(artifact, job)
+    opset = {} if newest is None else {"opset": newest}
+    return {"ops": _lacking(artifact, job), "surgery": job.recipe.surgery.model_dump(), **opset}
 
 
 def _adapt(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
-    from edgedeploy.export.surgery import lower_operators
+    from edgedeploy.export.surgery import Lowering, lower_operators
 
-    out = folder / artifact.path.name
-    return lower_operators(artifact, _lacking(artifact, job), job.recipe.surgery, out)
+    surgery = job.recipe.surgery
+    lowering = Lowering(tuple(_lacking(artifact, job)), _newest(artifact, job), surgery.skip)
+    return lower_operators(artifact, lowering, surgery, folder / artifact.path.name)
 
 
 def _notes(artifact: Artifact) -> list[str]:

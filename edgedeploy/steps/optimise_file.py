@@ -30,6 +30,7 @@ class Optimized:
         before, after: counts of the two models.
         repros: folders, one for each rewrite that was taken back.
         notes: what else a person should know, in one line each.
+        tail: of a model that was split, the part behind; `artifact` is then the part before.
     """
 
     artifact: Artifact
@@ -38,6 +39,7 @@ class Optimized:
     after: Census
     repros: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    tail: Optimized | None = None
 
 
 def optimize(
@@ -46,12 +48,14 @@ def optimize(
     *,
     passes: Sequence[str] | None = None,
     skip: Sequence[str] = (),
+    pad_channels: int | None = None,
     target: str | None = None,
     data: Path | str | None = None,
     limit: int = 8,
     verify: bool = True,
     seeds: int = 2,
     simplify: str | None = None,
+    split_at: Sequence[str] = (),
     repro: Path | str | None = None,
     external_data: bool = False,
     in_place: bool = False,
@@ -63,61 +67,48 @@ def optimize(
         out: file to write; by default `<name>.optimized.onnx` in the current folder.
         passes: names of the passes to run, in this order; by default all that keep inputs and outputs.
         skip: names of default passes to leave out.
+        pad_channels: pad channels between convolutions to a multiple of this, see the pass pad-channels.
         target: a file of targets/, whose `lower` passes are run after the others.
         data: an image folder, a video or an .npz: up to `limit` real inputs on which passes are proved too.
         verify: False runs the passes unproved.
         seeds: random inputs on which passes are proved.
         simplify: "onnxslim", "onnxsim" or "onnxoptimizer" runs before the passes, in a process of its own,
             and is proved like a pass.
+        split_at: names of tensors of `source` at which it is cut in two; each part is optimised by itself,
+            and what follows them goes to `<out>.tail.onnx`.
         repro: folder for small models that show what a pass broke; by default `<out>.repro`, made only then.
         external_data: write the weights to `<out>.data` beside the model; models over 2 GB always do.
         in_place: write the result over `source`.
 
     Raises:
         ArtifactError: the file is damaged. UsageError: the words do not fit, or nothing can prove the model.
-        UnknownNameError: no such pass, target or simplifier. MissingDependencyError: simplifier absent.
+        UnknownNameError: no such pass, target, tensor or simplifier. MissingDependencyError: no simplifier.
         OutputError: the result cannot be written.
     """
     source = Path(source)
     place = _place(source, out, in_place=in_place)
-    from edgedeploy.export.adopt import precision_of
-    from edgedeploy.export.census import census
-    from edgedeploy.export.metadata import PROTOBUF_LIMIT, save_model
-    from edgedeploy.export.order import DEFAULT_PASSES, default_passes
+    if split_at and in_place:
+        raise UsageError("--in-place and --split-at exclude each other", "name the first part with -o")
+    from edgedeploy.export.order import DEFAULT_PASSES
     from edgedeploy.export.read import read_model
-    from edgedeploy.export.runner import optimize as run
-    from edgedeploy.export.surgery import passes_that_lower, recorded
+    from edgedeploy.export.surgery import Lowering
+    from edgedeploy.steps.optimise_part import Orders, Part, cut
 
     chosen = _passes(passes, skip, DEFAULT_PASSES)
-    lower = passes_that_lower(load_target(target).unsupported_ops) if target else []
-    model = read_model(source)
+    if pad_channels is not None and pad_channels < 2:
+        raise UsageError(f"channels are padded to a multiple of 2 or more, not {pad_channels}", "try 8")
+    asked = load_target(target) if target else None
+    lowering = Lowering(asked.unsupported_ops, asked.newest_opset, tuple(skip)) if asked else Lowering()
+    orders = Orders(tuple(chosen), lowering, pad_channels, simplify, verify, seeds)
     artifact = Artifact.load(source)
     feeds = _feeds(artifact, Path(data), limit) if data is not None else []
-    notes: list[str] = []
-    before = census(model)
-    start = model
-    if simplify is not None:
-        from edgedeploy.export.simplify import simplified
-
-        start, said = simplified(model, simplify, verify=verify, seeds=seeds, feeds=feeds)
-        notes.append(said)
-    result = run(start, chosen, verify=verify, seeds=seeds, feeds=feeds)
-    if lower and not result.left_alone:
-        after = default_passes("clean", "fold", "merge", "pack")
-        result = result.then(run(result.model, [*lower, *after], verify=verify, seeds=seeds, feeds=feeds))
-    if result.left_alone:
-        hint = "go without proof: --no-verify" if verify else "nothing can be done with this file"
-        raise UsageError(f"{source} was left alone: {result.left_alone}", hint)
-    described = recorded(artifact, model, result)
-    if artifact.precision == "fp32":
-        described = described.model_copy(update={"precision": precision_of(result.model)})
-    if not described.model:
-        described = described.model_copy(update={"model": source.stem})
-    written = save_model(result.model, described, place, limit=0 if external_data else PROTOBUF_LIMIT)
-    folder = Path(repro) if repro is not None else place.with_name(f"{place.stem}.repro")
-    return Optimized(
-        written, result, before, census(result.model), _save_repros(result, folder), tuple(notes)
-    )
+    whole = Part(read_model(source), artifact, place, Path(repro) if repro is not None else None, feeds)
+    if not split_at:
+        return orders.carry_out(whole, source).written(external_data=external_data)
+    before, behind = cut(whole, split_at)
+    check_writable(behind.place)
+    first, second = orders.carry_out(before, source), orders.carry_out(behind, source)
+    return first.written_with(second, external_data=external_data)
 
 
 def _place(source: Path, out: Path | str | None, *, in_place: bool) -> Path:
@@ -190,13 +181,3 @@ def _whole_arrays(artifact: Artifact, data: Path) -> Mapping[str, Any] | None:
     except (UsageError, ValueError, KeyError, OSError, zipfile.BadZipFile):  # reading rows says what is wrong
         return None
     return feeds if set(feeds) == {spec.name for spec in artifact.inputs} else None
-
-
-def _save_repros(result: OptimizeResult, folder: Path) -> tuple[Path, ...]:
-    saved = []
-    for number, offence in enumerate(result.offences, 1):
-        if offence.repro is not None:
-            place = folder / f"{number:02}-{offence.name}"
-            offence.repro.save(place, offence.name, offence.reason)
-            saved.append(place)
-    return tuple(saved)

@@ -1,6 +1,7 @@
 """The same graph in a newer opset, by onnx's own converter: operators that came later can then be recognised.
 
-Never run by default: a runtime that reads opset 11 may not read 20. Opsets are only raised. What the
+Never run by default: a runtime that reads opset 11 may not read 20. Opsets are only raised (`lower-opset`
+lowers them). What the
 converter cannot carry (operators of other domains, local functions, bodies) is refused.
 """
 
@@ -11,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import version_converter
 
-from edgedeploy.core.errors import first_line
-from edgedeploy.export.graph import Graph, Skip, dump, has_bodies, is_standard, load
+from edgedeploy.export.graph import Graph, Skip
+from edgedeploy.export.opset import convert, require_convertible
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import text_model
 
@@ -41,19 +41,6 @@ def cases(_: np.random.Generator) -> Sequence[tuple[onnx.ModelProto, OpsetOption
 def convert_opset(graph: Graph, options: OpsetOptions) -> int:
     if graph.opset >= options.opset:
         raise Skip(f"the graph has opset {graph.opset} already")
-    if graph.functions or any(not is_standard(node) for node in graph.nodes):
-        raise Skip("the converter does not carry operators of other domains or local functions")
-    if any(has_bodies(node) for node in graph.nodes):
-        raise Skip("the converter does not reach into the bodies of control-flow nodes")
-    try:
-        converted = version_converter.convert_version(dump(graph), options.opset)
-        raised = load(converted)
-    except (RuntimeError, ValueError) as error:  # what it lacks an adapter for
-        raise Skip(f"the converter refuses: {first_line(error)}") from error
-    names = [[tensor.name for tensor in tensors] for tensors in (raised.inputs, raised.outputs)]
-    if names != [[tensor.name for tensor in tensors] for tensors in (graph.inputs, graph.outputs)]:
-        raise Skip("the converter changes the names of inputs or outputs")
-    graph.nodes[:], graph.inputs[:], graph.outputs[:] = raised.nodes, raised.inputs, raised.outputs
-    graph.opset, graph.import_domains = raised.opset, raised.import_domains
-    graph.ir_version = max(graph.ir_version, raised.ir_version)
+    require_convertible(graph)
+    convert(graph, options.opset)
     return 1

@@ -67,19 +67,24 @@ def merge_duplicates(graph: Graph) -> int:
 
 
 def _merge_constants(graph: Graph) -> int:
-    seen: dict[Hashable, Tensor] = {}
-    hits, kept = 0, kept_names(graph)
-    for tensor in list(graph.tensors().values()):
-        if (
-            not is_constant(tensor)
-            or dtype_name(tensor) in ("object", "str", "string")
-            or tensor.name in kept
-        ):
+    kept = kept_names(graph)
+    alike: dict[Hashable, list[Tensor]] = {}
+    for tensor in graph.tensors().values():
+        if not is_constant(tensor) or tensor.name in kept:
             continue
-        if any(node.op in WEIGHTED for node in tensor.outputs):
+        if dtype_name(tensor) in ("object", "str", "string"):
             continue
-        values = np.asarray(tensor.values)
-        first = seen.setdefault((dtype_name(tensor), values.shape, values.tobytes()), tensor)
+        if not any(node.op in WEIGHTED for node in tensor.outputs):
+            alike.setdefault((dtype_name(tensor), *tensor.shape), []).append(tensor)
+    # Reading values copies them, so they are looked at only where type and shape leave a doubt.
+    return sum(_merge_equal(tensors) for tensors in alike.values() if len(tensors) > 1)
+
+
+def _merge_equal(tensors: list[Tensor]) -> int:
+    seen: dict[bytes, Tensor] = {}
+    hits = 0
+    for tensor in tensors:
+        first = seen.setdefault(np.asarray(tensor.values).tobytes(), tensor)
         if first is not tensor:
             redirect(tensor, first)
             hits += 1

@@ -1,0 +1,48 @@
+"""x[a:b:s][c:d:t] = x[a + cs : min(b, a + ds) : st], axis by axis: a Slice of a Slice is one.
+
+For constant ranges that run forwards; those that count from the end need the size of their axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgedeploy.export.graph import Graph, Node, Skip, kept_names, producer
+from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.slices import ranges, write
+
+
+def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+    c = {
+        "one": np.array([1]), "two": np.array([2]), "five": np.array([5]), "end": np.array([2**63 - 1]),
+        "last": np.array([-1]), "axis2": np.array([2]), "axis3": np.array([3]), "from": np.array([1, 2]),
+        "to": np.array([9, -1]), "both": np.array([-2, -1]), "by": np.array([2, 3]),
+    }  # fmt: skip
+    image, dynamic = "float[2,3,9,12] x", "float[n,3,h,v] x"
+    crop = "a = Slice(x, one, five, axis2) \n y = Slice(a, one, end, axis3)"
+    nested = "a = Slice(x, from, to, both, by) \n y = Slice(a, one, end, axis2, two)"
+    rows = "a = Slice(x, two, end, axis2) \n b = Slice(a, one, five, axis2, two) \n y = Relu(b)"
+    return [
+        text_model(image, "y", crop, c),
+        text_model(dynamic, "y", crop, c),
+        text_model(image, "y", nested, c),
+        text_model(image, "y", nested.replace("one, end", "one, last"), c),
+        text_model(dynamic, "y", rows, c),
+    ]
+
+
+@graph_pass("merge-slices", atol=0.0, cases=cases, ops=("Slice",), phase="clean", after=("drop-identity",))
+def merge_slices(graph: Graph, node: Node) -> int:
+    before = producer(node.inputs[0])
+    if before is None or before.op != "Slice":
+        return 0
+    if len(node.inputs[0].outputs) > 1 or node.inputs[0].name in kept_names(graph):
+        raise Skip("what the first Slice gives is read elsewhere too, so nothing would go")
+    first, then = ranges(before), ranges(node)
+    node.inputs[0] = before.inputs[0]
+    write(graph, node, {**first, **{k: v.of(first[k]) if k in first else v for k, v in then.items()}})
+    return 1
