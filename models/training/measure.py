@@ -30,8 +30,8 @@ def measure(model: nn.Module, info: ModelInfo, data: Path) -> dict[str, float]:
 
 def task_of(info: ModelInfo) -> Task:
     """The task of a network that was not exported."""
-    channels = info.input_shape[1]
-    entry = TensorSpec(name="input", dtype="float32", shape=(1, channels, "height", "width"), layout="NCHW")
+    size = info.input_shape[2:] if info.fixed_size else ("height", "width")
+    entry = TensorSpec(name="input", dtype="float32", shape=(1, info.input_shape[1], *size), layout="NCHW")
     exits = tuple(TensorSpec(name=name, dtype="float32", shape=("?",) * 4) for name in info.outputs)
     artifact = Artifact(
         path=Path(info.name),
