@@ -117,13 +117,13 @@ class DeiT(nn.Module):
 
     def fuse(self) -> nn.Module:
         """The last norm, where it is affine, commutes with the mean and goes into the head."""
-        return DeployedDeiT(self) if isinstance(self.norm, Norm) else copy.deepcopy(self)
+        return DeployedDeiT(self, self.norm) if isinstance(self.norm, Norm) else copy.deepcopy(self)
 
 
 class DeployedDeiT(nn.Module):
     """DeiT without its last norm and, where it has no use, without its class token."""
 
-    def __init__(self, trained: DeiT) -> None:
+    def __init__(self, trained: DeiT, norm: Norm) -> None:
         super().__init__()
         self.patch_embed, self.blocks = trained.patch_embed, trained.blocks
         positions = trained.pos_embed.detach()
@@ -132,7 +132,7 @@ class DeployedDeiT(nn.Module):
             self.first = nn.Parameter(trained.cls_token.detach() + positions[:, :1])
             positions = positions[:, 1:]
         self.pos_embed = nn.Parameter(positions.clone())
-        self.head = fold_into_next(trained.norm, trained.head)
+        self.head = fold_into_next(norm, trained.head)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.patch_embed(image) + self.pos_embed

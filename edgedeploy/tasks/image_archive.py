@@ -32,11 +32,13 @@ class ImageArchive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 missing = [name for name in ARRAYS if name not in arrays]
                 found = {name: arrays[name] for name in ARRAYS if name not in missing}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UsageError(f"{path} is not a whole .npz: {error}", "it holds " + ", ".join(ARRAYS)) from None
+            raise UsageError(
+                f"{path} is not a whole .npz: {error}", "it holds " + ", ".join(ARRAYS)
+            ) from None
         if missing:
             raise UsageError(f"{path} has no array {missing[0]}", "it holds " + ", ".join(ARRAYS))
         self.labels = found["labels"].astype(np.int64)

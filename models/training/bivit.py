@@ -84,7 +84,7 @@ def is_binary(model: nn.Module) -> bool:
 
 @contextmanager
 def always_binary(model: nn.Module) -> Iterator[None]:
-    """In this block `model` is what a file of its weights gives: binary, whatever the stage of its training."""
+    """In this block `model` is what a file of its weights gives: binary, whatever stage it is in."""
     parts: list[Any] = [m for m in model.modules() if isinstance(m, BinaryAttention | BinaryLinear)]
     before = [part.binary for part in parts]
     for part in parts:

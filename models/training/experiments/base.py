@@ -72,7 +72,7 @@ class Experiment(ABC, Generic[S]):
         return np.random.default_rng([self.recipe.seed, step, position])
 
     def index(self, step: int, position: int, count: int) -> int:
-        """Which of `count` samples an example is made of: every epoch has each once, in an order of its own."""
+        """Which of `count` samples an example is made of: every epoch has each once, in its own order."""
         epoch, place = divmod(step * self.recipe.batch + position, count)
         if self._order is None or self._order[0] != (epoch, count):
             order = np.random.default_rng([self.recipe.seed, epoch]).permutation(count)

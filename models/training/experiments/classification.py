@@ -136,7 +136,9 @@ class Classification(Experiment[ClassificationSettings]):
                 guesses = self.task.run(run, image)[:2]
                 wrong = guesses[0].index != label
                 picture = self.task.draw(fit(image, CELL), guesses)
-                picture[-6:] = (220, 50, 47) if wrong else (60, 180, 75)  # a bar that says whether it is right
+                picture[-6:] = (
+                    (220, 50, 47) if wrong else (60, 180, 75)
+                )  # a bar that says whether it is right
                 pictures.append(picture)
         return contact_sheet(pictures, 6, CELL)
 
