@@ -125,8 +125,9 @@ def test_views_move_words_with_the_picture(rng: np.random.Generator) -> None:
             cut += word.ignored
         wrong = np.abs(view[..., 0].astype(int) - drawn) > 128
         assert wrong.mean() < 0.05  # edges are a pixel or so wide
-        inside = all((word.polygon >= -1).all() and (word.polygon <= [97, 65]).all() for word in words)
-        assert inside or any(word.ignored for word in words)
+        assert words
+        if not words[0].ignored:  # a word that counts is whole, but for a sliver
+            assert (drawn > 0).sum() >= 0.93 * cv2.contourArea(words[0].polygon)
     assert cut > 0
 
 
