@@ -63,6 +63,7 @@ class BinaryDeiT(nn.Module):
         classes, image_size: of the data.
         patch: side of a patch in pixels.
         real_activations, drop_path: see BinaryBlock; the rate is that of the last block.
+        softmax: see BinaryAttention.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class BinaryDeiT(nn.Module):
         patch: int = 16,
         real_activations: bool = False,
         drop_path: float = 0.0,
+        softmax: bool = True,
     ) -> None:
         super().__init__()
         require_multiple(image_size, patch, "DeiT")
@@ -86,7 +88,7 @@ class BinaryDeiT(nn.Module):
             *(
                 BinaryBlock(
                     channels,
-                    BinaryAttention(channels, heads),
+                    BinaryAttention(channels, heads, softmax=softmax),
                     real_activations=real_activations,
                     drop_path=rate,
                     eps=1e-6,
@@ -141,9 +143,10 @@ def bivit_deit_small(
 
 @imagenet_classifier(PAPER, classes=10, image_size=32, crop=1.0)
 def bivit_deit_micro(
-    classes: int = 10, image_size: int = 32, *, real_activations: bool = False
+    classes: int = 10, image_size: int = 32, *, real_activations: bool = False, softmax: bool = True
 ) -> BinaryDeiT:
-    """For images of 32 x 32; trains on a CPU in minutes."""
+    """For images of 32 x 32; trains on a CPU in minutes. Without `softmax` it is the authors' baseline."""
     return BinaryDeiT(
-        128, 4, 4, classes=classes, image_size=image_size, patch=4, real_activations=real_activations
-    )
+        128, 4, 4,
+        classes=classes, image_size=image_size, patch=4, real_activations=real_activations, softmax=softmax,
+    )  # fmt: skip

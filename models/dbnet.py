@@ -133,6 +133,7 @@ def _register(
         paper=paper,
         size_multiple=32,
         training_only=("decoder.thresh.", *UNUSED),
+        training_options=("augment",),
         idle=idle,
     )
 

@@ -86,17 +86,18 @@ class PRepBN(nn.Module):
 Norm = RepBN | PRepBN
 
 
-def schedule_norms(model: nn.Module, steps: int, warm: int = 0) -> int:
+def schedule_norms(model: nn.Module, steps: int, warm: int = 0, *, done: bool = False) -> int:
     """Start the schedule of every PRepBN of `model` anew; returns how many there are.
 
-    `steps` and `warm` count training forwards as in PRepBN. Raises ValueError where they make no schedule.
+    `steps` and `warm` count training forwards as in PRepBN; with `done` the schedule is over before it
+    begins, and there is batch norm alone. Raises ValueError where they make no schedule.
     """
     if steps < 1 or warm < 0:
         raise ValueError(f"{steps} steps after {warm} of warm-up are no schedule")
     norms = [module for module in model.modules() if isinstance(module, PRepBN)]
     for norm in norms:
         norm.warm.fill_(warm)
-        norm.iter.fill_(steps)
+        norm.iter.fill_(0 if done else steps)
         norm.total_step.fill_(steps)
     return len(norms)
 

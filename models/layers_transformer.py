@@ -51,11 +51,8 @@ class Block(nn.Module):
     `attention` and `mlp` have an `absorb(norm)`, which gives their deploy form.
     """
 
-    norm1: Norm
-    norm2: Norm
-
     def __init__(
-        self, norms: tuple[Norm, Norm], attention: nn.Module, mlp: Mlp, drop_path: float = 0.0
+        self, norms: tuple[nn.Module, nn.Module], attention: nn.Module, mlp: Mlp, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         self.norm1, self.norm2 = norms
@@ -67,6 +64,8 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
     def fuse(self) -> nn.Module:
+        if not (isinstance(self.norm1, Norm) and isinstance(self.norm2, Norm)):
+            return copy.deepcopy(self)  # a layer norm depends on what it gets, and stays
         return Residuals(self.attn.absorb(self.norm1), self.mlp.absorb(self.norm2))  # type: ignore[operator]
 
 

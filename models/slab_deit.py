@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class DeiT(nn.Module):
         channels: int,
         heads: int,
         depth: int,
-        norm: Callable[[int], Norm],
+        norm: Callable[[int], nn.Module],
         *,
         linear: bool,
         classes: int,
@@ -115,14 +116,14 @@ class DeiT(nn.Module):
         return self.head(x.mean(dim=1) if self.linear else x[:, 0])  # type: ignore[no-any-return]
 
     def fuse(self) -> nn.Module:
-        """The last norm is affine, so it commutes with the mean and goes into the head."""
-        return DeployedDeiT(self)
+        """The last norm, where it is affine, commutes with the mean and goes into the head."""
+        return DeployedDeiT(self, self.norm) if isinstance(self.norm, Norm) else copy.deepcopy(self)
 
 
 class DeployedDeiT(nn.Module):
     """DeiT without its last norm and, where it has no use, without its class token."""
 
-    def __init__(self, trained: DeiT) -> None:
+    def __init__(self, trained: DeiT, norm: Norm) -> None:
         super().__init__()
         self.patch_embed, self.blocks = trained.patch_embed, trained.blocks
         positions = trained.pos_embed.detach()
@@ -131,7 +132,7 @@ class DeployedDeiT(nn.Module):
             self.first = nn.Parameter(trained.cls_token.detach() + positions[:, :1])
             positions = positions[:, 1:]
         self.pos_embed = nn.Parameter(positions.clone())
-        self.head = fold_into_next(trained.norm, trained.head)
+        self.head = fold_into_next(norm, trained.head)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.patch_embed(image) + self.pos_embed
@@ -171,15 +172,22 @@ def deit_small_prepbn(classes: int = 1000, image_size: int = 224, drop_path: flo
 
 
 @imagenet_classifier(PAPER, idle=("cls_token",), classes=10, image_size=32, crop=1.0)
-def slab_deit_micro(classes: int = 10, image_size: int = 32, steps: int = 300) -> DeiT:
-    """For small images and quick training on a CPU; `steps` is the length of PRepBN's schedule."""
-    return DeiT(
-        64,
-        2,
-        4,
-        lambda channels: PRepBN(channels, steps=steps),
-        linear=True,
-        classes=classes,
-        image_size=image_size,
-        patch=4,
-    )
+def slab_deit_micro(
+    classes: int = 10,
+    image_size: int = 32,
+    steps: int = 300,
+    *,
+    norm: Literal["prepbn", "layernorm"] = "prepbn",
+    attention: Literal["linear", "softmax"] = "linear",
+) -> DeiT:
+    """For small images and quick training on a CPU; `steps` is the length of PRepBN's schedule.
+
+    With `norm="layernorm"` it is the twin that PRepBN is compared with, with `attention="softmax"` besides
+    a small DeiT.
+    """
+
+    def make(channels: int) -> nn.Module:
+        return PRepBN(channels, steps=steps) if norm == "prepbn" else nn.LayerNorm(channels, 1e-6)
+
+    linear = attention == "linear"
+    return DeiT(64, 2, 4, make, linear=linear, classes=classes, image_size=image_size, patch=4)

@@ -8,6 +8,7 @@ Guo et al., SLAB, ICML 2024; Liu et al., Swin Transformer, ICCV 2021.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -40,6 +41,8 @@ class WindowBlock(Block):
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
     def fuse(self) -> nn.Module:
+        if not (isinstance(self.norm1, Norm) and isinstance(self.norm2, Norm)):
+            return copy.deepcopy(self)
         attention = Windowed(self.attn.absorb(self.norm1), self.windows, self.attn_mask)  # type: ignore[operator]
         return Residuals(attention, self.mlp.absorb(self.norm2))
 

@@ -10,7 +10,16 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.models import create_model
 from edgedeploy.models.layers_bivit import BinaryAttention, BinaryLinear
 from edgedeploy.models.reparam import reparameterize
-from edgedeploy.models.training.bivit import TWO_STAGES, Stage, set_binary, stage_at, start_from_real
+from edgedeploy.models.training.bivit import (
+    TWO_STAGES,
+    Stage,
+    always_binary,
+    enter_stage,
+    is_binary,
+    set_binary,
+    stage_at,
+    start_from_real,
+)
 
 
 def test_stages_follow_each_other() -> None:
@@ -81,3 +90,27 @@ def test_a_half_binary_network_deploys_as_what_it_is() -> None:
     set_binary(model, attention=False, mlp=True)
     x = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(reparameterize(model)(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+def test_what_stands_between_two_stages_goes_on_as_if_it_had_run_through() -> None:
+    """A network built anew, with the weights of the last real step, starts its scales as the old one does."""
+    stages = (Stage(0.5, attention=False, mlp=False), Stage(0.5, attention=True, mlp=True))
+    model = create_model("bivit_deit_micro")
+    for step in range(2):
+        enter_stage(model, step, 4, stages)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    again = create_model("bivit_deit_micro")
+    again.load_state_dict(model.state_dict())
+    for network in (model, again):
+        enter_stage(network, 2, 4, stages)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    enter_stage(model, 0, 4, stages)
+    assert is_binary(model)
+    layers = [m for m in model.modules() if isinstance(m, BinaryLinear | BinaryAttention)]
+    assert not any(layer.binary for layer in layers)
+    with always_binary(model):
+        assert all(layer.binary for layer in layers)
+    assert not any(layer.binary for layer in layers)
+    assert not is_binary(create_model("slab_deit_micro"))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from edgedeploy.models import create_model
+from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.layers_norm import PRepBN, schedule_norms
 from edgedeploy.models.reparam import reparameterize
 from edgedeploy.models.training.classification import (
@@ -18,6 +23,9 @@ from edgedeploy.models.training.classification import (
     soft_cross_entropy,
     top1,
 )
+from edgedeploy.models.training.experiments.base import make_experiment
+from edgedeploy.models.training.measure import measure
+from tests.training_runs import colours, draw_classes, write_archive
 
 
 def test_smoothed_targets_and_loss_are_those_of_pytorch() -> None:
@@ -101,3 +109,88 @@ def test_the_small_network_learns_and_ends_on_batch_norm_alone(rng: np.random.Ge
         trained, deployed = model(images), reparameterize(model)(images)
     assert top1(trained, labels) > 0.9
     assert (trained - deployed).abs().max() <= 1e-5 * trained.abs().max()
+
+
+def test_norms_fade_as_the_settings_say(tmp_path: Path) -> None:
+    """Layer norm's share: alone at first, a line down, gone after `norm_share` of the steps."""
+    data = draw_classes(tmp_path)
+    for settings, shares in (
+        ({"norm_share": 0.5, "norm_warm": 0.2}, [(2, 3), (1, 3), (0, 3), (0, 2), (0, 1), (0, 0), (0, 0)]),
+        ({"norm_share": 0.0}, [(0, 0)] * 7),
+    ):
+        recipe = colours(settings, steps=10)
+        network = create_model("slab_deit_micro", classes=3)
+        objective = make_experiment(recipe, data).objective(network, None)
+        norm = next(m for m in network.modules() if isinstance(m, PRepBN))
+        for step, (warm, left) in enumerate(shares):
+            assert (int(norm.warm), int(norm.iter)) == (warm, left), step
+            objective.train()(*make_experiment(recipe, data).batch(step, range(6)))
+
+
+def test_twins_deploy_as_what_they_are() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(2, 3, 32, 32)
+    for options in (
+        {"norm": "layernorm"},
+        {"norm": "layernorm", "attention": "softmax"},
+        {"attention": "softmax"},
+    ):
+        model = create_model("slab_deit_micro", **options).eval()
+        norms = {type(m).__name__ for m in reparameterize(model).modules() if "orm" in type(m).__name__}
+        assert norms == ({"LayerNorm"} if "norm" in options else set())
+        with torch.no_grad():
+            torch.testing.assert_close(reparameterize(model)(image), model(image), atol=1e-5, rtol=1e-4)
+
+
+def test_archives_are_measured_like_folders(tmp_path: Path) -> None:
+    """The same pictures in both forms, and damaged archives."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (32, 32, 3)).astype(np.uint8) for _ in range(12)]
+    labels = [index % 3 for index in range(12)]
+    archive = write_archive(tmp_path / "test.npz", pictures, labels, ("red", "green", "blue"))
+    for index, pixels in enumerate(pictures):
+        folder = tmp_path / "folders" / ("red", "green", "blue")[labels[index]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    torch.manual_seed(0)
+    network, info = (
+        create_model("slab_deit_micro", classes=3),
+        MODELS.get("slab_deit_micro").variant(classes=3),
+    )
+    info = replace(info, labels=("red", "green", "blue"))
+    found = measure(network, info, archive)
+    assert found == measure(network, info, tmp_path) == measure(network, info, tmp_path / "folders")
+    with torch.no_grad():
+        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+        mean, std = (torch.tensor(info.task.options[k])[:, None, None] for k in ("mean", "std"))
+        guesses = network.eval()((x - mean) / std).argmax(1)
+    assert found["top1"] == pytest.approx((guesses == torch.tensor(labels)).double().mean().item())
+
+    archive.write_bytes(archive.read_bytes()[:-100])
+    with pytest.raises(UsageError, match=r"not a whole \.npz"):
+        measure(network, info, archive)
+    np.savez(archive, jpeg=np.zeros(3, np.uint8), offsets=[0, 3], labels=[0])
+    with pytest.raises(UsageError, match="has no array classes"):
+        measure(network, info, archive)
+    np.savez(archive, jpeg=np.zeros(3, np.uint8), offsets=[0, 3], labels=[0], classes=["red"])
+    with pytest.raises(UsageError, match="picture 0 is damaged"):
+        measure(network, info, archive)
+    np.savez(archive, jpeg=np.zeros(3, np.uint8), offsets=[0, 9], labels=[0], classes=["red"])
+    with pytest.raises(UsageError, match="is cut off"):
+        measure(network, info, archive)
+
+
+def test_classes_must_be_those_of_the_data(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"has 3 classes"):
+        make_experiment(colours(options={"classes": 10}), draw_classes(tmp_path))
+
+
+def test_what_is_mixed_is_the_whole_batch_however_it_is_shared(tmp_path: Path) -> None:
+    recipe = colours({"mixup": 0.8, "cutmix": 1.0})
+    experiment = make_experiment(recipe, draw_classes(tmp_path))
+    for step in range(4):
+        whole = experiment.batch(step, range(6))
+        for first, last in ((0, 3), (3, 6), (1, 2)):
+            part = experiment.batch(step, range(first, last))
+            assert torch.equal(part[0], whole[0][first:last])
+            assert torch.equal(part[1], whole[1][first:last])

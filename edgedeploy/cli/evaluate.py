@@ -1,4 +1,4 @@
-"""`edgedeploy eval`: the task's metric of an artifact, in the runtime that it will run in."""
+"""`edgedeploy eval`: the task's metric of an artifact in the runtime it will run in, or of a zoo model."""
 
 from __future__ import annotations
 
@@ -7,49 +7,107 @@ from typing import Annotated, Any
 
 import typer
 
-from edgedeploy.cli.console import Reporter, command_line, print_json, print_next, print_table
+from edgedeploy.cli.console import Reporter, Stage, command_line, print_json, print_next, print_table
 from edgedeploy.cli.options import Json, Limit, Threads
+
+PYTORCH = "pytorch"
 
 
 def command(
     artifacts: Annotated[
-        list[Path], typer.Argument(help="Artifacts to score on the same data.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Artifacts to score on the same data; FILE.onnx@BACKEND opens one elsewhere, the name of a"
+            " zoo model runs it in PyTorch.",
+            show_default=False,
+        ),
     ],
     data: Annotated[
         Path, typer.Option(help="Images with their truth, laid out as the task wants, or a video.")
     ],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Of zoo models: bundled weights by name, or a file.", show_default=False),
+    ] = None,
     limit: Limit = None,
     threads: Threads = 0,
     json: Json = False,
 ) -> None:
-    from edgedeploy.backends.pool import SessionPool
     from edgedeploy.core.errors import UsageError
-    from edgedeploy.core.spec import Artifact
-    from edgedeploy.tasks.base import task_for
 
     if not data.exists():
         raise UsageError(f"{data} does not exist", "name a folder of images or a video with --data")
+    named = [_source(name) for name in artifacts]
+    if weights is not None and not any(path is None for path, _ in named):
+        raise UsageError("--weights is for models of the zoo", "an artifact holds its own")
     reporter = Reporter(quiet=json)
     rows: list[dict[str, Any]] = []
-    for path in artifacts:
-        artifact = Artifact.load(path)
-        task = task_for(artifact)
-        with (
-            reporter.stage(f"{path.name} on {data.name}") as stage,
-            SessionPool(artifact, threads=threads) as pool,
-        ):
-            metrics = task.evaluate(pool, data, limit, stage.progress)
-        rows.append({"artifact": str(path), "precision": artifact.precision, "metrics": metrics})
+    for name, (path, backend) in zip(artifacts, named, strict=True):
+        with reporter.stage(f"{name if path is None else path.name} on {data.name}") as stage:
+            if path is None:
+                rows.append(_zoo_model(name, weights, data, limit, threads, stage))
+            else:
+                rows.append(_artifact(path, backend, data, limit, threads, stage))
     if json:
         print_json(rows)
         return
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     cells = [
-        (row["artifact"], row["precision"], *(_format(row["metrics"].get(name)) for name in names))
+        (row["artifact"], row["precision"], row["backend"], *(_format(row["metrics"].get(n)) for n in names))
         for row in rows
     ]
-    print_table(("artifact", "precision", *names), cells)
-    print_next(command_line("bench", *artifacts))
+    print_table(("artifact", "precision", "backend", *names), cells, dispensable=("backend", "precision"))
+    files = [str(path) for path, _ in named if path is not None]
+    if files:
+        print_next(command_line("bench", *files))
+    else:
+        extra = ("--weights", weights) if weights else ()
+        print_next(command_line("export", artifacts[0], *extra))
+
+
+def _source(name: str) -> tuple[Path | None, str | None]:
+    """The file that a name means and the backend to open it with; no file for a model of the zoo."""
+    from edgedeploy.backends import BACKENDS
+    from edgedeploy.core.errors import UnknownNameError
+
+    path = Path(name)
+    if path.exists():
+        return path, None
+    file, at, backend = name.rpartition("@")
+    if at:
+        if Path(file).is_file() and backend not in BACKENDS.names():
+            raise UnknownNameError("backend", backend, BACKENDS.names())
+        return Path(file), backend
+    # A model's name is a word; anything else is a file, whose absence the reader of artifacts explains.
+    return (path, None) if path.suffix or path.parent != Path() else (None, None)
+
+
+def _artifact(
+    path: Path, backend: str | None, data: Path, limit: int | None, threads: int, stage: Stage
+) -> dict[str, Any]:
+    from edgedeploy.backends.pool import SessionPool
+    from edgedeploy.backends.select import backend_for
+    from edgedeploy.core.spec import Artifact
+    from edgedeploy.tasks.base import task_for
+
+    artifact = Artifact.load(path)
+    task = task_for(artifact)
+    with SessionPool(artifact, threads=threads, backend=backend) as pool:
+        metrics = task.evaluate(pool, data, limit, stage.progress)
+    name = backend or backend_for(artifact).name
+    return {"artifact": str(path), "precision": artifact.precision, "backend": name, "metrics": metrics}
+
+
+def _zoo_model(
+    name: str, weights: str | None, data: Path, limit: int | None, threads: int, stage: Stage
+) -> dict[str, Any]:
+    from edgedeploy.cli.imports import require_export
+
+    require_export(data=True)
+    from edgedeploy.models.training.measure import measure_weights
+
+    metrics = measure_weights(name, weights, data, limit, stage.progress, threads=threads)
+    return {"artifact": name, "precision": "fp32", "backend": PYTORCH, "metrics": metrics}
 
 
 def _format(value: float | None) -> str:

@@ -103,6 +103,7 @@ TASKS: Registry[type[Task]] = Registry(
         {
             "base",
             "colour",
+            "image_archive",
             "images",
             "label_map",
             "luma",

@@ -7,9 +7,10 @@ classes a result holds, 5). Resizing is antialiased bicubic with the centre cut 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import numpy as np
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, session_input, size_of
+from edgedeploy.tasks.image_archive import ImageArchive
 from edgedeploy.tasks.images import is_image, list_images, read_image, to_tensor
 from edgedeploy.tasks.palette import draw_legend, palette
 from edgedeploy.tasks.resize import imresize
 
+Labelled = tuple[Callable[[], Image], int]  # how a picture is read, and its class
 FAR = 4  # pictures so many times larger than needed are first shrunk by averaging, which is much cheaper
 
 
@@ -71,23 +74,28 @@ class Classification(Task):
 
         `data` holds a folder of pictures for each class, or such folders in val/ or test/. Folders are named
         by label or by index; where none is, there are as many as classes, and they count in order of name.
-        Pictures are taken from the classes in turn, so that `limit` leaves a fair sample.
+        Pictures are taken from the classes in turn, so that `limit` leaves a fair sample. Or `data` is, or
+        holds as test.npz, an archive; see `ImageArchive`.
         """
-        files = self._labelled(data)
-        total = len(files) if limit is None else min(limit, len(files))
+        return self.score(session, self.labelled(data)[:limit], progress)
+
+    def score(
+        self, session: Run, pictures: list[Labelled], progress: Progress | None = None
+    ) -> dict[str, float]:
+        """The metrics of `evaluate` over these pictures."""
+        total = len(pictures)
         first = five = 0
-        for count, (file, truth) in enumerate(islice(files, total), 1):
-            image = read_image(file)
-            feed = self._feed(image, session_input(session, self.input))
+        for count, (read, truth) in enumerate(pictures, 1):
+            feed = self._feed(read(), session_input(session, self.input))
             logits = np.asarray(session(feed)[self.artifact.outputs[0].name]).ravel()
             if truth >= logits.size:
-                raise UsageError(f"{file.parent} is class {truth}, the model has {logits.size}", "see labels")
+                raise UsageError(f"a picture is class {truth}, the model has {logits.size}", "see labels")
             ahead = int((logits > logits[truth]).sum() + (logits[:truth] == logits[truth]).sum())
             first, five = first + (ahead == 0), five + (ahead < 5)
             if progress:
                 progress(count, total)
         if not total:
-            raise UsageError(f"{data} gave no images to measure", "raise --limit, or name another folder")
+            raise UsageError("there are no images to measure", "raise --limit, or name another folder")
         return {"top1": first / total, "top5": five / total, "images": total}
 
     def _label(self, index: int) -> str:
@@ -99,28 +107,38 @@ class Classification(Task):
         mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
         return {spec.name: to_tensor(pixels, spec, mean, std)}
 
-    def _labelled(self, data: Path) -> list[tuple[Path, int]]:
-        """Pictures and their classes, the classes in turn; raises UsageError where folders do not tell."""
+    def labelled(self, data: Path) -> list[Labelled]:
+        """Pictures and their classes, the classes in turn; raises UsageError where `data` does not tell."""
+        archive = data if data.suffix == ".npz" else data / "test.npz"
+        if archive.is_file():
+            pictures = ImageArchive(archive)
+            truths = self._classes_of(pictures.classes, archive)
+            return [(partial(pictures.read, i), truths[label]) for i, label in enumerate(pictures.labels)]
         folders = class_folders(data)
-        classes = len(self.artifact.labels) or int(self.options.get("classes", 0))
-        names = [folder.name for folder in folders]
-        indices = {label: index for index, label in reversed(list(enumerate(self.artifact.labels)))}
-        if all(name in indices for name in names):
-            truths = [indices[name] for name in names]
-        elif all(name.isdecimal() for name in names):
-            truths = [int(name) for name in names]
-        elif len(names) == classes:
-            truths = list(range(classes))
-        else:
-            unknown = next(name for name in names if name not in indices)
-            raise UsageError(
-                f"{data} has a folder {unknown}, which is no label, and {len(names)} folders, not {classes}",
-                "name the folders by label or index of their class",
-            )
+        truths = self._classes_of([folder.name for folder in folders], data)
         rows = zip_longest(
-            *([(f, truth) for f in list_images(d)] for d, truth in zip(folders, truths, strict=True))
+            *(
+                [(partial(read_image, file), truth) for file in list_images(folder)]
+                for folder, truth in zip(folders, truths, strict=True)
+            )
         )
         return [entry for row in rows for entry in row if entry is not None]
+
+    def _classes_of(self, names: Sequence[str], data: Path) -> list[int]:
+        """The model's class for each name that the data has; raises UsageError."""
+        classes = len(self.artifact.labels) or int(self.options.get("classes", 0))
+        indices = {label: index for index, label in reversed(list(enumerate(self.artifact.labels)))}
+        if all(name in indices for name in names):
+            return [indices[name] for name in names]
+        if all(name.isdecimal() for name in names):
+            return [int(name) for name in names]
+        if len(names) == classes:
+            return list(range(classes))
+        unknown = next(name for name in names if name not in indices)
+        raise UsageError(
+            f"{data} has a folder {unknown}, which is no label, and {len(names)} folders, not {classes}",
+            "name the folders by label or index of their class",
+        )
 
 
 def centre(image: Image, height: int, width: int, crop: float) -> Image:

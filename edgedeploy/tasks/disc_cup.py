@@ -7,7 +7,7 @@ TVConv). Logits come as (1, 2, h, w), cup first, and are enlarged bilinearly bef
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,15 @@ class DiscCup(Task):
         `cup_to_disc_error` is the mean absolute difference of the vertical ratio over images where both the
         truth and the result have a disc. Masks are class maps or grey levels, see `read_masks`.
         """
-        images, masks = data / "images", data / "masks"
-        if not (images.is_dir() and masks.is_dir()):
-            raise UsageError(
-                f"{data} holds no images/ and masks/", "it needs images/NAME.* and masks/NAME.png"
-            )
-        files = list_images(images)[:limit]
+        return self.score(session, photographs(data)[:limit], progress)
+
+    def score(
+        self, session: Run, files: Sequence[tuple[Path, Path]], progress: Progress | None = None
+    ) -> dict[str, float]:
+        """The metrics of `evaluate` over these pairs of a photograph and its mask."""
         scores, errors = [], []
-        for done, file in enumerate(files, 1):
-            image, truth = read_image(file), read_masks(masks / f"{file.stem}.png")
+        for done, (file, mask) in enumerate(files, 1):
+            image, truth = read_image(file), read_masks(mask)
             if truth.shape[1:] != image.shape[:2]:
                 raise UsageError(f"{file} and its mask differ in size", "resize one to the other")
             found = self.run(session, image)
@@ -105,6 +105,14 @@ class DiscCup(Task):
     def _feed(self, image: Image, spec: TensorSpec) -> dict[str, Array]:
         mean, std = self.options.get("mean", [127.5]), self.options.get("std", [127.5])
         return {spec.name: to_tensor(fit_input(image, spec), spec, mean, std)}
+
+
+def photographs(data: Path) -> list[tuple[Path, Path]]:
+    """Every image of data/images with its mask in data/masks, by name; raises UsageError."""
+    images, masks = data / "images", data / "masks"
+    if not (images.is_dir() and masks.is_dir()):
+        raise UsageError(f"{data} holds no images/ and masks/", "it needs images/NAME.* and masks/NAME.png")
+    return [(file, masks / f"{file.stem}.png") for file in list_images(images)]
 
 
 def read_masks(path: Path) -> Masks:

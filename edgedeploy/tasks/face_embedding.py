@@ -6,7 +6,7 @@ its evaluation BGR). The centre square of the picture is what the network sees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,13 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TensorSpec
 from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, session_input
 from edgedeploy.tasks.images import fit_input, read_image, to_tensor
-from edgedeploy.tasks.verification import area_under_curve, equal_error_rate, k_fold_accuracy, read_pairs
+from edgedeploy.tasks.verification import (
+    Pair,
+    area_under_curve,
+    equal_error_rate,
+    k_fold_accuracy,
+    read_pairs,
+)
 
 FOLDS = 10
 
@@ -61,7 +67,12 @@ class FaceEmbedding(Task):
         `data` holds pairs.txt with lines "PATH PATH 0|1", or one folder a person, from which pairs are drawn;
         `limit` is the number of pairs. Every image is run once.
         """
-        pairs = read_pairs(data, limit)
+        return self.score(session, read_pairs(data, limit), progress)
+
+    def score(
+        self, session: Run, pairs: Sequence[Pair], progress: Progress | None = None
+    ) -> dict[str, float]:
+        """The metrics of `evaluate` over these pairs of image files."""
         if len(pairs) < 2 * FOLDS:
             raise UsageError(f"{len(pairs)} pairs are too few for {FOLDS} folds", "give at least 20")
         files = sorted({file for first, second, _ in pairs for file in (first, second)})

@@ -8,7 +8,7 @@ own proportions, padded at the right or bottom.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TensorSpec
-from edgedeploy.tasks._icdar import TextScore, read_words, truth_files
+from edgedeploy.tasks._icdar import TextScore, Word, read_words, truth_files
 from edgedeploy.tasks._text_regions import RegionOptions, TextRegions, find_regions
 from edgedeploy.tasks.base import (
     TASKS,
@@ -93,9 +93,16 @@ class TextDetection(Task):
     ) -> dict[str, float]:
         """Precision, recall and F-measure by the ICDAR 2015 protocol, over NAME_images/ with NAME_gts/."""
         pairs = truth_files(data)[:limit]
+        return self.score(
+            session, [(i, read_words(t, polygon=self.regions.polygon)) for i, t in pairs], progress
+        )
+
+    def score(
+        self, session: Run, pairs: Sequence[tuple[Path, Sequence[Word]]], progress: Progress | None = None
+    ) -> dict[str, float]:
+        """The metrics of `evaluate` over these images with their words."""
         score = TextScore()
-        for count, (image, truth) in enumerate(pairs, 1):
-            words = read_words(truth, polygon=self.regions.polygon)
+        for count, (image, words) in enumerate(pairs, 1):
             score.add(words, self.run(session, read_image(image)).polygons)
             if progress:
                 progress(count, len(pairs))

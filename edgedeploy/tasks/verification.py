@@ -6,6 +6,7 @@ that the evaluation code of TVConv has (there it accumulates over the folds; her
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,16 @@ def read_pairs(data: Path, limit: int | None = None) -> list[Pair]:
     people = sorted(path for path in data.iterdir() if path.is_dir()) if data.is_dir() else []
     if len(people) < 2:
         raise UsageError(f"{data} holds no pairs.txt and no folders of people", "give one folder a person")
+    return draw_pairs(people, limit)
+
+
+def draw_pairs(people: Sequence[Path], limit: int | None = None) -> list[Pair]:
+    """Pairs of images from folders of a person each, as `read_pairs` draws them; raises UsageError."""
     images = [list_images(person) for person in people]
     of_one = [pair for files in images for pair in combinations(files, 2)]
     if not of_one:
-        raise UsageError(f"nobody in {data} has two images", "verification needs two images of a person")
+        where = people[0].parent if people else "no folder"
+        raise UsageError(f"nobody in {where} has two images", "verification needs two images of a person")
     generator = np.random.default_rng(0)
     count = min(len(of_one), MOST_PAIRS // 2, (limit or MOST_PAIRS) // 2)
     pairs: list[Pair] = []

@@ -49,6 +49,31 @@ def random_window(
     return np.ascontiguousarray(image, np.uint8), np.ascontiguousarray(truth, np.uint8)
 
 
+def random_area(image: Image, share: tuple[float, float], rng: np.random.Generator) -> Image:
+    """A window of a share of the image's area from this range, its sides' ratio within 3/4 and 4/3 of it.
+
+    Szegedy et al., Going Deeper with Convolutions, 2015.
+    """
+    if share == (1.0, 1.0):
+        return image
+    height, width = image.shape[:2]
+    area, ratio = rng.uniform(*share), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    rows = max(1, min(height, round(height * float(np.sqrt(area / ratio)))))
+    columns = max(1, min(width, round(width * float(np.sqrt(area * ratio)))))
+    y, x = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
+    return image[y : y + rows, x : x + columns]
+
+
+def shifted(image: Image, most: int, rng: np.random.Generator) -> Image:
+    """The image moved by up to `most` pixels along each axis, black moving in."""
+    if not most:
+        return image
+    height, width = image.shape[:2]
+    y, x = (int(rng.integers(0, 2 * most + 1)) for _ in range(2))
+    padded = np.pad(image, ((most, most), (most, most), (0, 0)))
+    return padded[y : y + height, x : x + width]
+
+
 def colour_jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
     """Brightness, contrast and saturation each changed by up to `strength`, relative."""
     if not strength:

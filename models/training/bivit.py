@@ -7,8 +7,10 @@ He et al., BiViT: Extremely Compressed Binary Vision Transformers, ICCV 2023.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,6 +64,36 @@ def stage_at(step: int, steps: int, stages: Sequence[Stage] = TWO_STAGES) -> Sta
         if step < end * steps - 1e-6:
             return stage
     return stages[-1]
+
+
+def enter_stage(model: nn.Module, step: int, steps: int, stages: Sequence[Stage]) -> None:
+    """Make of `model` what it is in this step.
+
+    What it was in the step before comes first: a network that goes on from a checkpoint between two stages is
+    built binary, and has to start its scales anew as one that ran through does.
+    """
+    for here in (max(0, step - 1), step):
+        stage = stage_at(here, steps, stages)
+        set_binary(model, attention=stage.attention, mlp=stage.mlp)
+
+
+def is_binary(model: nn.Module) -> bool:
+    """Whether there is anything in `model` that can be binary."""
+    return any(isinstance(part, BinaryAttention | BinaryMlp) for part in model.modules())
+
+
+@contextmanager
+def always_binary(model: nn.Module) -> Iterator[None]:
+    """In this block `model` is what a file of its weights gives: binary, whatever stage it is in."""
+    parts: list[Any] = [m for m in model.modules() if isinstance(m, BinaryAttention | BinaryLinear)]
+    before = [part.binary for part in parts]
+    for part in parts:
+        part.binary = True
+    try:
+        yield
+    finally:
+        for part, binary in zip(parts, before, strict=True):
+            part.binary = binary
 
 
 def start_from_real(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...]:

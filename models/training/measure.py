@@ -1,11 +1,7 @@
-"""Measure a PyTorch network by its task's own metric, before anything is exported: what model cards quote.
-
-Run as `python -m edgedeploy.models.training.measure espcn_x3 --data DIR [--weights FILE]`.
-"""
+"""Measure a PyTorch network by its task's own metric, before it is exported: `edgedeploy eval MODEL`."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,23 +11,42 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgedeploy.core.spec import Artifact, TensorSpec
-from edgedeploy.models.checkpoint import load_weights
-from edgedeploy.models.registry import MODELS, ModelInfo
-from edgedeploy.tasks.base import Run, Task, task_for
+from edgedeploy.models.checkpoint import load_checkpoint
+from edgedeploy.models.registry import ModelInfo
+from edgedeploy.tasks.base import Progress, Run, Task, task_for
 
 
-def measure(model: nn.Module, info: ModelInfo, data: Path) -> dict[str, float]:
+def measure(
+    model: nn.Module, info: ModelInfo, data: Path, limit: int | None = None, progress: Progress | None = None
+) -> dict[str, float]:
     """Metrics of `model` over a data folder, e.g. {"psnr_y": ..., "psnr_y_bicubic": ..., "images": 5}.
 
-    Raises UsageError where the folder does not hold what the task's metric needs.
+    `limit` and `progress` as of `Task.evaluate`. Raises UsageError where the folder does not hold what the
+    task's metric needs.
     """
-    return task_of(info).evaluate(runner(model, info), data)
+    return task_of(info).evaluate(runner(model, info), data, limit, progress)
+
+
+def measure_weights(
+    model: str,
+    weights: str | None,
+    data: Path,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    *,
+    threads: int = 0,
+) -> dict[str, float]:
+    """The same of a zoo model with bundled weights, by name, or a file's; None takes its default weights."""
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_checkpoint(model, weights)
+    return measure(loaded.model, loaded.info, data, limit, progress)
 
 
 def task_of(info: ModelInfo) -> Task:
     """The task of a network that was not exported."""
-    channels = info.input_shape[1]
-    entry = TensorSpec(name="input", dtype="float32", shape=(1, channels, "height", "width"), layout="NCHW")
+    size = info.input_shape[2:] if info.fixed_size else ("height", "width")
+    entry = TensorSpec(name="input", dtype="float32", shape=(1, info.input_shape[1], *size), layout="NCHW")
     exits = tuple(TensorSpec(name=name, dtype="float32", shape=("?",) * 4) for name in info.outputs)
     artifact = Artifact(
         path=Path(info.name),
@@ -56,21 +71,3 @@ def runner(model: nn.Module, info: ModelInfo) -> Run:
         return {name: value.numpy() for name, value in zip(info.outputs, outputs, strict=False)}
 
     return run
-
-
-def main() -> None:
-    """Command line of `measure`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", choices=MODELS.names())
-    parser.add_argument("--data", type=Path, required=True, help="e.g. a folder with HR/ and LRx3/")
-    parser.add_argument("--weights", help="file, or name of bundled weights; default: the bundled ones")
-    arguments = parser.parse_args()
-    model = load_weights(arguments.model, arguments.weights)
-    for name, value in measure(model, MODELS.get(arguments.model), arguments.data).items():
-        print(f"{name}: {value:.4f}")
-
-
-if __name__ == "__main__":
-    main()

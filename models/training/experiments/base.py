@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,6 +44,7 @@ class Experiment(ABC, Generic[S]):
         self.settings = cast(S, validated(self.settings_type, recipe.settings, "settings"))
         self.info: ModelInfo = MODELS.get(recipe.model).variant(**recipe.options)
         self.labels: tuple[str, ...] = self.info.labels
+        self._order: tuple[tuple[int, int], NDArray[np.intp]] | None = None
         self.prepare()
 
     @abstractmethod
@@ -69,6 +71,14 @@ class Experiment(ABC, Generic[S]):
         """The generator of one example."""
         return np.random.default_rng([self.recipe.seed, step, position])
 
+    def index(self, step: int, position: int, count: int) -> int:
+        """Which of `count` samples an example is made of: every epoch has each once, in its own order."""
+        epoch, place = divmod(step * self.recipe.batch + position, count)
+        if self._order is None or self._order[0] != (epoch, count):
+            order = np.random.default_rng([self.recipe.seed, epoch]).permutation(count)
+            self._order = (epoch, count), order
+        return int(self._order[1][place])
+
 
 class Objective(nn.Module):
     """A network with its loss: `forward` takes a batch and gives {"loss": ..., and parts for the log}.
@@ -89,6 +99,12 @@ EXPERIMENTS: Registry[type[Experiment[Any]]] = Registry(
 def make_experiment(recipe: TrainingRecipe, data: Path) -> Experiment[Any]:
     """The experiment of a recipe; raises UnknownNameError, RecipeError or UsageError."""
     return EXPERIMENTS.get(recipe.experiment)(recipe, data)
+
+
+def refuse_teacher(recipe: TrainingRecipe) -> None:
+    """Raise RecipeError where an experiment that has no use for a teacher is given one."""
+    if recipe.teacher is not None:
+        raise RecipeError(f"{recipe.experiment} has no teacher", "leave `teacher` out")
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -28,6 +28,7 @@ from edgedeploy.models.training.experiments.base import (
     first_output,
     stack,
 )
+from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.recipe import Section
 from edgedeploy.models.training.segmentation_data import find_samples, layout_of
@@ -36,7 +37,6 @@ from edgedeploy.tasks.images import read_image
 from edgedeploy.tasks.metrics import ConfusionMatrix
 
 SHEET_ROWS = 6
-MEMORY = 1_000_000_000  # bytes of decoded images that are kept
 
 
 class SegmentationSettings(Section):
@@ -84,7 +84,7 @@ class Segmentation(Experiment[SegmentationSettings]):
         options = self.info.task.options
         self.mean = np.asarray(options["mean"], np.float32)
         self.std = np.asarray(options["std"], np.float32)
-        self._cache: dict[int, tuple[Image, Image]] = {}
+        self._read = ImageCache(self._decode)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         return stack([self._example(step, position) for position in positions])
@@ -121,10 +121,8 @@ class Segmentation(Experiment[SegmentationSettings]):
         return np.vstack([row[: rows[0].shape[0], : rows[0].shape[1]] for row in rows])
 
     def _example(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray]:
-        rng, number = self.random(step, position), step * self.recipe.batch + position
-        epoch, place = divmod(number, len(self.train))
-        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.train))
-        image, truth = self._read(int(order[place]))
+        rng = self.random(step, position)
+        image, truth = self._read(self.index(step, position, len(self.train)))
         image, truth = random_window(
             image,
             truth,
@@ -138,15 +136,9 @@ class Segmentation(Experiment[SegmentationSettings]):
         x = (image.astype(np.float32) - self.mean) / self.std
         return np.ascontiguousarray(x.transpose(2, 0, 1)), truth.astype(np.int64)
 
-    def _read(self, index: int) -> tuple[Image, Image]:
-        """A sample decoded; small data sets stay in memory."""
-        if index not in self._cache:
-            sample = self.train[index]
-            pair = read_image(sample.image), self.layout.read(sample.truth)
-            if len(self.train) * pair[0].size > MEMORY:
-                return pair
-            self._cache[index] = pair
-        return self._cache[index]
+    def _decode(self, index: int) -> tuple[Image, Image]:
+        sample = self.train[index]
+        return read_image(sample.image), self.layout.read(sample.truth)
 
     def _class_weights(self) -> Tensor | None:
         if self.settings.balance == "none":

@@ -1,0 +1,158 @@
+"""Face embeddings by additive-margin softmax over people; measured by verifying pairs of others.
+
+Data: one folder a person (CASIA-WebFace, LFW, ORL), people in natural order of their folders' names. The
+first `people` of them are trained on, and pairs of the others verified; or `validation` is a folder of pairs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgedeploy.core.errors import UsageError
+from edgedeploy.models.training.augment import colour_jitter, shifted
+from edgedeploy.models.training.experiments.base import (
+    EXPERIMENTS,
+    Batch,
+    Experiment,
+    Objective,
+    refuse_teacher,
+    stack,
+)
+from edgedeploy.models.training.image_cache import ImageCache
+from edgedeploy.models.training.measure import runner, task_of
+from edgedeploy.models.training.recipe import Section
+from edgedeploy.models.training.sheets import contact_sheet
+from edgedeploy.models.training.tvconv import AMSoftmax
+from edgedeploy.tasks.base import Image
+from edgedeploy.tasks.face_embedding import FaceEmbedding as FaceTask
+from edgedeploy.tasks.images import list_images, read_image
+from edgedeploy.tasks.verification import Pair, draw_pairs, read_pairs
+
+SHEET = 24
+
+
+class FaceSettings(Section):
+    """Attributes:
+    people: the first so many are trained on; 0 for all, which needs `validation`.
+    validation: folder, below the data's own, of pairs.txt or of people to draw pairs from.
+    scale, margin: of the loss.
+    flip: mirror every other example.
+    padding: pixels by which an example may be shifted, black moving in.
+    jitter: largest relative change of brightness, contrast and saturation.
+    """
+
+    people: int = Field(default=0, ge=0)
+    validation: str = ""
+    scale: float = Field(default=32.0, gt=0)
+    margin: float = Field(default=0.35, ge=0)
+    flip: bool = True
+    padding: int = Field(default=0, ge=0)
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+
+
+class FaceEmbedding(Experiment[FaceSettings]):
+    """Faces (N, 3, h, w) float32 as the task cuts and normalises them, and people's numbers (N,) int64."""
+
+    settings_type = FaceSettings
+    metric = "accuracy"
+
+    def prepare(self) -> None:
+        people, settings = people_of(self.data, leave_out=self.settings.validation), self.settings
+        count = settings.people or len(people)
+        if not 2 <= count <= len(people):
+            raise UsageError(f"{self.data} holds {len(people)} people, not {count}", "set settings.people")
+        self.train = [(file, k) for k, person in enumerate(people[:count]) for file in list_images(person)]
+        self.people = count
+        self.pairs: list[Pair] = []
+        if settings.validation:
+            self.pairs = read_pairs(self.data / settings.validation)
+        elif len(people) - count >= 2:
+            self.pairs = draw_pairs(people[count:])
+        self.task = cast(FaceTask, task_of(self.info))
+        self._read = ImageCache(lambda index: read_image(self.train[index][0]))
+
+    def batch(self, step: int, positions: Sequence[int]) -> Batch:
+        return stack([self._example(step, position) for position in positions])
+
+    def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
+        refuse_teacher(self.recipe)
+        length = int(self.info.task.options["embedding"])
+        return FaceLoss(
+            network, AMSoftmax(length, self.people, scale=self.settings.scale, margin=self.settings.margin)
+        )
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        return self.task.score(runner(network, self.info), self.pairs) if self.pairs else {}
+
+    def sheet(self, network: nn.Module) -> Image | None:
+        """Pairs side by side, with their cosine: of one person in the upper half, of two in the lower."""
+        if not self.pairs:
+            return None
+        run, pictures = runner(network, self.info), []
+        chosen = [pair for same in (True, False) for pair in self.pairs if pair[2] is same][
+            :: max(1, len(self.pairs) // SHEET)
+        ]
+        for first, second, same in chosen[:SHEET]:
+            faces = [read_image(file) for file in (first, second)]
+            one, other = (self.task.run(run, face) for face in faces)
+            height = min(face.shape[0] for face in faces)
+            picture = np.hstack([face[:height] for face in faces])
+            pictures.append(_with_bar(picture, float(one @ other), same=same))
+        return contact_sheet(pictures, 6)
+
+    def _example(self, step: int, position: int) -> tuple[np.ndarray, np.int64]:
+        rng, index = self.random(step, position), self.index(step, position, len(self.train))
+        image = shifted(self._read(index), self.settings.padding, rng)
+        image = colour_jitter(image, self.settings.jitter, rng)
+        (face,) = self.task.preprocess(image).values()
+        if self.settings.flip and rng.integers(2):
+            face = face[..., ::-1]
+        return np.ascontiguousarray(face[0], np.float32), np.int64(self.train[index][1])
+
+
+class FaceLoss(Objective):
+    """The margin loss; its class centres are no part of the network. `right` is the share of faces whose own
+    centre is the nearest, in the log.
+    """
+
+    def __init__(self, network: nn.Module, margin: AMSoftmax) -> None:
+        super().__init__(network)
+        self.margin = margin
+
+    def forward(self, faces: Tensor, people: Tensor) -> dict[str, Tensor]:
+        embeddings = self.network(faces).float()
+        with torch.no_grad():
+            nearest = F.linear(F.normalize(embeddings), F.normalize(self.margin.weight)).argmax(1)
+        return {"loss": self.margin(embeddings, people), "right": (nearest == people).float().mean()}
+
+
+def people_of(data: Path, leave_out: str = "") -> list[Path]:
+    """The folders of people, s2 before s10; raises UsageError where there are none."""
+    folders = [p for p in data.iterdir() if p.is_dir() and p != data / leave_out] if data.is_dir() else []
+    if len(folders) < 2:
+        raise UsageError(f"{data} holds no folders of people", "it needs PERSON/*.png, one folder a person")
+    return sorted(folders, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _with_bar(picture: Image, cosine: float, *, same: bool) -> Image:
+    """The picture above a bar as long as the cosine: green for one person, red for two."""
+    bar = np.full((12, picture.shape[1], 3), 235, np.uint8)
+    bar[:, : round(max(0.0, cosine) * picture.shape[1])] = (60, 180, 75) if same else (220, 50, 47)
+    return np.vstack([picture, bar])
+
+
+EXPERIMENTS.register("face-embedding")(FaceEmbedding)

@@ -1,0 +1,185 @@
+"""Text detection as DBNet learns it: shrunk words, borders between text and ground, hard negatives.
+
+Data: folders of photographs below the data's own, laid out as icdar2015, total-text or td500 (text_data.py),
+and pictures to render synthetic words on (text_render.py), in the proportion that the settings say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.models.training.augment import colour_jitter
+from edgedeploy.models.training.dbnet_labels import make_maps
+from edgedeploy.models.training.dbnet_loss import DBLoss
+from edgedeploy.models.training.experiments.base import (
+    EXPERIMENTS,
+    Batch,
+    Experiment,
+    Objective,
+    refuse_teacher,
+    stack,
+)
+from edgedeploy.models.training.image_cache import ImageCache
+from edgedeploy.models.training.measure import runner, task_of
+from edgedeploy.models.training.recipe import Section
+from edgedeploy.models.training.sheets import contact_sheet
+from edgedeploy.models.training.text_augment import random_view
+from edgedeploy.models.training.text_data import find_texts
+from edgedeploy.models.training.text_render import Style, find_fonts, render
+from edgedeploy.tasks._icdar import Word
+from edgedeploy.tasks._text_regions import TextRegions
+from edgedeploy.tasks.base import Image
+from edgedeploy.tasks.images import list_images, read_image, resize_image
+from edgedeploy.tasks.text_detection import TextDetection as TextTask
+
+SHEET_ROWS = 8
+
+
+class TextSettings(Section):
+    """Attributes:
+    folders: data sets below the data's folder, all of one layout; none where all is synthetic.
+    layout: icdar2015, total-text or td500.
+    held_out: images of the first folder, the first by name, that are measured on instead of trained on.
+    test: measure on the first folder's own test split instead.
+    synthetic: share of the examples that are rendered.
+    backgrounds: folders of photographs to render on, which should show no text; the whole image is used.
+    fonts: folder of .ttf files; empty for matplotlib's and the system's.
+    crop: height and width of an example.
+    scale, angle, flip: of the views, see `random_view`.
+    jitter: largest relative change of brightness, contrast and saturation.
+    """
+
+    folders: tuple[str, ...] = ()
+    layout: Literal["icdar2015", "total-text", "td500"] = "icdar2015"
+    held_out: int = Field(default=0, ge=0)
+    test: bool = False
+    synthetic: float = Field(default=0.0, ge=0, le=1)
+    backgrounds: tuple[str, ...] = ()
+    fonts: str = ""
+    crop: tuple[int, int] = (640, 640)
+    scale: tuple[float, float] = (0.5, 3.0)
+    angle: float = Field(default=10.0, ge=0, le=180)
+    flip: bool = True
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TextDetection(Experiment[TextSettings]):
+    """Images (N, 3, h, w) float32, normalised as the task says, and four maps (N, 1, h, w) of TextMaps."""
+
+    settings_type = TextSettings
+    metric = "f_measure"
+
+    def prepare(self) -> None:
+        settings = self.settings
+        if not self.recipe.options.get("augment"):
+            raise RecipeError("without its threshold map DBNet cannot learn", "set options.augment=true")
+        if any(side % 32 for side in settings.crop):
+            raise RecipeError(f"a crop of {settings.crop} is not of whole 32 pixels", "set settings.crop")
+        sets = [find_texts(self.data / folder, settings.layout) for folder in settings.folders]
+        self.val: list[tuple[Path, list[Word]]] = []
+        if sets and settings.test:
+            self.val = find_texts(self.data / settings.folders[0], settings.layout, "test")
+        elif sets:
+            self.val, sets[0] = sets[0][: settings.held_out], sets[0][settings.held_out :]
+        self.train = [pair for pairs in sets for pair in pairs]
+        self.grounds = [file for name in settings.backgrounds for file in list_images(self.data / name)]
+        if settings.synthetic < 1 and not self.train:
+            raise UsageError("there are no photographs to train on", "name settings.folders, or synthetic=1")
+        if settings.synthetic > 0 and not self.grounds:
+            raise UsageError("there is nothing to render words on", "name settings.backgrounds")
+        self.fonts = find_fonts(settings.fonts) if settings.synthetic else ()
+        self.task = cast(TextTask, task_of(self.info))
+        self._read = ImageCache(lambda index: read_image(self.train[index][0]))
+        self._ground = ImageCache(lambda index: read_image(self.grounds[index]))
+        options = self.info.task.options
+        self.mean, self.std = (np.asarray(options[name], np.float32) for name in ("mean", "std"))
+
+    def batch(self, step: int, positions: Sequence[int]) -> Batch:
+        return stack([self._example(step, position) for position in positions])
+
+    def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
+        refuse_teacher(self.recipe)
+        return TextLoss(network)
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        return self.task.score(runner(network, self.info), self.val) if self.val else {}
+
+    def sheet(self, network: nn.Module) -> Image:
+        """Photographs held out, prediction beside truth; without any, examples with what is drawn on them."""
+        run, pictures = runner(network, self.info), []
+        for file, words in self.val[:SHEET_ROWS]:
+            image = read_image(file)
+            pictures += [self.task.draw(image, self.task.run(run, image)), self._truth(image, words)]
+        if not pictures:
+            for position in range(2 * SHEET_ROWS):
+                pictures.append(self._truth(*self.view(0, position)))
+        return contact_sheet(pictures, 4, 400)
+
+    def view(self, step: int, position: int) -> tuple[Image, list[Word]]:
+        """The picture and the words of one example."""
+        rng, settings = self.random(step, position), self.settings
+        if rng.random() < settings.synthetic:
+            ground = self._ground(int(rng.integers(len(self.grounds))))
+            image = _window(ground, settings.crop, rng)
+            image, words = render(image, self.fonts, rng, Style())
+        else:
+            index = self.index(step, position, len(self.train))
+            image, words = random_view(
+                self._read(index),
+                self.train[index][1],
+                settings.crop,
+                rng,
+                scale=settings.scale,
+                angle=settings.angle,
+                flip=settings.flip,
+            )
+        return colour_jitter(image, settings.jitter, rng), words
+
+    def _example(self, step: int, position: int) -> tuple[np.ndarray, ...]:
+        image, words = self.view(step, position)
+        maps = make_maps(words, *self.settings.crop)
+        pixels = image[:, :, ::-1] if self.task.order == "BGR" else image
+        x = ((pixels.astype(np.float32) - self.mean) / self.std).transpose(2, 0, 1)
+        planes = (maps.text, maps.text_mask, maps.border, maps.border_mask)
+        return np.ascontiguousarray(x), *(plane[None] for plane in planes)
+
+    def _truth(self, image: Image, words: Sequence[Word]) -> Image:
+        outlines = tuple(word.polygon for word in words if not word.ignored)
+        return self.task.draw(image, TextRegions(outlines, (1.0,) * len(outlines)))
+
+
+class TextLoss(Objective):
+    """DBNet's loss; always in float32, for cross-entropy of probabilities knows no half precision."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.terms = DBLoss()
+
+    def forward(
+        self, images: Tensor, text: Tensor, text_mask: Tensor, border: Tensor, border_mask: Tensor
+    ) -> dict[str, Tensor]:
+        maps: tuple[Tensor, ...] = self.network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            probability, threshold, binary = (each.float() for each in maps)
+            loss = self.terms((probability, threshold, binary), text, text_mask, border, border_mask)
+        return {"loss": loss}
+
+
+def _window(image: Image, crop: tuple[int, int], rng: np.random.Generator) -> Image:
+    """A part of an image in the crop's proportions, enlarged or shrunk to it."""
+    height, width = crop
+    scale = min(image.shape[0] / height, image.shape[1] / width) * float(rng.uniform(0.6, 1.0))
+    rows, columns = max(1, int(height * scale)), max(1, int(width * scale))
+    y, x = int(rng.integers(0, image.shape[0] - rows + 1)), int(rng.integers(0, image.shape[1] - columns + 1))
+    return resize_image(image[y : y + rows, x : x + columns], height, width)
+
+
+EXPERIMENTS.register("text-detection")(TextDetection)

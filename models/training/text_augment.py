@@ -1,0 +1,66 @@
+"""Random views of photographs with text: turned, scaled, mirrored, cut; the words' outlines go along."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from shapely.geometry import Polygon, box
+from shapely.validation import make_valid
+
+from edgedeploy.tasks._icdar import Word
+from edgedeploy.tasks.base import Image
+
+TRIES = 10
+WHOLE = 0.95  # share of a word inside a window from which on it counts
+
+
+def random_view(
+    image: Image,
+    words: list[Word],
+    crop: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.5, 3.0),
+    angle: float = 10.0,
+    flip: bool = True,
+) -> tuple[Image, list[Word]]:
+    """A window (h, w) of the image turned by up to `angle` degrees and scaled; black where there is nothing.
+
+    Of some windows the first that shows a whole word is taken. Words that it cuts are ignored.
+    """
+    height, width = crop
+    factor = float(np.exp(rng.uniform(*np.log(scale))))
+    mirrored = -1.0 if flip and rng.integers(2) else 1.0
+    turn = cv2.getRotationMatrix2D(
+        (image.shape[1] / 2, image.shape[0] / 2), float(rng.uniform(-angle, angle)), factor
+    )
+    for _ in range(TRIES):
+        matrix = turn.copy()
+        # A place of the image that comes to the window's middle; it is a word's, where there are words.
+        middle = rng.uniform(0, 1, 2) * image.shape[1::-1]
+        if words:
+            chosen = words[int(rng.integers(len(words)))].polygon
+            middle = chosen.mean(0) + rng.uniform(-0.4, 0.4, 2) * [width, height] / factor
+        matrix[0] *= mirrored
+        matrix[:, 2] = np.array([width, height]) / 2 - matrix[:, :2] @ middle
+        moved = [
+            Word((w.polygon @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32), w.ignored) for w in words
+        ]
+        shares = [_inside(word, height, width) for word in moved]
+        if any(share >= WHOLE and not word.ignored for share, word in zip(shares, moved, strict=True)):
+            break
+    if factor < 1:  # warping takes four pixels for one: average first what would be left out
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.4 / factor), np.uint8)
+    view = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    kept = [
+        Word(word.polygon, word.ignored or share < WHOLE)
+        for word, share in zip(moved, shares, strict=True)
+        if share > 0
+    ]
+    return np.asarray(view, np.uint8), kept
+
+
+def _inside(word: Word, height: int, width: int) -> float:
+    """Share of a word's area within a window."""
+    shape = make_valid(Polygon(word.polygon.astype(np.float64)))
+    return float(shape.intersection(box(0, 0, width, height)).area / shape.area) if shape.area else 0.0

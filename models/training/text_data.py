@@ -1,0 +1,124 @@
+"""Where data sets of scene text keep images and words, in the layouts that their authors give them.
+
+icdar2015   SPLIT_images/NAME.jpg, SPLIT_gts/gt_NAME.txt of x1,y1,...,x4,y4,text; also as DB converts others
+total-text  Images/Train/NAME.jpg, Groundtruth/Polygon/Train/poly_gt_NAME.txt of "x: [[...]], y: [[...]], ..."
+td500       train/NAME.JPG, train/NAME.gt of "index difficult x y w h angle", turned about the box's centre
+Words of text ### or #, and difficult ones of td500, do not count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgedeploy.core.errors import UnknownNameError, UsageError
+from edgedeploy.tasks._icdar import Word, read_words, truth_files
+from edgedeploy.tasks.images import is_image
+
+Find = Callable[[Path, str], list[tuple[Path, Path]]]
+Read = Callable[[Path], list[Word]]
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    """How a data set is laid out: `find(root, split)` gives (image, truth) pairs, `read` a truth's words.
+
+    `splits` are the folders' names for "train" and "test".
+    """
+
+    find: Find
+    read: Read
+    splits: tuple[str, str]
+
+
+def find_texts(root: Path, layout: str, split: str = "train") -> list[tuple[Path, list[Word]]]:
+    """The images of a split ("train" or "test") with their words, by name.
+
+    Raises UnknownNameError, or UsageError that says what is missing or in which line a truth is malformed.
+    """
+    if layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, list(LAYOUTS))
+    chosen = LAYOUTS[layout]
+    pairs = chosen.find(root, chosen.splits[split == "test"])
+    missing = [truth for _, truth in pairs if not truth.is_file()]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {len(pairs)} truths are missing, first {missing[0]}", "one an image"
+        )
+    return [(image, chosen.read(truth)) for image, truth in pairs]
+
+
+def read_total_text(path: Path) -> list[Word]:
+    """Words of a truth file of Total-Text; raises UsageError, naming the line."""
+    words = []
+    for number, line in enumerate(_lines(path), 1):
+        found = [re.search(rf"\b{axis}:\s*\[\[([\d\s.,-]*)\]\]", line) for axis in ("x", "y")]
+        sides = [re.findall(r"-?\d+(?:\.\d+)?", match.group(1)) if match else [] for match in found]
+        if len(sides[0]) != len(sides[1]) or len(sides[0]) < 3:
+            raise UsageError(
+                f"{path}, line {number}: '{line[:60]}' is not a word", "x: [[...]], y: [[...]], ..."
+            )
+        text = re.search(r"transcriptions:\s*\[u?'(.*)'\]", line)
+        points = np.asarray(sides, np.float32).T
+        words.append(Word(points, ignored=bool(text) and text.group(1) in ("#", "###")))  # type: ignore[union-attr]
+    return words
+
+
+def read_td500(path: Path) -> list[Word]:
+    """Words of a truth file of MSRA-TD500; raises UsageError, naming the line."""
+    words = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            _, difficult, x, y, width, height, angle = map(float, line.split())
+        except ValueError:
+            raise UsageError(
+                f"{path}, line {number}: '{line[:60]}' is not a word", "index difficult x y w h angle"
+            ) from None
+        corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        centre = np.array([x + width / 2, y + height / 2])
+        words.append(Word((corners @ turn + centre).astype(np.float32), ignored=difficult != 0))
+    return words
+
+
+def _find_icdar(root: Path, split: str) -> list[tuple[Path, Path]]:
+    folder = root / f"{split}_images"
+    if not folder.is_dir():
+        raise UsageError(f"{root} has no {split}_images/", f"icdar2015: {split}_images/ with {split}_gts/")
+    return truth_files(folder)
+
+
+def _find_total_text(root: Path, split: str) -> list[tuple[Path, Path]]:
+    truths = root / "Groundtruth" / "Polygon" / split
+    return [(image, truths / f"poly_gt_{image.stem}.txt") for image in _images(root / "Images" / split)]
+
+
+def _find_td500(root: Path, split: str) -> list[tuple[Path, Path]]:
+    return [(image, image.with_suffix(".gt")) for image in _images(root / split)]
+
+
+def _images(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
+    if not found:
+        raise UsageError(f"{folder} holds no images", "name the data set's own folder")
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}", "truth files are UTF-8 text") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+LAYOUTS = {
+    "icdar2015": TextLayout(_find_icdar, read_words, ("train", "test")),
+    "total-text": TextLayout(_find_total_text, read_total_text, ("Train", "Test")),
+    "td500": TextLayout(_find_td500, read_td500, ("train", "test")),
+}
