@@ -23,6 +23,7 @@ def command(
     json: Json = False,
 ) -> None:
     from edgedeploy.backends.pool import SessionPool
+    from edgedeploy.core.caveats import caveats
     from edgedeploy.core.errors import UsageError
     from edgedeploy.core.spec import Artifact
     from edgedeploy.tasks.base import task_for
@@ -39,7 +40,16 @@ def command(
             SessionPool(artifact, threads=threads) as pool,
         ):
             metrics = task.evaluate(pool, data, limit, stage.progress)
-        rows.append({"artifact": str(path), "precision": artifact.precision, "metrics": metrics})
+        for caveat in caveats(artifact):
+            reporter.note(f"{path.name}: {caveat}")
+        rows.append(
+            {
+                "artifact": str(path),
+                "precision": artifact.precision,
+                "metrics": metrics,
+                "caveats": caveats(artifact),
+            }
+        )
     if json:
         print_json(rows)
         return
