@@ -44,6 +44,8 @@ class TensorStatistics:
         nonfinite: NaN and infinite values seen, which nothing else here counts.
         histogram: of the finite values, None where the method does not need one.
         peaks: largest magnitude per channel (axis 1), only where it was asked for.
+        extremes: (images, 2): minimum and maximum of each image in order; inf and -inf where no value was
+            finite.
     """
 
     minimum: float
@@ -52,6 +54,7 @@ class TensorStatistics:
     nonfinite: int = 0
     histogram: Histogram | None = None
     peaks: NDArray[np.float64] | None = None
+    extremes: NDArray[np.float64] | None = None
 
 
 def clipped(statistics: TensorStatistics, bound: float) -> Range:
@@ -75,8 +78,9 @@ CALIBRATORS: Registry[type[Calibrator]] = Registry(
     "edgedeploy.calibration",
     skip=frozenset(
         {
-            "base", "collect", "data", "everywhere", "exclusions", "graph_view", "histogram",
-            "placement", "plan", "ptq", "residual", "ruleset", "sources", "weights", "writer",
+            "accumulate", "base", "budget", "collect", "data", "dataset", "everywhere", "exclusions",
+            "graph_view", "histogram", "placement", "plan", "probe", "ptq", "residual", "ruleset", "sources",
+            "store", "weights", "writer",
         }
     ),
 )  # fmt: skip

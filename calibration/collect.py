@@ -1,74 +1,41 @@
 """Statistics of chosen tensors over a stream of inputs, in memory that does not grow with their number.
 
-The tensors become outputs of the model, which runs in ONNX Runtime; each value is reduced to extremes and a
-histogram as soon as it is there, and dropped. Where one image's tensors exceed the budget, they are collected
-in several passes over the data. Activations are never kept.
+Each value is reduced to extremes and a histogram as soon as it is there, and dropped: activations are never
+kept. Where one image's tensors exceed the budget, they are collected in several passes over the data. What
+was measured before is not measured again, and what was interrupted goes on, where the data can be told.
 """
 
 from __future__ import annotations
 
+import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgedeploy.backends.base import Feeds
+from edgedeploy.calibration.accumulate import Accumulator
 from edgedeploy.calibration.base import TensorStatistics
-from edgedeploy.calibration.graph_view import GraphView, concrete, elements
+from edgedeploy.calibration.budget import groups_within
+from edgedeploy.calibration.dataset import CalibrationData
 from edgedeploy.calibration.histogram import Histogram
+from edgedeploy.calibration.probe import Probe
+from edgedeploy.calibration.store import Group, StatisticsStore
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.progress import Progress
 
 FeedsFactory = Callable[[], Iterable[Feeds]]
-
-
-@dataclass
-class Accumulator:
-    """Running statistics of one tensor."""
-
-    histogram: Histogram | None
-    channels: bool = False
-    peaks: NDArray[np.float64] | None = None
-    minimum: float = np.inf
-    maximum: float = -np.inf
-    count: int = 0
-    nonfinite: int = 0
-
-    def add(self, values: NDArray[Any]) -> None:
-        """Take in a tensor of any shape; NaN and infinities are counted apart."""
-        if self.channels and values.ndim > 1 and values.size:
-            peaks = np.nan_to_num(
-                np.abs(np.moveaxis(values, 1, 0)).reshape(values.shape[1], -1).max(axis=1), posinf=0.0
-            )
-            self.peaks = peaks.astype(np.float64) if self.peaks is None else np.maximum(self.peaks, peaks)
-        values = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        if values.size == 0:
-            return
-        low, high = float(values.min()), float(values.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            finite = values[np.isfinite(values)]
-            self.nonfinite += values.size - finite.size
-            if finite.size == 0:
-                return
-            values, low, high = finite, float(finite.min()), float(finite.max())
-        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
-        self.count += values.size
-        if self.histogram is not None:
-            self.histogram.add(values, max(abs(low), abs(high)))
-
-    def statistics(self) -> TensorStatistics:
-        return TensorStatistics(
-            self.minimum, self.maximum, self.count, self.nonfinite, self.histogram, self.peaks
-        )
+CHECKPOINT_S = 2.0  # what a kill may cost
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Statistics per tensor, and how they were gathered: `images` feeds in each of `passes` passes."""
+    """Statistics per tensor, and how they were gathered: `images` feeds, in `passes` passes now made."""
 
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     images: int = 0
@@ -87,119 +54,155 @@ def collect(
 ) -> Collected:
     """Statistics of `tensors` (inputs, or outputs of any node, float) over all feeds.
 
-    `feeds_factory` is called once for every pass over the data and must yield the same feeds each time.
-    `memory_mb` bounds the tensors alive at once; a single tensor above it is still collected, alone.
+    `feeds_factory` is called once for every pass over the data and must yield the same feeds each time; a
+    `CalibrationData` that keeps statistics is asked for those of earlier runs first, and given the new ones.
+    `memory_mb` bounds what is allocated for it; a single tensor above it is still collected, alone.
     `progress` is called with (feeds done, feeds in total or None) over all passes.
 
     Raises CalibrationError if there is no feed, a later pass yields another number of them, or the model does
     not run on one.
     """
-    source = feeds_factory()
-    total = len(source) if isinstance(source, Sized) else None
-    iterator = iter(source)
-    first = next(iterator, None)
-    if first is None:
-        raise CalibrationError(
-            "there is no calibration data", "give images of the kind that the model will see"
-        )
-    groups = _groups(model, tensors, first, memory_mb << 20)
-    total = None if total is None else total * len(groups)
-    feeds_left: Iterable[Feeds] = _rejoined([first], iterator)
-    del first, iterator, source
-    images = done = 0
-    statistics: dict[str, TensorStatistics] = {}
-    for number, group in enumerate(groups):
-        accumulators = {name: Accumulator(Histogram() if histograms else None, channels) for name in group}
-        run = _runner(model, group)
-        seen = 0
-        for feeds in feeds_left:
-            run(feeds, accumulators)
-            seen, done = seen + 1, done + 1
-            if progress is not None:
-                progress(done, total)
-        if number == 0:
-            images, total = seen, seen * len(groups)
-        elif seen != images:
+    data = feeds_factory if isinstance(feeds_factory, CalibrationData) else None
+    store = data.store(model) if data is not None else None
+    known = Group() if store is None else store.finished(tensors, histograms=histograms, channels=channels)
+    missing = [name for name in tensors if name not in known.accumulators]
+    if data is not None and known.accumulators and not missing:
+        data.recall(known.report)
+    passes = 0
+    if missing:
+        collector = _Collector(model, feeds_factory, store, histograms, channels, progress)
+        passes = collector.run(missing, memory_mb << 20, known.images or None)
+        known.accumulators |= collector.accumulators
+        known.images = collector.images
+    statistics = {name: known.accumulators[name].statistics() for name in tensors}
+    return Collected(statistics, known.images, passes)
+
+
+class _Collector:
+    """Makes the passes over the data."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeds_factory: FeedsFactory,
+        store: StatisticsStore | None,
+        histograms: bool,
+        channels: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.feeds_factory, self.store, self.progress = model, feeds_factory, store, progress
+        self.histograms, self.channels = histograms, channels
+        self.accumulators: dict[str, Accumulator] = {}
+        self.images = 0
+        self._done = 0
+        self._total: int | None = None
+
+    def run(self, tensors: Sequence[str], budget: int, images: int | None) -> int:
+        """Collect the tensors; the number of passes that it took. `images` is their number where known."""
+        source = self.feeds_factory()
+        length = len(source) if isinstance(source, Sized) else None
+        iterator = iter(source)
+        first = next(iterator, None)
+        if first is None:
             raise CalibrationError(
-                f"pass {number + 1} over the calibration data gave {seen} inputs, the first {images}",
-                "give a function that starts anew at every call, or raise calibration.memory_mb",
+                "there is no calibration data", "give images of the kind that the model will see"
             )
-        statistics |= {name: entry.statistics() for name, entry in accumulators.items()}
-        feeds_left = feeds_factory() if number + 1 < len(groups) else ()
-    return Collected(statistics, images, len(groups))
+        begun = self._begun(tensors)
+        rest = [name for name in tensors if begun is None or name not in begun.accumulators]
+        cut = groups_within(self.model, rest, first, budget, histograms=self.histograms) if rest else []
+        groups = [self._fresh(names) for names in cut]
+        groups = groups if begun is None else [begun, *groups]
+        self._total = None if length is None else length * len(groups)
+        feeds_left: Iterable[Feeds] = _rejoined([first], iterator)
+        del first, iterator, source
+        with ThreadPoolExecutor(_processors()) as pool:
+            for number, group in enumerate(groups):
+                self._pass(group, feeds_left, pool)
+                images = group.images if images is None else images
+                if group.images != images:
+                    raise CalibrationError(
+                        f"pass {number + 1} over the calibration data gave {group.images} inputs, "
+                        f"{'the first' if number else 'an earlier run'} {images}",
+                        "give a function that starts anew at every call, or raise calibration.memory_mb",
+                    )
+                if self._total != images * len(groups):  # some could not be used, or nobody knew
+                    self._total = images * len(groups)
+                    self._tell(0)
+                self.accumulators |= group.accumulators
+                if self.store is not None:
+                    self.store.finish(group)
+                feeds_left = self.feeds_factory() if number + 1 < len(groups) else ()
+        self.images = images or 0
+        return len(groups)
+
+    def _fresh(self, names: Sequence[str]) -> Group:
+        return Group(
+            {name: Accumulator(Histogram() if self.histograms else None, self.channels) for name in names}
+        )
+
+    def _begun(self, tensors: Sequence[str]) -> Group | None:
+        """A group that an interrupted run left, if it is part of what is wanted now."""
+        group = None if self.store is None else self.store.under_way()
+        if group is None or not set(group.accumulators) <= set(tensors):
+            return None
+        fits = all(
+            (entry.histogram is not None) == self.histograms and entry.channels == self.channels
+            for entry in group.accumulators.values()
+        )
+        return group if fits else None
+
+    def _pass(self, group: Group, feeds_left: Iterable[Feeds], pool: Executor) -> None:
+        """Show the group every input that it has not seen yet."""
+        probe = Probe(self.model, list(group.accumulators))
+        behind, seen = group.images, 0
+        saved, whole = time.monotonic(), True
+        if behind:
+            self._tell(behind)
+        try:
+            for feeds in feeds_left:
+                seen += 1
+                if seen <= behind:  # drawn again for the sake of those after it, and of the data's report
+                    continue
+                values = probe.run(feeds)
+                whole = False
+                _add(group, values, pool)
+                group.images, whole = seen, True
+                del feeds, values
+                self._tell(1)
+                if self.store is not None and time.monotonic() - saved > CHECKPOINT_S:
+                    self.store.checkpoint(group)
+                    saved = time.monotonic()
+        except BaseException:
+            if whole and self.store is not None and group.images:
+                self.store.checkpoint(group)
+            raise
+        group.images = seen
+        if isinstance(self.feeds_factory, CalibrationData):
+            group.report = self.feeds_factory.told()
+
+    def _tell(self, more: int) -> None:
+        self._done += more
+        if self.progress is not None:
+            self.progress(self._done, self._total)
+
+
+def _add(group: Group, values: Iterable[tuple[str, NDArray[Any]]], pool: Executor) -> None:
+    """Add the values to their accumulators, a few at a time: each may be a copy."""
+    pending: deque[Future[None]] = deque()
+    for name, value in values:
+        if len(pending) > _processors():
+            pending.popleft().result()
+        pending.append(pool.submit(group.accumulators[name].add, value))
+    for entry in pending:
+        entry.result()
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rejoined(first: list[Feeds], rest: Iterator[Feeds]) -> Iterator[Feeds]:
     """The first feed and the rest; unlike itertools.chain it lets go of the first."""
     yield first.pop()
     yield from rest
-
-
-def _groups(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, budget: int) -> list[list[str]]:
-    """Tensors in order, cut where one image's worth of them would exceed the budget in bytes."""
-    view = GraphView(concrete(model, {name: value.shape for name, value in feeds.items()}))
-    known = {name: elements(view.shapes.get(name)) for name in tensors}
-    largest = max((size for size in known.values() if size is not None), default=0)
-    groups: list[list[str]] = [[]]
-    used = 0
-    for name in tensors:
-        size = known[name]
-        # A tensor of unknown size is taken to be as large as the largest known one.
-        need = 4 * (largest if size is None else size)
-        if groups[-1] and used + need > budget:
-            groups.append([])
-            used = 0
-        groups[-1].append(name)
-        used += need
-    return groups
-
-
-def _runner(
-    model: onnx.ModelProto, tensors: Sequence[str]
-) -> Callable[[Feeds, dict[str, Accumulator]], None]:
-    """A function that runs one feed and adds the tensors to their accumulators, one by one."""
-    fed = {value.name for value in model.graph.input}
-    computed = [name for name in tensors if name not in fed]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    if computed:
-        del probe.graph.output[:]
-        probe.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in computed
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # an arena keeps the peak of every image, and grows by doubling
-    try:
-        session = onnxruntime.InferenceSession(
-            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise CalibrationError(
-            f"ONNX Runtime cannot run the model: {error}", "calibration needs it to run"
-        ) from error
-    wanted = {value.name for value in session.get_inputs()}
-
-    def run(feeds: Feeds, accumulators: dict[str, Accumulator]) -> None:
-        for name in tensors:
-            if name in fed:
-                accumulators[name].add(feeds[name])
-        if not computed:
-            return
-        values = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-            for name, value in feeds.items()
-            if name in wanted
-        }
-        try:
-            outputs = list(session.run_with_ort_values(computed, values))
-        except Exception as error:
-            raise CalibrationError(
-                f"the model does not run on a calibration input: {error}",
-                "give data of the sizes that it takes, or one size for all with --size",
-            ) from error
-        outputs.reverse()
-        for name in computed:  # popped, so that a value is freed before the next is copied out
-            accumulators[name].add(outputs.pop().numpy())
-
-    return run

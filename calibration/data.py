@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from edgedeploy.tasks.video import is_video
 
 Source = Path | str | Iterable[Mapping[str, NDArray[Any]] | Image]
 FEW = 8
+LISTED = 20
 
 
 @dataclass
@@ -60,6 +61,12 @@ class DataReport:
             name, reason = next(iter(self.skipped.items()))
             lines.append(f"{len(self.skipped)} files skipped, the first {name}: {reason}")
         return tuple(lines)
+
+    def summary(self) -> dict[str, Any]:
+        """The report as JSON, with no more than LISTED of the files that were skipped."""
+        document = asdict(self)
+        document["skipped"] = dict(islice(self.skipped.items(), LISTED))
+        return {**document, "skipped_files": len(self.skipped)}
 
 
 def calibration_feeds(

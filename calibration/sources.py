@@ -6,7 +6,7 @@ Neighbours in a folder or a clip look alike: the first 64 of 1000 would calibrat
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import decode, is_image
-from edgedeploy.tasks.video import decode_video, open_video
+from edgedeploy.tasks.video import decode_video, is_video, open_video
 
 # What a whole file of a kind contains near its end: not every OpenCV refuses a truncated one.
 _ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
@@ -31,9 +31,26 @@ def spread(count: int, limit: int) -> list[int]:
     return chosen + sorted(set(range(count)) - set(chosen))
 
 
+def source_length(source: Any, limit: int) -> int | None:
+    """How many inputs a source has within `limit`, damaged ones included; None where it does not tell."""
+    if not isinstance(source, (str, Path)):
+        return min(len(source), limit) if isinstance(source, Sized) else None
+    path = Path(source)
+    if path.is_dir():
+        return min(len(image_files(path)), limit)
+    if is_arrays(path):
+        return None  # its headers are read when it is opened
+    return min(_count_frames(path), limit) if is_video(path) and path.is_file() else 1
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder and its subfolders, by name."""
+    return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+
+
 def folder_images(folder: Path, limit: int, skipped: dict[str, str]) -> Iterator[Image]:
     """The images of a folder and its subfolders; what cannot be decoded goes to `skipped`."""
-    files = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    files = image_files(folder)
     if not files:
         raise CalibrationError(
             f"{folder} holds no images", "give a folder with some dozens of typical images"

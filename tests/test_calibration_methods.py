@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedeploy.calibration import CALIBRATORS, Range, TensorStatistics, make_calibrator
-from edgedeploy.calibration.collect import Accumulator
+from edgedeploy.calibration.accumulate import Accumulator
 from edgedeploy.calibration.entropy import best_cut, divergences
 from edgedeploy.calibration.histogram import BINS, Histogram
 from edgedeploy.core.errors import RecipeError, UnknownNameError

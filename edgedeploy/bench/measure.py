@@ -32,7 +32,7 @@ class BenchResult:
         low_ms, high_ms: 95 % confidence interval of the median (p50).
         throughput: samples per second, batch / mean.
         speedup, speedup_low, speedup_high: p50 of the first model over this one's, with its 95 % interval.
-        note: what is suspicious about the measurement.
+        note: what is suspicious about the measurement or the artifact.
         times_ms: every timed run, in order.
         device_p50_ms: median by the device's own clock, None where it has none.
         precision, backend: as its artifact says.

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from edgedeploy.cli.console import Reporter, parse_size, print_json, print_next
-from edgedeploy.cli.options import Data, Edits, Json, Limit, Out, Size, TargetName, Weights
+from edgedeploy.cli.options import (
+    Data,
+    Edits,
+    Json,
+    Limit,
+    Memory,
+    Out,
+    RandomData,
+    Size,
+    TargetName,
+    Weights,
+)
 
 
 def command(
@@ -20,17 +31,19 @@ def command(
     ] = None,
     data: Data = None,
     out: Out = None,
+    random_data: RandomData = None,
     limit: Limit = None,
+    mem: Memory = None,
     size: Size = None,
     weights: Weights = None,
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.deploy import make_job, run_and_deliver
+    from edgedeploy.cli.deploy import calibration_edits, make_job, run_and_deliver
     from edgedeploy.cli.report import describe, next_step, print_build
 
     flags = [f"precision={precision}"] if precision else []
-    flags += [f"calibration.limit={limit}"] if limit else []
+    flags += calibration_edits(limit, random_data, mem)
     reporter = Reporter(quiet=json)
     job = make_job(
         source,

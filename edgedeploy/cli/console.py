@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import sys
 import time
@@ -67,8 +68,13 @@ class _BarStage(Stage):
 
     def __init__(self, bar: Progress, title: str) -> None:
         self._bar, self._task = bar, bar.add_task(title, total=None)
+        self._begun = False
 
     def progress(self, done: int, total: int | None) -> None:
+        if not self._begun:
+            # Work that goes on where it was stopped begins with much done: that is no measure of its speed.
+            self._bar.reset(self._task, completed=max(done - 1, 0), total=total)
+            self._begun = True
         self._bar.update(self._task, completed=done, total=total)
 
 
@@ -149,3 +155,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UsageError(f"'{text}' is not a size", "write it as HEIGHTxWIDTH, e.g. --size 360x640")
     return int(height), int(width)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `512M`, `1.5G` or `1GiB`, by powers of 1024; raises UsageError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])i?B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"'{text}' is not an amount of memory", "write it with its unit, e.g. 512M or 1.5G")
+    return int(float(match[1]) * 1024 ** ("KMGT".index(match[2].upper()) + 1))

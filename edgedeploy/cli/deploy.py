@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgedeploy.cli.console import Reporter
+from edgedeploy.cli.console import Reporter, parse_bytes
 from edgedeploy.cli.imports import require_export
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import UsageError
@@ -15,6 +15,8 @@ from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.pipeline import deliver, run
 from edgedeploy.steps.base import Job
+
+LEAST_MEMORY = 16 << 20  # what the recipe takes at least
 
 
 def make_job(
@@ -41,6 +43,18 @@ def make_job(
 
         make_calibrator(recipe.calibration.method, recipe.calibration.options)
     return Job(source, recipe, chosen, data, weights, size)
+
+
+def calibration_edits(limit: int | None, random_data: int | None, mem: str | None) -> list[str]:
+    """Recipe edits of the options that the verbs with calibration share; raises UsageError for a bad size."""
+    edits = [f"calibration.limit={limit}"] if limit else []
+    edits += [f"calibration.random={random_data}"] if random_data else []
+    if mem is not None:
+        size = parse_bytes(mem)
+        if size < LEAST_MEMORY:
+            raise UsageError(f"--mem {mem} is too little", f"give {LEAST_MEMORY >> 20}M or more, better 512M")
+        edits.append(f"calibration.memory_mb={size >> 20}")
+    return edits
 
 
 def run_and_deliver(

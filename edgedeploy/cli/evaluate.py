@@ -48,6 +48,8 @@ def command(
                 rows.append(_zoo_model(name, weights, data, limit, threads, stage))
             else:
                 rows.append(_artifact(path, backend, data, limit, threads, stage))
+        for caveat in rows[-1].get("caveats", ()):
+            reporter.note(f"{name}: {caveat}")
     if json:
         print_json(rows)
         return
@@ -87,6 +89,7 @@ def _artifact(
 ) -> dict[str, Any]:
     from edgedeploy.backends.pool import SessionPool
     from edgedeploy.backends.select import backend_for
+    from edgedeploy.core.caveats import caveats
     from edgedeploy.core.spec import Artifact
     from edgedeploy.tasks.base import task_for
 
@@ -94,8 +97,13 @@ def _artifact(
     task = task_for(artifact)
     with SessionPool(artifact, threads=threads, backend=backend) as pool:
         metrics = task.evaluate(pool, data, limit, stage.progress)
-    name = backend or backend_for(artifact).name
-    return {"artifact": str(path), "precision": artifact.precision, "backend": name, "metrics": metrics}
+    return {
+        "artifact": str(path),
+        "precision": artifact.precision,
+        "backend": backend or backend_for(artifact).name,
+        "metrics": metrics,
+        "caveats": caveats(artifact),
+    }
 
 
 def _zoo_model(

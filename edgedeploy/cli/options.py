@@ -30,3 +30,21 @@ Weights = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to the runtime.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most so many images.", show_default=False)]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--mem",
+        metavar="SIZE",
+        help="Memory for calibration, e.g. 512M or 1G; less takes more passes over the data.",
+        show_default=False,
+    ),
+]
+RandomData = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Calibrate on N inputs of noise, to try a deployment without data. Accuracy will be random.",
+        show_default=False,
+    ),
+]

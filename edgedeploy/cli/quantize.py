@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from edgedeploy.cli.console import Reporter, command_line, parse_size, print_json, print_next
-from edgedeploy.cli.options import Data, Edits, Json, Limit, Out, Size, TargetName, Weights
+from edgedeploy.cli.options import (
+    Data,
+    Edits,
+    Json,
+    Limit,
+    Memory,
+    Out,
+    RandomData,
+    Size,
+    TargetName,
+    Weights,
+)
 
 
 def command(
@@ -18,18 +29,20 @@ def command(
     method: Annotated[
         str | None, typer.Option(help="Calibrator: entropy, minmax, …", show_default=False)
     ] = None,
+    random_data: RandomData = None,
     limit: Limit = None,
+    mem: Memory = None,
     size: Size = None,
     weights: Weights = None,
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.deploy import make_job, run_and_deliver
+    from edgedeploy.cli.deploy import calibration_edits, make_job, run_and_deliver
     from edgedeploy.cli.report import describe, print_quantisation
 
     flags = ["precision=int8"]
     flags += [f"calibration.method={method}"] if method else []
-    flags += [f"calibration.limit={limit}"] if limit else []
+    flags += calibration_edits(limit, random_data, mem)
     reporter = Reporter(quiet=json)
     job = make_job(
         source,

@@ -103,6 +103,11 @@ def default_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "edgedeploy"
 
 
+def statistics_root(making: Path) -> Path:
+    """Where calibration statistics lie in the cache that gave a step this folder to write into."""
+    return making.parents[1] / "statistics"
+
+
 def step_key(step: str, inputs: str, options: Any) -> str:
     """Key of one step: its name, what it eats (a digest), its options (JSON), our code and the libraries."""
     return sha256_text(step, inputs, json.dumps(options, sort_keys=True, default=str), code_digest())

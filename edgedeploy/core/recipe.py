@@ -40,11 +40,16 @@ class SurgeryOptions(_Options):
 
 
 class CalibrationOptions(_Options):
-    """INT8 ranges. `method` names a file of calibration/, `options` are that method's own."""
+    """INT8 ranges. `method` names a file of calibration/, `options` are that method's own.
+
+    At most `limit` inputs are used; `random` is how many of noise are, where there is no data. `memory_mb`
+    bounds what collecting takes on top of the program itself.
+    """
 
     method: str = "entropy"
     options: dict[str, Any] = Field(default_factory=dict)
     limit: int = Field(default=64, ge=1)
+    random: int = Field(default=0, ge=0, le=4096)
     memory_mb: int = Field(default=512, ge=16)
 
 

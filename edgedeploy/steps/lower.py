@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.core.cache import data_digest
+from edgedeploy.core.cache import data_digest, statistics_root
+from edgedeploy.core.caveats import RANDOM_DATA, caveats
 from edgedeploy.core.errors import CalibrationError, UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.relabel import relabelled
@@ -25,11 +25,15 @@ def check_precision(job: Job, until: str) -> None:
         )
     if Path(job.source).suffix.lower() == ".onnx":
         precision = precision if Artifact.load(job.source).precision == "fp32" else None
-    if until in {"lower", "build"} and precision == "int8" and job.data is None:
+    noise = job.recipe.calibration.random
+    if until in {"lower", "build"} and precision == "int8" and job.data is None and not noise:
         raise CalibrationError(
             "int8 needs calibration data: a few dozen typical images",
-            "add --data FOLDER, --data clip.mp4 or --data inputs.npz (random data gives random accuracy)",
+            "add --data FOLDER, --data clip.mp4 or --data inputs.npz; or --random-data 8, for a trial only: "
+            "random data gives random accuracy",
         )
+    if job.data is not None and noise:
+        raise UsageError("there is data, and random data too", "leave out --random-data, or --data")
 
 
 def _wanted(artifact: Artifact, job: Job) -> bool:
@@ -53,12 +57,12 @@ def _decides(artifact: Artifact, job: Job) -> Any:
     wanted = _precision(artifact, job)
     if wanted != "int8":
         return {"precision": wanted, "surgery": job.recipe.surgery.model_dump()}
-    assert job.data is not None  # noqa: S101  `check_precision` refused it
     return {
         "precision": wanted,
-        "calibration": job.recipe.calibration.model_dump(),
+        # Memory decides how often the data is read, and nothing else.
+        "calibration": job.recipe.calibration.model_dump(exclude={"memory_mb"}),
         "rules": _rules(job),
-        "data": data_digest(job.data),
+        "data": None if job.data is None else data_digest(job.data),
         "size": job.size,
     }
 
@@ -90,28 +94,16 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
     import onnx
 
     from edgedeploy.calibration import quantize
-    from edgedeploy.calibration.data import DataReport, calibration_feeds
+    from edgedeploy.calibration.dataset import CalibrationData, RandomFeeds
     from edgedeploy.export.metadata import save_model
-    from edgedeploy.tasks.base import task_for
 
-    assert job.data is not None  # noqa: S101  `check_precision` refused it
-    task, options, data, seen = task_for(artifact), job.recipe.calibration, job.data, DataReport()
-    rules, names = _rules(job), tuple(spec.name for spec in artifact.inputs)
-
-    def feeds() -> Iterator[Mapping[str, Any]]:
-        return calibration_feeds(
-            data,
-            task.preprocess,
-            options.limit,
-            inputs=names,
-            specs=artifact.inputs,
-            size=job.size,
-            report=seen,
-        )
-
+    options, rules = job.recipe.calibration, _rules(job)
+    source = RandomFeeds(artifact, options.random, job.size) if job.data is None else job.data
+    kept = statistics_root(out.parent)
+    data = CalibrationData.of(artifact, source, options.random or options.limit, size=job.size, keep=kept)
     result = quantize(
         onnx.load(artifact.path),
-        feeds,
+        data,
         method=options.method,
         options=options.options,
         rules=rules,
@@ -121,13 +113,20 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
     placement = result.report.placement
     step = Step(
         name="quantize",
-        options={"method": options.method, "rules": rules, "inputs": seen.used, "data": data.name},
+        options={
+            "method": options.method,
+            "rules": rules,
+            "inputs": data.report.used,
+            "data": RANDOM_DATA if job.data is None else job.data.name,
+        },
         hits=len(placement.quantized),
         milliseconds=result.report.seconds * 1e3,
     )
     calibration = {
         "excluded": [dataclasses.asdict(note) for note in placement.excluded],
-        "problems": [*seen.warnings, *result.report.problems],
+        "problems": [*data.report.warnings, *result.report.problems],
+        "data": data.report.summary(),
+        "random": job.data is None,
     }
     lowered = artifact.with_step(
         step, precision="int8", details={**artifact.details, "calibration": calibration}
@@ -136,7 +135,8 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
 
 
 def _notes(artifact: Artifact) -> list[str]:
-    return [str(problem) for problem in (artifact.details.get("calibration") or {}).get("problems", [])]
+    problems = (artifact.details.get("calibration") or {}).get("problems", [])
+    return [*caveats(artifact), *(str(problem) for problem in problems)]
 
 
 LOWER = PipelineStep("lower", "lower to the target's precision", _lower, _decides, _notes, _wanted)
