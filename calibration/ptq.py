@@ -56,6 +56,7 @@ def quantize(
     options: Mapping[str, Any] | None = None,
     rules: str | RuleSet = "tensorrt",
     memory_mb: int = 512,
+    keep_float: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
     """Quantise a float32 model to INT8 with explicit Q/DQ; the argument is left as it is.
@@ -66,6 +67,7 @@ def quantize(
         method, options: a file of calibration/ and the fields of its dataclass.
         rules: name of a file of calibration/rules, or a rule set with options changed.
         memory_mb: bound on the activations alive at once; more passes over the data where it is small.
+        keep_float: label of a node (its name, else operator and position) that shall not be quantised -> why.
         progress: called with (feeds done, feeds in total or None) over all passes.
 
     Raises:
@@ -76,9 +78,9 @@ def quantize(
     calibrator = make_calibrator(method, options or {})
     rules = load_rules(rules) if isinstance(rules, str) else rules
     model, notes = prepared(model)
-    model, equalized = _equalized(model, rules, feeds_factory, memory_mb, progress)
+    model, equalized = _equalized(model, rules, feeds_factory, memory_mb, keep_float, progress)
     notes = (*notes, *equalized)
-    tensors = wanted(model, rules)
+    tensors = wanted(model, rules, keep_float)
     collected = Collected()
     if tensors:
         histograms = calibrator.needs_histogram
@@ -87,7 +89,7 @@ def quantize(
         )
     usable = {name: entry for name, entry in collected.statistics.items() if entry.count}
     ranges = {name: calibrator.range_of(entry) for name, entry in usable.items()}
-    quantized, placement = place(model, ranges, rules)
+    quantized, placement = place(model, ranges, rules, keep_float)
     if not placement.quantized:
         why = "; ".join(f"{note.node}: {note.reason}" for note in placement.excluded[:3])
         raise CalibrationError(
@@ -106,11 +108,12 @@ def _equalized(
     rules: RuleSet,
     feeds_factory: FeedsFactory,
     memory_mb: int,
+    keep_float: Mapping[str, str] | None,
     progress: Progress | None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The model with channels equalised where the rules want it, and a note; takes a pass over the data."""
     view = GraphView(model)
-    names = candidates(view, make_plan(view, rules)) if rules.equalize else []
+    names = candidates(view, make_plan(view, rules, keep_float=keep_float)) if rules.equalize else []
     if not names:
         return model, ()
     found = collect(
