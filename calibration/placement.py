@@ -83,7 +83,8 @@ def place(
     """The quantised model, and which nodes were quantised or left in float and why.
 
     `ranges` are of the float tensors that `wanted` names; nodes that need one which is not there stay in
-    float, and those whose label is in `keep_float`, with the reason given there. Raises CalibrationError if the model is quantised already or its opset cannot be raised to 19.
+    float, and those whose label is in `keep_float`, with the reason given there. Raises CalibrationError if
+    the model is quantised already or its opset cannot be raised to 19.
     """
     result, notes = prepared(model)
     view = GraphView(result)

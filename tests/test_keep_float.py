@@ -27,7 +27,7 @@ def test_what_is_named_stays_float_and_says_why(rules: str) -> None:
     chosen = load_rules(rules).with_options(first=True, last=True, small_channels=False)
     kept = {"b": "it costs too much", "sum": "it is measured to be slow"}
     model = residual()
-    ranges = {name: Range(-4, 4) for name in wanted(model, chosen)}
+    ranges = {name: Range(-64, 64) for name in wanted(model, chosen)}
     placed, report = place(model, ranges, chosen, kept)
     # ONNX Runtime's placement quantises outputs too: what is kept may be fed such, but is not itself in INT8.
     weights = {node.name: node.input[1] for node in placed.graph.node if node.op_type == "Conv"}
