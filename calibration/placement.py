@@ -60,6 +60,7 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
             del result.graph.input[position]
     result.ir_version = max(result.ir_version, 9)
     if opset >= OPSET:
+        _name_nodes(result)
         return result, ()
     try:
         result = onnx.version_converter.convert_version(result, OPSET)
@@ -71,7 +72,17 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     result.ir_version = max(result.ir_version, 9)
     del result.metadata_props[:]
     result.metadata_props.extend(model.metadata_props)
+    _name_nodes(result)
     return result, (f"opset raised from {opset} to {OPSET}",)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, the one that `GraphView.label` has for it: Q/DQ shift positions."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        node.name = f"{name}_{index}" if name in taken else name
+        taken.add(node.name)
 
 
 def place(

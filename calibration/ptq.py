@@ -41,11 +41,15 @@ class QuantizeReport:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """The INT8 model, the range of each quantised tensor, and how they came about."""
+    """The INT8 model, the range of each quantised tensor, and how they came about.
+
+    `float_model` is what the Q/DQ went into: nodes named, channels equalised, and as exact as the argument.
+    """
 
     model: onnx.ModelProto
     ranges: dict[str, Range]
     report: QuantizeReport
+    float_model: onnx.ModelProto
 
 
 def quantize(
@@ -100,7 +104,7 @@ def quantize(
     problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))
     seconds = time.perf_counter() - start
     report = QuantizeReport(placement, collected.images, collected.passes, problems, seconds)
-    return QuantizeResult(quantized, ranges, report)
+    return QuantizeResult(quantized, ranges, report, model)
 
 
 def _equalized(
