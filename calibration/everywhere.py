@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 
 
 def quantize_outputs(
-    view: GraphView, rules: RuleSet, bad: Mapping[str, str], weighted: set[int], plan: Plan
+    view: GraphView,
+    rules: RuleSet,
+    bad: Mapping[str, str],
+    kept: Mapping[str, str],
+    weighted: set[int],
+    plan: Plan,
 ) -> None:
-    """Extend a plan of weighted operators to their outputs and to the operators of `rules.around`."""
+    """Extend a plan of weighted operators to their outputs and to the operators of `rules.around`.
+
+    Nodes whose label is in `kept` stay in float.
+    """
     for index in sorted(weighted):
         name = _fused_output(view, view.nodes[index].output[0], rules)
         if view.is_activation(name) and name not in bad:
@@ -27,7 +35,7 @@ def quantize_outputs(
     # In graph order, so that a chain of operators is followed from its quantised start.
     for index, node in enumerate(view.nodes):
         data = view.data_inputs(index)
-        if node.op_type not in rules.around or index in weighted or not data:
+        if node.op_type not in rules.around or index in weighted or not data or view.label(index) in kept:
             continue
         moves = node.op_type in rules.same_scale
         output = node.output[0] if moves else _fused_output(view, node.output[0], rules)

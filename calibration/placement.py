@@ -60,6 +60,7 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
             del result.graph.input[position]
     result.ir_version = max(result.ir_version, 9)
     if opset >= OPSET:
+        _name_nodes(result)
         return result, ()
     try:
         result = onnx.version_converter.convert_version(result, OPSET)
@@ -71,25 +72,39 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     result.ir_version = max(result.ir_version, 9)
     del result.metadata_props[:]
     result.metadata_props.extend(model.metadata_props)
+    _name_nodes(result)
     return result, (f"opset raised from {opset} to {OPSET}",)
 
 
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, the one that `GraphView.label` has for it: Q/DQ shift positions."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        node.name = f"{name}_{index}" if name in taken else name
+        taken.add(node.name)
+
+
 def place(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], rules: RuleSet
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    rules: RuleSet,
+    keep_float: Mapping[str, str] | None = None,
 ) -> tuple[onnx.ModelProto, PlacementReport]:
     """The quantised model, and which nodes were quantised or left in float and why.
 
     `ranges` are of the float tensors that `wanted` names; nodes that need one which is not there stay in
-    float. Raises CalibrationError if the model is quantised already or its opset cannot be raised to 19.
+    float, and those whose label is in `keep_float`, with the reason given there. Raises CalibrationError if
+    the model is quantised already or its opset cannot be raised to 19.
     """
     result, notes = prepared(model)
     view = GraphView(result)
     missing = {
         name: f"no range is known for its input '{name}'"
-        for name in make_plan(view, rules).tensors
+        for name in make_plan(view, rules, keep_float=keep_float).tensors
         if name not in ranges
     }
-    plan = make_plan(view, rules, missing)
+    plan = make_plan(view, rules, missing, keep_float)
     writer = QdqWriter(result, view, plan, _scales(view, plan, ranges, rules))
     writer.write()
     onnx.checker.check_model(result)
@@ -103,9 +118,9 @@ def place(
     return result, report
 
 
-def wanted(model: onnx.ModelProto, rules: RuleSet) -> list[str]:
+def wanted(model: onnx.ModelProto, rules: RuleSet, keep_float: Mapping[str, str] | None = None) -> list[str]:
     """Tensors whose ranges `place` needs."""
-    return make_plan(GraphView(model), rules).tensors
+    return make_plan(GraphView(model), rules, keep_float=keep_float).tensors
 
 
 def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: RuleSet) -> dict[str, Scale]:

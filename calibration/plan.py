@@ -72,30 +72,41 @@ class Plan:
             self.leader[b] = a
 
 
-def make_plan(view: GraphView, rules: RuleSet, unusable: Mapping[str, str] | None = None) -> Plan:
-    """The plan for a graph. `unusable` names tensors that cannot be quantised, with the reason."""
+def make_plan(
+    view: GraphView,
+    rules: RuleSet,
+    unusable: Mapping[str, str] | None = None,
+    keep_float: Mapping[str, str] | None = None,
+) -> Plan:
+    """The plan for a graph.
+
+    `unusable` names tensors that cannot be quantised, `keep_float` labels of nodes that shall not be; both
+    with the reason.
+    """
     plan = Plan()
-    bad = unusable or {}
-    weighted = _weighted(view, rules, bad, plan)
+    bad, kept = unusable or {}, keep_float or {}
+    weighted = _weighted(view, rules, bad, kept, plan)
     if rules.outputs:
-        quantize_outputs(view, rules, bad, weighted, plan)
+        quantize_outputs(view, rules, bad, kept, weighted, plan)
         return plan
     if rules.residual_add:
-        _residuals(view, bad, weighted, plan)
+        _residuals(view, bad, kept, weighted, plan)
     if rules.concat == "shared":
-        _concats(view, bad, plan)
+        _concats(view, bad, kept, plan)
     _pass_through(view, rules, plan)
     return plan
 
 
-def _weighted(view: GraphView, rules: RuleSet, bad: Mapping[str, str], plan: Plan) -> set[int]:
+def _weighted(
+    view: GraphView, rules: RuleSet, bad: Mapping[str, str], kept: Mapping[str, str], plan: Plan
+) -> set[int]:
     """P1: Q/DQ on the activation and the weight of every weighted operator that is not excluded."""
     quantized = set()
     for index, node in enumerate(view.nodes):
         if node.op_type not in rules.weighted:
             continue
         name, edge = _before_pad(view, node.input[0], (index, 0))
-        reason = why_excluded(view, index, rules) or bad.get(name)
+        reason = why_excluded(view, index, rules) or kept.get(view.label(index)) or bad.get(name)
         if reason:
             plan.excluded.append(Note(view.label(index), node.op_type, reason))
             continue
@@ -134,9 +145,14 @@ def _before_pad(view: GraphView, name: str, edge: Edge) -> tuple[str, Edge]:
     return name, edge
 
 
-def _residuals(view: GraphView, bad: Mapping[str, str], weighted: set[int], plan: Plan) -> None:
+def _residuals(
+    view: GraphView, bad: Mapping[str, str], kept: Mapping[str, str], weighted: set[int], plan: Plan
+) -> None:
     for index, node in enumerate(view.nodes):
         if node.op_type != "Add":
+            continue
+        if view.label(index) in kept:
+            plan.excluded.append(Note(view.label(index), "Add", kept[view.label(index)]))
             continue
         name, reason = skip_input(view, index, weighted)
         if name is not None and name not in bad:
@@ -146,11 +162,11 @@ def _residuals(view: GraphView, bad: Mapping[str, str], weighted: set[int], plan
             plan.excluded.append(Note(view.label(index), "Add", reason or bad.get(name or "", "")))
 
 
-def _concats(view: GraphView, bad: Mapping[str, str], plan: Plan) -> None:
+def _concats(view: GraphView, bad: Mapping[str, str], kept: Mapping[str, str], plan: Plan) -> None:
     """P7: inputs of a Concat that is read quantised share its output's scale, across chains of Concats."""
     for index in reversed(range(len(view.nodes))):
         node = view.nodes[index]
-        if node.op_type != "Concat" or node.output[0] not in plan.reads:
+        if node.op_type != "Concat" or node.output[0] not in plan.reads or view.label(index) in kept:
             continue
         if all(view.is_activation(name) and name not in bad for name in node.input):
             for position, name in enumerate(node.input):

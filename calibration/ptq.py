@@ -46,11 +46,15 @@ class QuantizeReport:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """The INT8 model, the range of each quantised tensor, and how they came about."""
+    """The INT8 model, the range of each quantised tensor, and how they came about.
+
+    `float_model` is what the Q/DQ went into: nodes named, channels equalised, and as exact as the argument.
+    """
 
     model: onnx.ModelProto
     ranges: dict[str, Range]
     report: QuantizeReport
+    float_model: onnx.ModelProto
 
 
 def quantize(
@@ -62,6 +66,7 @@ def quantize(
     rules: str | RuleSet = "tensorrt",
     corrections: Corrections = None,
     memory_mb: int = 512,
+    keep_float: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
     """Quantise a float32 model to INT8 with explicit Q/DQ; the argument is left as it is.
@@ -74,6 +79,7 @@ def quantize(
         corrections: names of files of calibration/corrections, or their options by name; None takes those of
             the rule set. A name alone takes the options that the rule set has for it.
         memory_mb: bound on the activations alive at once; more passes over the data where it is small.
+        keep_float: label of a node (its name, else operator and position) that shall not be quantised -> why.
         progress: called with (feeds done, feeds in total or None) over all passes.
 
     Raises:
@@ -85,12 +91,12 @@ def quantize(
     rules = load_rules(rules) if isinstance(rules, str) else rules
     model, notes = prepared(model)
     tools = make_corrections(_chosen(corrections, rules))
-    setting = Setting(rules, feeds_factory, memory_mb, progress)
+    setting = Setting(rules, feeds_factory, memory_mb, progress, keep_float or {})
     for tool in tools:
         if isinstance(tool, BeforePlacement):
             model, done = tool.prepare(model, setting)
             notes = (*notes, *done)
-    tensors = wanted(model, rules)
+    tensors = wanted(model, rules, keep_float)
     collected = Collected()
     if tensors:
         histograms = calibrator.needs_histogram
@@ -99,7 +105,7 @@ def quantize(
         )
     usable = {name: entry for name, entry in collected.statistics.items() if entry.count}
     ranges = {name: calibrator.range_of(entry) for name, entry in usable.items()}
-    quantized, placement = place(model, ranges, rules)
+    quantized, placement = place(model, ranges, rules, keep_float)
     if not placement.quantized:
         why = "; ".join(f"{note.node}: {note.reason}" for note in placement.excluded[:3])
         raise CalibrationError(
@@ -114,7 +120,7 @@ def quantize(
     problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))
     seconds = time.perf_counter() - start
     report = QuantizeReport(placement, collected.images, collected.passes, problems, seconds)
-    return QuantizeResult(quantized, ranges, report)
+    return QuantizeResult(quantized, ranges, report, model)
 
 
 def _chosen(corrections: Corrections, rules: RuleSet) -> Mapping[str, Mapping[str, Any]]:

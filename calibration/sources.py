@@ -94,6 +94,17 @@ def is_arrays(path: Path) -> bool:
     return path.suffix.lower() in {".npz", ".npy"}
 
 
+def array_names(path: Path) -> tuple[str, ...]:
+    """Names of a file's arrays; one without a name for .npy. Raises CalibrationError if it is damaged."""
+    if path.suffix.lower() == ".npy":
+        return ("",)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(name.removesuffix(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CalibrationError(f"{path} is not a whole array file: {error}", "save it again") from error
+
+
 def array_rows(path: Path, limit: int, inputs: tuple[str, ...]) -> Iterator[Mapping[str, NDArray[Any]]]:
     """Rows (1, ...) of arrays (N, ...), streamed from the file; pickled arrays are refused.
 

@@ -20,10 +20,12 @@ from edgedeploy.steps.adopt import ADOPT
 from edgedeploy.steps.base import Job, PipelineStep
 from edgedeploy.steps.build import BUILD
 from edgedeploy.steps.capture import CAPTURE
+from edgedeploy.steps.guard import GUARD
 from edgedeploy.steps.lower import LOWER, check_precision
 from edgedeploy.steps.optimise import OPTIMISE
 
-STEPS = (ADOPT, CAPTURE, OPTIMISE, ADAPT, LOWER, BUILD)
+# Where precision is "auto" the guard lowers and builds itself, in all precisions; the two after it then rest.
+STEPS = (ADOPT, CAPTURE, OPTIMISE, ADAPT, GUARD, LOWER, BUILD)
 
 
 class Stage(Protocol):

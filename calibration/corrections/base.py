@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import onnx
@@ -30,12 +30,14 @@ class Setting:
         feeds: gives the calibration inputs anew at every call.
         memory_mb: bound on what a pass over them keeps.
         progress: called with (feeds done, feeds in total or None).
+        keep_float: nodes that shall not be quantised -> why.
     """
 
     rules: RuleSet
     feeds: FeedsFactory
     memory_mb: int = 512
     progress: Progress | None = None
+    keep_float: Mapping[str, str] = field(default_factory=dict)
 
 
 class Correction(ABC):
@@ -75,7 +77,7 @@ def make_corrections(wanted: Mapping[str, Mapping[str, Any]]) -> list[Correction
     made = []
     for name, options in wanted.items():
         kind = CORRECTIONS.get(name)
-        known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every entry is a dataclass
+        known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]  # every entry is a dataclass
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise RecipeError(

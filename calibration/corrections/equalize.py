@@ -51,7 +51,8 @@ class Equalize(BeforePlacement):
 
     def prepare(self, model: onnx.ModelProto, setting: Setting) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         view = GraphView(model)
-        names = candidates(view, make_plan(view, setting.rules), frozenset(self.multiply))
+        plan = make_plan(view, setting.rules, keep_float=setting.keep_float)
+        names = candidates(view, plan, frozenset(self.multiply))
         strengths = {name: self._strength(view, name) for name in names}
         names = [name for name in names if strengths[name]]
         if not names:

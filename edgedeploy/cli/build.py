@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from json import dumps
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +19,7 @@ from edgedeploy.cli.options import (
     RandomData,
     Size,
     TargetName,
+    TaskName,
     Weights,
 )
 
@@ -27,9 +30,24 @@ def command(
     ],
     target: TargetName = "cpu",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16, fp16 or int8; default: the target's.", show_default=False)
+        str | None,
+        typer.Option(
+            help="fp32, bf16, fp16, int8, or auto: all are tried; default: the target's.", show_default=False
+        ),
     ] = None,
     data: Data = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="What auto may cost, e.g. 'miou>=-0.3', 'agreement>=0.985', 'p50<20ms'."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labelled images that auto scores on; default: a part of --data."),
+    ] = None,
+    task: TaskName = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write what auto found to .md, .json or .html.", show_default=False)
+    ] = None,
     out: Out = None,
     random_data: RandomData = None,
     limit: Limit = None,
@@ -40,10 +58,14 @@ def command(
     json: Json = False,
 ) -> None:
     from edgedeploy.cli.deploy import calibration_edits, make_job, run_and_deliver
+    from edgedeploy.cli.guard_report import check_report, print_guard, write_report
     from edgedeploy.cli.report import describe, next_step, print_build
 
     flags = [f"precision={precision}"] if precision else []
     flags += calibration_edits(limit, random_data, mem)
+    flags += [f"task.name={task}"] if task else []
+    flags += [f"guard.budget={dumps(budget)}"] if budget else []
+    check_report(report, precision)
     reporter = Reporter(quiet=json)
     job = make_job(
         source,
@@ -52,11 +74,15 @@ def command(
         data=data,
         size=parse_size(size),
         weights=weights,
+        labelled=labels,
     )
     artifact = run_and_deliver(job, "build", reporter, out)
+    if report is not None:
+        write_report(artifact, report)
     if json:
         print_json(describe(artifact))
         return
+    print_guard(artifact)
     print_build(artifact)
     if precision is None and artifact.precision == job.target.default_precision and job.target.precision_note:
         reporter.note(f"{artifact.precision} because: {job.target.precision_note}")

@@ -27,22 +27,25 @@ def make_job(
     data: Path | None = None,
     size: tuple[int, int] | None = None,
     weights: str | None = None,
+    labelled: Path | None = None,
 ) -> Job:
     """A validated job; whatever is wrong with the words is said before any work begins."""
     recipe = Recipe().edited(edits)
     chosen = load_target(target)
-    if recipe.precision is not None and recipe.precision not in chosen.precisions:
+    if recipe.precision not in (None, "auto", *chosen.precisions):
         raise UsageError(
             f"target {target} does not run {recipe.precision}", f"it runs {', '.join(chosen.precisions)}"
         )
     if data is not None and not data.exists():
         raise UsageError(f"{data} does not exist", "name an image folder, a video or an .npz with --data")
+    if labelled is not None and not labelled.exists():
+        raise UsageError(f"{labelled} does not exist", "name labelled images, laid out as `eval` wants them")
     require_export(data=data is not None)
     if recipe.calibration != CalibrationOptions():
         from edgedeploy.calibration import make_calibrator
 
         make_calibrator(recipe.calibration.method, recipe.calibration.options)
-    return Job(source, recipe, chosen, data, weights, size)
+    return Job(source, recipe, chosen, data, weights, size, labelled=labelled)
 
 
 def calibration_edits(limit: int | None, random_data: int | None, mem: str | None) -> list[str]:

@@ -28,6 +28,14 @@ Weights = Annotated[
     str | None,
     typer.Option(help="Bundled weights by name, a checkpoint file, or 'random'.", show_default=False),
 ]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="What an .onnx from elsewhere does: a file of tasks/, e.g. segmentation.",
+        show_default=False,
+    ),
+]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to the runtime.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most so many images.", show_default=False)]
 Memory = Annotated[

@@ -53,13 +53,39 @@ class CalibrationOptions(_Options):
     memory_mb: int = Field(default=512, ge=16)
 
 
-class Recipe(_Options):
-    """Everything that decides what a deployment yields."""
+class TaskOptions(_Options):
+    """What the tensors of a model made elsewhere mean: a file of tasks/ and that task's own options."""
 
-    precision: Precision | None = None
+    name: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class GuardOptions(_Options):
+    """How `precision=auto` chooses.
+
+    Attributes:
+        budget: conditions on accuracy, "miou>=-0.3", and on time, "p50<20ms"; the task's own if none.
+        scored: most inputs to score candidates on.
+        mixed: whether layers may be kept in float where that rescues INT8, tried in so many `rounds`.
+        seconds: how long each candidate is timed.
+    """
+
+    budget: tuple[str, ...] = ()
+    scored: int = Field(default=32, ge=1)
+    mixed: bool = True
+    rounds: int = Field(default=4, ge=1, le=16)
+    seconds: float = Field(default=1.5, gt=0, le=60)
+
+
+class Recipe(_Options):
+    """Everything that decides what a deployment yields; `precision` "auto" lets the guard choose."""
+
+    precision: Precision | Literal["auto"] | None = None
+    task: TaskOptions = TaskOptions()
     capture: CaptureOptions = CaptureOptions()
     surgery: SurgeryOptions = SurgeryOptions()
     calibration: CalibrationOptions = CalibrationOptions()
+    guard: GuardOptions = GuardOptions()
 
     def edited(self, edits: Iterable[str]) -> Recipe:
         """A copy with `a.b=value` edits applied; values are JSON where they parse as JSON, else text.

@@ -71,4 +71,8 @@ def _run_shapes(artifact: Artifact, job: Job) -> Shapes:
     return task_for(artifact).input_shapes(*job.size)
 
 
-BUILD = PipelineStep("build", "build for the target", _build, _decides)
+def _wanted(artifact: Artifact, job: Job) -> bool:  # noqa: ARG001
+    return job.recipe.precision != "auto"  # the guard builds the candidates itself
+
+
+BUILD = PipelineStep("build", "build for the target", _build, _decides, wanted=_wanted)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedeploy.core.cache import data_digest, statistics_root
 from edgedeploy.core.caveats import RANDOM_DATA, caveats
@@ -14,9 +15,15 @@ from edgedeploy.core.relabel import relabelled
 from edgedeploy.core.spec import Artifact, Precision, Step
 from edgedeploy.steps.base import Job, PipelineStep
 
+if TYPE_CHECKING:
+    from edgedeploy.calibration import QuantizeResult
+
 
 def check_precision(job: Job, until: str) -> None:
     """Say at once what would fail only after minutes of work."""
+    if job.recipe.precision == "auto":
+        _check_auto(job, until)
+        return
     precision = job.recipe.precision or (job.target.default_precision if until == "build" else None)
     if precision is not None and precision not in job.target.precisions:
         raise UsageError(
@@ -36,7 +43,19 @@ def check_precision(job: Job, until: str) -> None:
         raise UsageError("there is data, and random data too", "leave out --random-data, or --data")
 
 
+def _check_auto(job: Job, until: str) -> None:
+    if until != "build":
+        raise UsageError("auto is decided by building", "use edgedeploy build, or name a precision")
+    if job.data is None:
+        raise CalibrationError(
+            "auto needs data: to calibrate int8 on some of it, and to score what was built on the rest",
+            "add --data FOLDER, --data clip.mp4 or --data inputs.npz",
+        )
+
+
 def _wanted(artifact: Artifact, job: Job) -> bool:
+    if job.recipe.precision == "auto":  # the guard lowers to all of them
+        return False
     wanted = _precision(artifact, job)
     if artifact.precision not in ("fp32", wanted):
         raise UsageError(
@@ -48,7 +67,7 @@ def _wanted(artifact: Artifact, job: Job) -> bool:
 
 def _precision(artifact: Artifact, job: Job) -> Precision:
     """As asked; else what the model is lowered to already; else what the target is best at."""
-    if job.recipe.precision is not None:
+    if job.recipe.precision is not None and job.recipe.precision != "auto":
         return job.recipe.precision
     return artifact.precision if artifact.precision != "fp32" else job.target.default_precision
 
@@ -91,6 +110,13 @@ def _rules(job: Job) -> str:
 
 
 def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Artifact:
+    return to_int8(artifact, job, out, progress)[0]
+
+
+def to_int8(
+    artifact: Artifact, job: Job, out: Path, progress: Progress, keep_float: Mapping[str, str] | None = None
+) -> tuple[Artifact, QuantizeResult]:
+    """The artifact in INT8 at `out` but for `keep_float` (node -> why), and how it came about."""
     import onnx
 
     from edgedeploy.calibration import quantize
@@ -108,6 +134,7 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
         options=options.options,
         rules=rules,
         memory_mb=options.memory_mb,
+        keep_float=keep_float,
         progress=progress,
     )
     placement = result.report.placement
@@ -131,7 +158,7 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
     lowered = artifact.with_step(
         step, precision="int8", details={**artifact.details, "calibration": calibration}
     )
-    return save_model(result.model, lowered, out)
+    return save_model(result.model, lowered, out), result
 
 
 def _notes(artifact: Artifact) -> list[str]:

@@ -18,6 +18,7 @@ from edgedeploy.core.errors import ArtifactError, UsageError
 from edgedeploy.core.progress import Progress as Progress  # every task file needs it
 from edgedeploy.core.registry import Registry
 from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.tasks.agreement import likeness
 
 Image = NDArray[np.uint8]
 Array = NDArray[Any]
@@ -34,6 +35,9 @@ class Task(ABC):
 
     name: ClassVar[str]
     metric_name: ClassVar[str] = ""
+    # What a lower precision may cost, unless told: with labels, and without any.
+    budget: ClassVar[tuple[str, ...]] = ()
+    budget_without_labels: ClassVar[tuple[str, ...]] = ("agreement>=0.97",)
 
     def __init__(self, artifact: Artifact) -> None:
         if not artifact.inputs:
@@ -85,6 +89,19 @@ class Task(ABC):
     def draw(self, image: Image, result: Any) -> Image:
         """A picture of the result that a person can look at."""
 
+    @classmethod
+    def options_for(cls, height: int, width: int) -> dict[str, Any]:  # noqa: ARG003
+        """Options that make a model of dynamic size, from elsewhere, run at this size."""
+        return {}
+
+    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        """How far the outputs agree with those of the exact model on the same image; 1 where they are equal.
+
+        In terms of what the task makes of them, see each; here 1 - |noise| / |signal| of the first output.
+        """
+        name = self.artifact.outputs[0].name
+        return likeness(reference[name], outputs[name])
+
     @abstractmethod
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
@@ -101,6 +118,7 @@ TASKS: Registry[type[Task]] = Registry(
     "edgedeploy.tasks",
     skip=frozenset(
         {
+            "agreement",
             "base",
             "colour",
             "image_archive",

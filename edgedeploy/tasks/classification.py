@@ -42,6 +42,8 @@ class Classification(Task):
 
     name = "classification"
     metric_name = "top1"
+    budget = ("top1>=-0.5",)
+    budget_without_labels = ("agreement>=0.99",)
 
     def preprocess(self, image: Image) -> dict[str, Array]:
         return self._feed(image, self.input)
@@ -60,6 +62,11 @@ class Classification(Task):
 
     def run(self, session: Run, image: Image) -> list[Guess]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        """1 where the likeliest class is the same, else 0."""
+        name = self.artifact.outputs[0].name
+        return float(int(reference[name].argmax()) == int(outputs[name].argmax()))
 
     def draw(self, image: Image, result: Any) -> Image:
         """The picture with its likeliest classes written on it."""

@@ -33,6 +33,8 @@ class DiscCup(Task):
 
     name = "disc-cup"
     metric_name = "dice"
+    budget = ("dice>=-0.5",)
+    budget_without_labels = ("agreement>=0.985",)
 
     def preprocess(self, image: Image) -> dict[str, Array]:
         return self._feed(image, self.input)
@@ -43,18 +45,29 @@ class DiscCup(Task):
             raise UsageError(
                 f"the output has shape {list(logits.shape)}, not (1, 2, h, w)", "use a model of disc and cup"
             )
-        share = float(self.options.get("threshold", 0.75))
-        if not 0 < share < 1:
-            raise UsageError(f"a threshold of {share} keeps all or nothing", "choose one between 0 and 1")
+        cut = self._cut()
         height, width = image.shape[:2]
         planes = [
             cv2.resize(plane.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
             for plane in logits[0]
         ]
-        return np.stack(planes) > math.log(share / (1 - share))
+        return np.stack(planes) > cut
 
     def run(self, session: Run, image: Image) -> Masks:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        """Mean Dice of the two masks at the output's resolution."""
+        name, cut = self.artifact.outputs[0].name, self._cut()
+        pairs = zip(reference[name][0] > cut, outputs[name][0] > cut, strict=True)
+        return float(np.mean([dice(*pair) for pair in pairs]))
+
+    def _cut(self) -> float:
+        """The logit of the threshold; raises UsageError."""
+        share = float(self.options.get("threshold", 0.75))
+        if not 0 < share < 1:
+            raise UsageError(f"a threshold of {share} keeps all or nothing", "choose one between 0 and 1")
+        return math.log(share / (1 - share))
 
     def draw(self, image: Image, result: Any) -> Image:
         """The outlines of disc and cup, and the ratio of their heights."""

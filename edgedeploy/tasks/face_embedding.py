@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TensorSpec
+from edgedeploy.tasks.agreement import cosine
 from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, session_input
 from edgedeploy.tasks.images import fit_input, read_image, to_tensor
 from edgedeploy.tasks.verification import (
@@ -34,6 +35,8 @@ class FaceEmbedding(Task):
 
     name = "face-embedding"
     metric_name = "accuracy"
+    budget = ("accuracy>=-0.5",)
+    budget_without_labels = ("agreement>=0.99",)
 
     def preprocess(self, image: Image) -> dict[str, Array]:
         return self._feed(image, self.input)
@@ -47,6 +50,11 @@ class FaceEmbedding(Task):
 
     def run(self, session: Run, image: Image) -> NDArray[np.float32]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        """Cosine of the angle between the two embeddings."""
+        name = self.artifact.outputs[0].name
+        return cosine(reference[name], outputs[name])
 
     def draw(self, image: Image, result: Any) -> Image:
         """The picture above a strip of the embedding: one column a value, blue below zero, red above."""

@@ -43,6 +43,8 @@ class Segmentation(Task):
 
     name = "segmentation"
     metric_name = "miou"
+    budget = ("miou>=-0.3",)
+    budget_without_labels = ("agreement>=0.985",)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
         step = int(self.options.get("size_multiple", self.options.get("stride", 8)))
@@ -63,6 +65,15 @@ class Segmentation(Task):
 
     def run(self, session: Run, image: Image) -> NDArray[np.uint8]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        """Share of pixels, at the output's resolution, that are of one class in both."""
+        name = self.artifact.outputs[0].name
+        first, second = (
+            values if values.dtype.kind in "iu" else values.argmax(axis=1)
+            for values in (reference[name], outputs[name])
+        )
+        return float(np.mean(first == second))
 
     def draw(self, image: Image, result: Any) -> Image:
         """The picture mixed with the classes' colours, and a legend of the classes that are in it."""

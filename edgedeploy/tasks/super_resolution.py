@@ -46,6 +46,8 @@ class SuperResolution(Task):
 
     name = "super-resolution"
     metric_name = "psnr_y"
+    budget = ("psnr_y>=-0.05",)
+    budget_without_labels = ("sqnr>=40",)
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)

@@ -20,6 +20,7 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.tasks._icdar import TextScore, Word, read_words, truth_files
 from edgedeploy.tasks._text_regions import RegionOptions, TextRegions, find_regions
+from edgedeploy.tasks.agreement import overlap
 from edgedeploy.tasks.base import (
     TASKS,
     Array,
@@ -42,6 +43,8 @@ class TextDetection(Task):
 
     name = "text-detection"
     metric_name = "f_measure"
+    budget = ("f_measure>=-0.5",)
+    budget_without_labels = ("agreement>=0.985", "worst>=0.93")
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
@@ -62,6 +65,10 @@ class TextDetection(Task):
         sides = (max(step, math.ceil(round(size * scale, 3) / step) * step) for size in (height, width))
         return super().input_shape(*sides)
 
+    @classmethod
+    def options_for(cls, height: int, width: int) -> dict[str, Any]:
+        return {"short_side": min(height, width)}
+
     def preprocess(self, image: Image) -> dict[str, Array]:
         return self._feed(image, self.input)
 
@@ -78,6 +85,11 @@ class TextDetection(Task):
 
     def run(self, session: Run, image: Image) -> TextRegions:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+
+    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        """Intersection over union of the two masks {probability > threshold}."""
+        name = self.artifact.outputs[0].name
+        return overlap(*(values[name] > self.regions.threshold for values in (reference, outputs)))
 
     def draw(self, image: Image, result: Any) -> Image:
         """The image with the outline of every word."""

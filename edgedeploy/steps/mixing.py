@@ -1,0 +1,197 @@
+"""INT8 with some layers in float: proposed by their noise and time, decided by building and scoring.
+
+The float layers run in whatever the runtime takes between INT8 ones. Layers are judged on calibration inputs;
+what is proposed is scored on the others, whole, in the runtime that ships, for a few rounds of bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from edgedeploy.calibration.costs import layer_costs
+from edgedeploy.calibration.emulate import Emulator
+from edgedeploy.calibration.mixed import float_order, least_prefix, reason
+from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, measure
+from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
+from edgedeploy.core.progress import Progress
+from edgedeploy.core.spec import Artifact, Precision
+from edgedeploy.steps.base import Job
+from edgedeploy.steps.candidates import Candidate, make_candidate, score, scorer_shapes
+from edgedeploy.steps.score import Scorer, misses
+from edgedeploy.tasks.base import task_for
+
+IMAGES = 3  # that sensitivity is measured on: its order settles after very few
+WORTH = 0.03  # share of INT8's time that layers must lose in INT8 for a mix without them to be tried
+
+
+@dataclass
+class Mixing:
+    """What is known of the layers of an INT8 candidate.
+
+    Attributes:
+        sensitivity: noise and agreement of each layer; None where it was not asked for.
+        savings: milliseconds that each layer saves in INT8 over the float candidate; estimated where the
+            device is not here; empty where neither is known.
+        tried: mixed candidates, in order.
+    """
+
+    sensitivity: Sensitivity | None = None
+    savings: dict[str, float] = field(default_factory=dict)
+    estimated: bool = False
+    tried: list[Candidate] = field(default_factory=list)
+
+
+def analyse(int8: Candidate, scorer: Scorer, job: Job, progress: Progress) -> tuple[Sensitivity, Emulator]:
+    """Sensitivity of the layers of an INT8 candidate, on calibration inputs."""
+    assert int8.quantised is not None  # noqa: S101  it was made by quantising
+    assert int8.lowered is not None  # noqa: S101
+    task, result = task_for(int8.lowered), int8.quantised
+    return measure(
+        result.float_model,
+        result.model,
+        result.report.placement.quantized,
+        calibration_inputs(scorer, job, IMAGES),
+        agreement=task.agreement,
+        memory_mb=job.recipe.calibration.memory_mb,
+        progress=progress,
+    )
+
+
+def calibration_inputs(scorer: Scorer, job: Job, count: int) -> list[Mapping[str, Any]]:
+    """A few inputs out of those calibrated on."""
+    from dataclasses import replace
+
+    assert job.data is not None  # noqa: S101  `check_precision` refused it
+    return list(islice(replace(scorer, data=job.data, limit=count).feeds(), count))
+
+
+def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, float], bool]:
+    """Milliseconds that each layer saves in INT8 over another candidate, and whether that is an estimate."""
+    assert int8.quantised is not None  # noqa: S101
+    model = int8.quantised.float_model
+    if int8.built is None or other.built is None:
+        return {}, True
+    shapes = scorer_shapes(int8.built, job)
+    costs = layer_costs(model, shapes)
+    if int8.here and other.here:
+        from edgedeploy.backends.feeds import random_feeds
+        from edgedeploy.bench.layers import layer_times
+
+        feeds = random_feeds(int8.built, shapes)
+        names = [node.name for node in model.graph.node]
+        ours, theirs = (layer_times(c.built, list(costs) or names, feeds, shapes) for c in (int8, other))  # type: ignore[arg-type]  # both were built
+        return {name: theirs[name] - ours[name] for name in ours if name in theirs}, False
+    figures = job.target.figures
+    # TensorRT-RTX writes the outputs of INT8 convolutions as float32, which is what makes it slow.
+    wide: Precision | None = "fp32" if int8.built.backend == "tensorrt-rtx" else None
+    estimates = {
+        name: cost.milliseconds(figures, other.precision) - cost.milliseconds(figures, "int8", wide)
+        for name, cost in costs.items()
+    }
+    return {name: value for name, value in estimates.items() if value == value}, True
+
+
+def rescue(
+    artifact: Artifact,
+    int8: Candidate,
+    other: Candidate,
+    scorer: Scorer,
+    budgets: tuple[AccuracyBudget, ...],
+    job: Job,
+    folder: Path,
+    progress: Progress,
+) -> Mixing:
+    """Mixes that may keep the budget that INT8 misses and yet be faster than `other`, built and scored."""
+    found = Mixing()
+    found.sensitivity, emulator = analyse(int8, scorer, job, progress)
+    found.savings, found.estimated = savings(int8, other, job)
+    order = float_order(found.sensitivity, found.savings)
+    most = _affordable(order, found.savings, int8, other)
+    inputs = calibration_inputs(scorer, job, IMAGES)
+    proxy = _proxy(budgets, artifact)
+    names = [layer.name for layer in order]
+    count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, artifact, proxy))
+    low, high, best = 0, most + 1, None
+    count = max(1, count)
+    for number in range(job.recipe.guard.rounds):
+        if not low < count < high:
+            break
+        kept = {layer.name: reason(layer, found.savings.get(layer.name)) for layer in order[:count]}
+        made = make_candidate(artifact, job, "int8", folder / str(number), progress, kept)
+        score(made, scorer, budgets)
+        found.tried.append(made)
+        if made.within:
+            best, high = made, count
+            count = (low + high) // 2
+        else:
+            low = count
+            count = (low + high) // 2 if best is not None else min(2 * count, high - 1)
+    return found
+
+
+def without_slow(
+    artifact: Artifact,
+    int8: Candidate,
+    other: Candidate,
+    scorer: Scorer,
+    budgets: tuple[AccuracyBudget, ...],
+    job: Job,
+    folder: Path,
+    progress: Progress,
+) -> Mixing:
+    """INT8 without the layers that are slower in it, where they cost a share of its time worth the build."""
+    found = Mixing()
+    found.savings, found.estimated = savings(int8, other, job)
+    lost = {name: value for name, value in found.savings.items() if value < 0}
+    quantised = {note.node for note in int8.quantised.report.placement.quantized} if int8.quantised else set()
+    lost = {name: value for name, value in lost.items() if name in quantised}
+    whole = int8.milliseconds
+    if not lost or whole is None or found.estimated or -sum(lost.values()) < WORTH * whole:
+        return found
+    kept = {name: f"INT8 is slower here by {-value:.3f} ms" for name, value in lost.items()}
+    if len(kept) < len(quantised):
+        made = make_candidate(artifact, job, "int8", folder / "slow", progress, kept)
+        score(made, scorer, budgets)
+        found.tried.append(made)
+    return found
+
+
+def _affordable(
+    order: Sequence[LayerSensitivity], saved: Mapping[str, float], int8: Candidate, other: Candidate
+) -> int:
+    """How many layers may go to float before the mix is as slow as the float candidate."""
+    most = len(order) - 1  # all of them would be the float candidate
+    if int8.milliseconds is None or other.milliseconds is None or not saved:
+        return most
+    left = other.milliseconds - int8.milliseconds
+    for count, layer in enumerate(order):
+        left -= max(saved.get(layer.name, 0.0), 0.0)
+        if left < 0:
+            return min(count, most)
+    return most
+
+
+def _proxy(budgets: tuple[AccuracyBudget, ...], artifact: Artifact) -> tuple[AccuracyBudget, ...]:
+    """What can be told of an emulated mix: calibration inputs have no labels."""
+    known = tuple(budget for budget in budgets if not budget.needs_labels)
+    return known or parse_accuracy(task_for(artifact).budget_without_labels)
+
+
+def _emulated(
+    emulator: Emulator,
+    inputs: Sequence[Mapping[str, Any]],
+    kept: Sequence[str],
+    artifact: Artifact,
+    budgets: tuple[AccuracyBudget, ...],
+) -> bool:
+    """Whether a mix keeps budgets that need no labels, computed exactly."""
+    from edgedeploy.steps.score import agreement_scores
+
+    on = set(emulator.layers) - set(kept)
+    run: Callable[..., dict[str, Any]] = emulator.run
+    pairs = [(run(feed, ()), run(feed, on)) for feed in inputs]
+    return not misses(budgets, agreement_scores(task_for(artifact), pairs), {})
