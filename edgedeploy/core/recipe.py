@@ -40,10 +40,15 @@ class SurgeryOptions(_Options):
 
 
 class CalibrationOptions(_Options):
-    """INT8 ranges. `method` names a file of calibration/, `options` are that method's own."""
+    """INT8 ranges. `method` names a file of calibration/, `options` are that method's own.
+
+    `corrections` names files of calibration/corrections, or gives their options by name; None takes those of the
+    target's rule set.
+    """
 
     method: str = "entropy"
     options: dict[str, Any] = Field(default_factory=dict)
+    corrections: tuple[str, ...] | dict[str, dict[str, Any]] | None = None
     limit: int = Field(default=64, ge=1)
     memory_mb: int = Field(default=512, ge=16)
 

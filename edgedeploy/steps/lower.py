@@ -115,6 +115,7 @@ def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
         method=options.method,
         options=options.options,
         rules=rules,
+        corrections=options.corrections,
         memory_mb=options.memory_mb,
         progress=progress,
     )
