@@ -67,7 +67,9 @@ def in_int8(path: Path) -> float:
             shapes[node.output[0]] = shapes[node.input[0]]
     total = done = 0.0
     for node in model.graph.node:
-        dims = shapes.get(node.input[1]) if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} else None
+        dims = (
+            shapes.get(node.input[1]) if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} else None
+        )
         if not dims:
             continue
         depth = float(np.prod(dims[1:] if node.op_type == "Conv" else dims[:1]))

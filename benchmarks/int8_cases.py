@@ -125,13 +125,21 @@ def dbnet(folder: Path, images: int, limit: int) -> Case:
         }
 
     allowed = {"F %": 0.5, "mask IoU": 0.015, "worst IoU": 0.07}
-    return Case("PP-OCRv3 DBNet, icdar13", artifact.path, [task.preprocess(read_image(p)) for p in used], scores, allowed)
+    return Case(
+        "PP-OCRv3 DBNet, icdar13",
+        artifact.path,
+        [task.preprocess(read_image(p)) for p in used],
+        scores,
+        allowed,
+    )
 
 
 def resnet20(folder: Path, images: int, limit: int) -> Case:
     from benchmarks.int8_resnet20 import export
 
-    artifact = folded(str(export(SHARED / "data/models/cifar10_resnet20-12fca82f.th", folder)), folder, "resnet20")
+    artifact = folded(
+        str(export(SHARED / "data/models/cifar10_resnet20-12fca82f.th", folder)), folder, "resnet20"
+    )
 
     def pictures(part: str, count: int) -> Iterator[tuple[Feeds, int]]:
         with np.load(SHARED / f"data/cifar10/{part}.npz") as archive:
@@ -210,8 +218,12 @@ CASES: dict[str, Callable[[Path, int, int], Case]] = {
     "dbnet": dbnet,
     "resnet20": lambda folder, images, limit: resnet20(folder, 4 * images, 40 * limit),
     "yunet": unlabelled("YuNet", "yunet_n_320_320.onnx", (1, 3, 320, 320), 0, 1, True),
-    "ultraface": unlabelled("UltraFace", "ultraface_slim-320_simplified.onnx", (1, 3, 240, 320), 127, 128, False),
-    "cls": unlabelled("PP-OCR cls", "ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192), 127.5, 127.5, True),
+    "ultraface": unlabelled(
+        "UltraFace", "ultraface_slim-320_simplified.onnx", (1, 3, 240, 320), 127, 128, False
+    ),
+    "cls": unlabelled(
+        "PP-OCR cls", "ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192), 127.5, 127.5, True
+    ),
     "ddrnet": zoo("ddrnet_23_slim", "camvid", "miou", 0.3),
     "tvconv": zoo("tvconv_mobilenetv2_face", "faces_orl", "accuracy", 0.5),
 }

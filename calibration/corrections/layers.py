@@ -104,7 +104,7 @@ class Placed:
     def private(self, layer: Layer) -> bool:
         """Whether no other layer shares this weight's codes."""
         codes = layer.dequantize.input[0]
-        return sum(other.dequantize.input[0] == codes for other in self.layers) == 1
+        return len([other for other in self.layers if other.dequantize.input[0] == codes]) == 1
 
     def shift_bias(self, layer: Layer, change: NDArray[np.float64]) -> bool:
         """Add to a layer's output channels; False where no bias can take it without another node."""
@@ -129,8 +129,8 @@ class Placed:
         made = self.producer.get(node.input[2])
         if made is not None and made.op_type == "DequantizeLinear":
             codes, scale = self.value(made.input[0]), self.value(made.input[1]).astype(np.float64)
-            moved = np.rint(codes + change / scale)
-            if bool((np.abs(moved) >= 2**31).any()):
+            moved: NDArray[np.float64] = np.rint(codes + change / scale)
+            if np.abs(moved).max() >= 2**31:
                 return False
             made.input[0] = self._constant(f"{made.input[0]}_corrected", moved.astype(np.int32))
             return True

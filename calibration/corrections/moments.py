@@ -63,11 +63,10 @@ def rows(layer: Layer, w: NDArray[np.float64]) -> NDArray[np.float64]:
     """A weight as (groups, outputs of a group, K): the matrix whose rows meet the vectors."""
     if layer.node.op_type == "Conv":
         groups = int(attribute(layer.node, "group", 1))
-        matrix: NDArray[np.float64] = w.reshape(groups, w.shape[0] // groups, -1)
-        return matrix
-    if layer.node.op_type == "Gemm" and attribute(layer.node, "transB", 0):
-        return w[None]
-    return w.T[None]
+        return np.reshape(w, (groups, w.shape[0] // groups, -1))
+    transposed = layer.node.op_type == "Gemm" and attribute(layer.node, "transB", 0)
+    matrix: NDArray[np.float64] = w if transposed else w.T
+    return matrix[None]
 
 
 def unrows(layer: Layer, matrix: NDArray[np.float64]) -> NDArray[np.float64]:

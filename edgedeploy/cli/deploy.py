@@ -43,8 +43,11 @@ def make_job(
     require_export(data=data is not None)
     if recipe.calibration != CalibrationOptions():
         from edgedeploy.calibration import make_calibrator
+        from edgedeploy.calibration.corrections import make_corrections
 
         make_calibrator(recipe.calibration.method, recipe.calibration.options)
+        tools = recipe.calibration.corrections or ()
+        make_corrections(tools if isinstance(tools, dict) else dict.fromkeys(tools, {}))
     return Job(source, recipe, chosen, data, weights, size, labelled=labelled)
 
 

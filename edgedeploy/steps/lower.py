@@ -133,6 +133,7 @@ def to_int8(
         method=options.method,
         options=options.options,
         rules=rules,
+        corrections=options.corrections,
         memory_mb=options.memory_mb,
         keep_float=keep_float,
         progress=progress,
