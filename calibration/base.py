@@ -73,17 +73,7 @@ class Calibrator(ABC):
         """The range to cover; `statistics.count` is positive, and the histogram is there if needed."""
 
 
-CALIBRATORS: Registry[type[Calibrator]] = Registry(
-    "calibrator",
-    "edgedeploy.calibration",
-    skip=frozenset(
-        {
-            "accumulate", "base", "budget", "collect", "data", "dataset", "everywhere", "exclusions",
-            "graph_view", "histogram", "placement", "plan", "probe", "ptq", "residual", "ruleset", "sources",
-            "store", "weights", "writer",
-        }
-    ),
-)  # fmt: skip
+CALIBRATORS: Registry[type[Calibrator]] = Registry("calibrator", "edgedeploy.calibration")
 
 
 def make_calibrator(method: str, options: Mapping[str, Any]) -> Calibrator:

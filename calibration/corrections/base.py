@@ -64,9 +64,7 @@ class AfterPlacement(Correction):
         """A copy of `quantized`, which was placed from the float `model`, and notes on what was done."""
 
 
-CORRECTIONS: Registry[type[Correction]] = Registry(
-    "correction", "edgedeploy.calibration.corrections", skip=frozenset({"base", "layers", "moments", "probe"})
-)
+CORRECTIONS: Registry[type[Correction]] = Registry("correction", "edgedeploy.calibration.corrections")
 
 
 def make_corrections(wanted: Mapping[str, Mapping[str, Any]]) -> list[Correction]:

@@ -198,9 +198,7 @@ class Backend(ABC):
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session: ...
 
 
-BACKENDS: Registry[Backend] = Registry(
-    "backend", "edgedeploy.backends", skip=frozenset({"base", "feeds", "pool", "select"})
-)
+BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends")
 
 
 def check_feed(spec: TensorSpec, feeds: Feeds) -> None:

@@ -2,14 +2,16 @@
 
 A registry looks after one package. Where each file holds one plug-in, its name is the file's
 (`fold_batchnorm.py` is `fold-batchnorm`) and only that file is imported; where a file holds several (models),
-all are.
+all are. A file whose text enters nothing under its own name is a helper.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from edgedeploy.core.errors import UnknownNameError
@@ -24,7 +26,7 @@ class Registry(Generic[T]):
         kind: what an entry is called in errors, e.g. "backend".
         package: dotted name of the package whose files hold the entries.
         one_per_file: whether a file's name tells the entry's name; False imports every file to answer.
-        skip: file names (stems) that hold no entry.
+        skip: file names (stems) that are not imported when all are.
     """
 
     def __init__(
@@ -49,10 +51,10 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """The entry called `name`; raises UnknownNameError with the closest names."""
         if name not in self._entries:
-            if self.one_per_file and name in self.names():
-                importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
-            else:
+            if not self.one_per_file:
                 self._import_all()
+            elif name in self.names():
+                importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         if name not in self._entries:
             raise UnknownNameError(self.kind, name, self.names())
         return self._entries[name]
@@ -60,9 +62,18 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, sorted; imports nothing where files hold one entry each."""
         if self.one_per_file:
-            return sorted({stem.replace("_", "-") for stem in self._stems()} | set(self._entries))
+            return sorted({stem.replace("_", "-") for stem in self._entry_files()} | set(self._entries))
         self._import_all()
         return sorted(self._entries)
+
+    def _entry_files(self) -> Iterator[str]:
+        """Files that enter something under their own name: `@decorator("name"` or `REGISTRY.register("name"`."""
+        (folder,) = importlib.import_module(self.package).__path__
+        for stem in self._stems():
+            name = re.escape(stem.replace("_", "-"))
+            entry = rf"""^(?:@[\w.]+|[\w.]+\.register)\(\s*["']{name}["']"""
+            if re.search(entry, (Path(folder) / f"{stem}.py").read_text("utf-8"), re.MULTILINE):
+                yield stem
 
     def _stems(self) -> Iterator[str]:
         paths = importlib.import_module(self.package).__path__

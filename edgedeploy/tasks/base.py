@@ -113,26 +113,7 @@ class Task(ABC):
         """
 
 
-TASKS: Registry[type[Task]] = Registry(
-    "task",
-    "edgedeploy.tasks",
-    skip=frozenset(
-        {
-            "agreement",
-            "base",
-            "colour",
-            "image_archive",
-            "images",
-            "label_map",
-            "luma",
-            "metrics",
-            "palette",
-            "resize",
-            "verification",
-            "video",
-        }
-    ),
-)
+TASKS: Registry[type[Task]] = Registry("task", "edgedeploy.tasks")
 
 
 def task_for(artifact: Artifact) -> Task:

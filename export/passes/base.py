@@ -195,9 +195,7 @@ class GraphPass:
         return [node for node in graph.nodes if (every or node.op in self.ops) and is_standard(node)]
 
 
-PASSES: Registry[GraphPass] = Registry(
-    "pass", "edgedeploy.export.passes", skip=frozenset({"base", "samples"})
-)
+PASSES: Registry[GraphPass] = Registry("pass", "edgedeploy.export.passes")
 
 
 def graph_pass(

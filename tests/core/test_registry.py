@@ -14,18 +14,18 @@ from edgedeploy.core.registry import Registry
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A package with two plug-in files and one that is none."""
+    """A package with two plug-in files, and two that are none."""
     folder = tmp_path / "plugins_under_test"
     folder.mkdir()
     (folder / "__init__.py").write_text(
-        "from edgedeploy.core.registry import Registry\n"
-        "R = Registry('plug', 'plugins_under_test', skip=frozenset({'base'}))\n"
+        "from edgedeploy.core.registry import Registry\nR = Registry('plug', 'plugins_under_test')\n"
     )
     for stem in ("first_one", "second"):
         (folder / f"{stem}.py").write_text(
             f"from plugins_under_test import R\nR.register({stem.replace('_', '-')!r})({stem!r})\n"
         )
-    (folder / "base.py").write_text("raise ImportError('not a plug-in')\n")
+    mention = "# R.register('base')\nif True:\n    R.register('base')\n"  # not at the start of a line
+    (folder / "base.py").write_text(f"raise ImportError('not a plug-in')\n{mention}")
     (folder / "_private.py").write_text("raise ImportError('not a plug-in')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "plugins_under_test"

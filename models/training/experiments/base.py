@@ -92,7 +92,7 @@ class Objective(nn.Module):
 
 
 EXPERIMENTS: Registry[type[Experiment[Any]]] = Registry(
-    "experiment", "edgedeploy.models.training.experiments", skip=frozenset({"base"})
+    "experiment", "edgedeploy.models.training.experiments"
 )
 
 
