@@ -97,6 +97,8 @@ def draw_word(text: str, font: Path) -> NDArray[np.uint8]:
     ImageDraw.Draw(canvas).text((1 - left, 1 - top), text, fill=255, font=face)
     drawn = np.asarray(canvas)
     rows, columns = np.flatnonzero(drawn.max(1)), np.flatnonzero(drawn.max(0))
+    if not rows.size:
+        return np.zeros((1, 1), np.uint8)
     ink = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.pad(ink, max(1, len(ink) // 20))
 
@@ -153,7 +155,7 @@ def _load(font: Path) -> ImageFont.FreeTypeFont:
 def _has_letters(font: Path) -> bool:
     """Whether letters look unlike each other: a font without them shows one and the same box."""
     try:
-        shapes = {(mask.size, bytes(mask)) for mask in (_load(font).getmask(letter) for letter in "AbQ7")}
+        shapes = {(mask.shape, mask.tobytes()) for mask in (draw_word(letter, font) for letter in "AbQ7")}
     except OSError:
         return False
     return len(shapes) == 4
