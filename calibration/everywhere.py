@@ -9,17 +9,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from onnx import TensorProto
+
 from edgedeploy.calibration.graph_view import GraphView
-from edgedeploy.calibration.ruleset import RuleSet
+from edgedeploy.calibration.ruleset import EVERY, RuleSet
 
 if TYPE_CHECKING:
     from edgedeploy.calibration.plan import Plan
+
+# Operators whose constant operands are quantised too where every operator is.
+WITH_CONSTANTS = frozenset({"Add", "Concat", "Div", "MatMul", "Max", "Min", "Mul", "PRelu", "Sub"})
 
 
 def quantize_outputs(
     view: GraphView, rules: RuleSet, bad: Mapping[str, str], weighted: set[int], plan: Plan
 ) -> None:
     """Extend a plan of weighted operators to their outputs and to the operators of `rules.around`."""
+    absorbed = {
+        reader
+        for index, node in enumerate(view.nodes)
+        if index in weighted or rules.is_around(node.op_type)
+        for name in node.output
+        if (reader := _absorbing(view, name, rules)) is not None
+    }
     for index in sorted(weighted):
         name = _fused_output(view, view.nodes[index].output[0], rules)
         if view.is_activation(name) and name not in bad:
@@ -27,28 +39,51 @@ def quantize_outputs(
     # In graph order, so that a chain of operators is followed from its quantised start.
     for index, node in enumerate(view.nodes):
         data = view.data_inputs(index)
-        if node.op_type not in rules.around or index in weighted or not data:
+        if not rules.is_around(node.op_type) or index in weighted or not data or _left(view, index, rules):
             continue
         moves = node.op_type in rules.same_scale
-        output = node.output[0] if moves else _fused_output(view, node.output[0], rules)
-        usable = all(view.is_activation(name) and name not in bad for name in (*data, output))
-        if not usable or not any(name in plan.whole or name in plan.reads for name in data):
+        outputs = [name for name in node.output if name]
+        if not moves and len(outputs) == 1:
+            outputs = [_fused_output(view, outputs[0], rules)]
+        # What else such an operator reads are shapes and indices, which come first never.
+        data = [name for name in data if name in view.float32]
+        usable = bool(data) and all(view.is_activation(name) and name not in bad for name in (*data, *outputs))
+        reached = EVERY in rules.around or any(name in plan.whole or name in plan.reads for name in data)
+        if not usable or not reached or (index in absorbed and data[0] not in plan.whole):
             continue
         for position, name in enumerate(node.input):
             if name in data:
                 plan.read(name, (index, position))
-        plan.whole.add(output)
+            elif EVERY in rules.around and node.op_type in WITH_CONSTANTS and _is_float(view, name):
+                plan.weights[(index, position)] = None
+        plan.whole.update(outputs)
         plan.quantize(view.label(index), node.op_type)
         if moves:
-            for name in data:
-                plan.tie(output, name)
+            for name in (*data, *outputs[1:]):
+                plan.tie(outputs[0], name)
+
+
+def _left(view: GraphView, index: int, rules: RuleSet) -> bool:
+    """Whether it is a weighted operator that was excluded: its weights stay float, so its inputs do."""
+    node = view.nodes[index]
+    return node.op_type in rules.weighted and node.input[1] in view.constants
+
+
+def _is_float(view: GraphView, name: str) -> bool:
+    return name in view.constants and view.constants[name].data_type == TensorProto.FLOAT
 
 
 def _fused_output(view: GraphView, name: str, rules: RuleSet) -> str:
     """The tensor after the activation that fuses with what made `name`, where one does."""
+    reader = _absorbing(view, name, rules)
+    return name if reader is None else str(view.nodes[reader].output[0])
+
+
+def _absorbing(view: GraphView, name: str, rules: RuleSet) -> int | None:
+    """The activation that fuses with what made `name`, if it alone reads that."""
     readers = view.consumers[name]
     if len(readers) == 1 and name not in view.outputs and name not in view.captured:
-        node = view.nodes[readers[0][0]]
-        if node.op_type in rules.absorbed:
-            return str(node.output[0])
-    return name
+        index = readers[0][0]
+        if view.nodes[index].op_type in rules.absorbed:
+            return index
+    return None

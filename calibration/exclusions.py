@@ -12,8 +12,13 @@ from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.ruleset import RuleSet
 from edgedeploy.calibration.weights import on_grid
 
+ACTIVATIONS = frozenset(
+    {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu", "Sigmoid",
+    "Softplus", "Swish", "Tanh"}
+)  # fmt: skip
 TILE = 16  # channels below which a side of the matrix product is thin
 ALIGNED = 8
+_FUSED = frozenset({"BatchNormalization", "Add"})  # norm or bias between a transposed convolution and its activation
 
 
 def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
@@ -34,6 +39,8 @@ def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
     # A last layer whose weights were trained for INT8 has no error to hide.
     if not rules.last and not trained_for_int8(view, index) and not _weighted_after(view, index, rules):
         return "last layer (rule 'last' is off)"
+    if node.op_type in rules.float_before_activation and _activation_after(view, index):
+        return "an activation follows, and TensorRT 10 computed such a layer wrongly (P13)"
     if not rules.small_channels:
         return None
     if node.op_type in {"Conv", "ConvTranspose"}:
@@ -81,6 +88,12 @@ def _thin_product(view: GraphView, index: int) -> str | None:
     if min(depth, width) < TILE:
         return f"{depth} x {width} weight: too thin for INT8"
     return None
+
+
+def _activation_after(view: GraphView, index: int) -> bool:
+    readers = [view.nodes[consumer] for consumer, _ in view.consumers[view.nodes[index].output[0]]]
+    through = [view.nodes[c] for n in readers if n.op_type in _FUSED for c, _ in view.consumers[n.output[0]]]
+    return any(node.op_type in ACTIVATIONS for node in (*readers, *through))
 
 
 def _weighted_before(view: GraphView, index: int, rules: RuleSet) -> bool:
