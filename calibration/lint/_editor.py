@@ -46,6 +46,10 @@ class Editor:
         )
         return output
 
+    def append(self, node: NodeProto, index: int) -> None:
+        """A ready node before the one at `index`."""
+        self._before[index].append(node)
+
     def read(self, index: int, position: int, name: str) -> None:
         """Let one input of a node read another tensor."""
         self.scene.nodes[index].input[position] = name

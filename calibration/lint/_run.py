@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import onnx
@@ -122,8 +122,10 @@ def _finding(subject: Subject, rule: LintRule, scene: Scene, index: int, why: st
     )
 
 
-def fix(model: onnx.ModelProto, *subjects: Subject) -> Repaired:
+def fix(model: onnx.ModelProto, *subjects: Subject, only: Collection[str] = ()) -> Repaired:
     """A copy of the model with the fixes of every rule that is broken for a target.
+
+    `only` names ids; without it errors and warnings are put right, and advice is left to people.
 
     Every fix is run against the model before it; one that does not keep its rule's promise is taken back.
     A model that ONNX Runtime does not run is fixed all the same, and the notes say that nothing was verified.
@@ -141,7 +143,8 @@ def fix(model: onnx.ModelProto, *subjects: Subject) -> Repaired:
         done = 0
         for subject in subjects:
             for rule in all_rules():
-                if rule.fix is None or rule.id in refused or not rule.applies(subject.rules):
+                wanted = rule.id in only if only else rule.severity != "advice"
+                if rule.fix is None or rule.id in refused or not wanted or not rule.applies(subject.rules):
                     continue
                 changed, faults = _apply(current, rule, subject)
                 if not faults:

@@ -173,26 +173,42 @@ class Scene(GraphView):
             source = self.nodes[quantize].input[0]
         return dequantize if source in self.constants else -1
 
-    def weight_value(self, dequantize: int) -> NDArray[Any] | None:
-        """What a weight's DQ computes, in float64; None where its parameters cannot be read."""
-        parameters = self.parameters(dequantize)
-        source = self.nodes[dequantize].input[0]
+    def codes(self, dequantize: int) -> NDArray[Any] | None:
+        """The codes of a weight, computed where it is stored as floats; None where they cannot be."""
+        parameters, source = self.parameters(dequantize), self.nodes[dequantize].input[0]
         if parameters is None:
             return None
-        if self.op(self.maker(source)) == Q:
-            w = np.asarray(self.value(self.nodes[self.maker(source)].input[0]), np.float64)
-            info = np.iinfo(parameters.zero.dtype)
-            scale, zero = spread(parameters.scale, parameters, w.ndim), spread(parameters.zero, parameters, w.ndim)
-            codes = np.clip(np.rint(w / scale) + zero, info.min, info.max)
-            return np.asarray((codes - zero) * scale)
-        codes = np.asarray(self.value(source), np.float64)
+        if source in self.constants:
+            return self.value(source)
+        w = np.asarray(self.value(self.nodes[self.maker(source)].input[0]), np.float64)
+        info = np.iinfo(parameters.zero.dtype)
+        scaled = np.rint(w / spread(parameters.scale, parameters, w.ndim))
+        codes = np.clip(scaled + spread(parameters.zero, parameters, w.ndim), info.min, info.max)
+        return codes.astype(parameters.zero.dtype)
+
+    def weight_value(self, dequantize: int) -> NDArray[np.float64] | None:
+        """What a weight's DQ computes, in float64; None where its parameters cannot be read."""
+        parameters, codes = self.parameters(dequantize), self.codes(dequantize)
+        if parameters is None or codes is None:
+            return None
         scale, zero = (spread(part, parameters, codes.ndim) for part in (parameters.scale, parameters.zero))
-        return np.asarray((codes - zero) * scale)
+        return np.asarray((codes.astype(np.float64) - zero) * scale)
 
     def runs_int8(self, index: int) -> bool:
         """Whether a weighted operator reads both an activation and a weight (or two activations) from DQ."""
         inputs = self.nodes[index].input
-        return index in self._weighted and all(self.op(self.maker(name)) == DQ for name in inputs[:2])
+        return index in self._weighted and all(self.is_dequantised(name) for name in inputs[:2])
+
+    def is_dequantised(self, name: str) -> bool:
+        """Whether a tensor comes from DQ, at most moved or padded since."""
+        index = self.maker(name)
+        while self.op(index) in self.rules.pass_through | {"Pad"}:
+            index = self.maker(self.nodes[index].input[0])
+        return self.op(index) == DQ
+
+    def quantizers_of(self, name: str) -> list[int]:
+        """The Q nodes that read a tensor."""
+        return [index for index in self.readers(name) if self.op(index) == Q]
 
     def readers(self, name: str) -> list[int]:
         """Indices of the nodes that read a tensor, each once."""

@@ -49,12 +49,12 @@ class Sketch:
         info = np.iinfo(kind)
         codes = np.clip(self.rng.integers(-127, 128, shape) + zero, info.min, info.max).astype(kind)
         channels = () if axis is None else (shape[axis],)
-        scale = (self.rng.uniform(0.5, 1.5, channels) * 0.002).astype(np.float32)
+        scale = (self.rng.uniform(0.5, 1.5, channels) * 0.0003).astype(np.float32)
         inputs = [self.constant(codes), self.constant(scale), self.constant(np.full(channels, zero, kind))]
         return self.op("DequantizeLinear", *inputs, **({} if axis is None else {"axis": axis}))
 
     def bias(self, channels: int) -> str:
-        return self.constant(self.rng.standard_normal(channels).astype(np.float32))
+        return self.constant((self.rng.standard_normal(channels) * 0.3).astype(np.float32))
 
     def conv(
         self, x: str, inputs: int = 16, outputs: int = 16, kernel: int = 3, group: int = 1, weight: str = ""
@@ -65,7 +65,7 @@ class Sketch:
 
     def float_conv(self, x: str, inputs: int = 16, outputs: int = 16, kernel: int = 3, group: int = 1) -> str:
         """A convolution in float."""
-        w = self.rng.standard_normal((outputs, inputs // group, kernel, kernel)) * 0.1
+        w = self.rng.standard_normal((outputs, inputs // group, kernel, kernel)) * 0.03
         return self.conv(x, inputs, outputs, kernel, group, self.constant(w.astype(np.float32)))
 
     def model(self, *outputs: str, domains: tuple[str, ...] = ()) -> onnx.ModelProto:
