@@ -35,7 +35,7 @@ class Editor:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """A new initializer's name."""
         name = self.unique(name)
-        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
     def insert(self, index: int, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -118,6 +118,21 @@ class Editor:
         for position in reversed(range(len(attributes))):
             if attributes[position].name in names:
                 del attributes[position]
+
+    def strip(self) -> None:
+        """Take all pairs out, and give weights as the floats that they stand for."""
+        for pair in self.scene.pairs():
+            self.drop_pair(pair)
+        for index in self.scene.dequantizers:
+            self.to_constant(index)
+
+    def to_constant(self, dequantize: int) -> None:
+        """Replace a constant behind DQ by the floats that it stands for."""
+        name = self.scene.nodes[dequantize].output[0]
+        value = self.scene.weight_value(dequantize) if self.scene.weight(name) >= 0 else None
+        parameters = self.scene.parameters(dequantize)
+        if value is not None and parameters is not None:
+            self.redirect(name, self.constant(f"{name}_float", value.astype(parameters.scale.dtype)))
 
     def commit(self) -> None:
         """Do what was asked: insert, and drop what nobody reads any more."""

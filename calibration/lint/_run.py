@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -10,11 +10,12 @@ import onnx
 from edgedeploy.calibration.lint._base import LINT, SEVERITIES, LintRule, Severity
 from edgedeploy.calibration.lint._editor import Editor
 from edgedeploy.calibration.lint._scene import Device, Scene
-from edgedeploy.calibration.lint._verify import NotRunnable, agreement, drawn_feeds, run
+from edgedeploy.calibration.lint._verify import Feeds, NotRunnable, agreement, drawn_feeds, run
 from edgedeploy.calibration.ruleset import RuleSet, load_rules, rule_names
 from edgedeploy.core.errors import UnknownNameError
 from edgedeploy.core.target import load_target, target_names
 
+LOSS_DB = 8.0  # of symmetric codes for what was unsigned: one bit of eight is 6 dB
 ROUNDS = 4  # a fix may show another fault, seldom a third
 
 
@@ -127,7 +128,8 @@ def fix(model: onnx.ModelProto, *subjects: Subject, only: Collection[str] = ()) 
 
     `only` names ids; without it errors and warnings are put right, and advice is left to people.
 
-    Every fix is run against the model before it; one that does not keep its rule's promise is taken back.
+    Every fix is run against the model before it; one that neither keeps its rule's promise, nor leaves the
+    numbers as near as they were to those of the same model without rounding, is taken back.
     A model that ONNX Runtime does not run is fixed all the same, and the notes say that nothing was verified.
     """
     current, repairs, notes = _copy(model), list[Repair](), list[str]()
@@ -158,7 +160,7 @@ def fix(model: onnx.ModelProto, *subjects: Subject, only: Collection[str] = ()) 
                 if before is not None and after is not None:
                     sqnr = agreement(before, after).sqnr_db
                     if sqnr < rule.promise:
-                        reverted = f"{sqnr:.1f} dB, less than the {rule.promise:.0f} dB that it promises"
+                        reverted = _worse(_float_twin(current, subject), feeds, before, after)
                 repairs.append(Repair(rule.id, rule.name, faults, sqnr, reverted))
                 if reverted:
                     refused.add(rule.id)
@@ -168,6 +170,30 @@ def fix(model: onnx.ModelProto, *subjects: Subject, only: Collection[str] = ()) 
             break
     total = agreement(start, before).sqnr_db if start is not None and before is not None else None
     return Repaired(current, tuple(repairs), total, tuple(notes))
+
+
+def _worse(twin: onnx.ModelProto, feeds: Sequence[Feeds], before: list[Feeds], after: list[Feeds]) -> str:
+    """Why a fix that changed the numbers is wrong; "" where they are as near to unrounded ones as they were.
+
+    In a deep network another rounding of the same tensors shows as much as the rounding itself.
+    """
+    try:
+        exact = run(twin, feeds)
+    except NotRunnable as reason:
+        return str(reason)
+    old, new = agreement(exact, before).sqnr_db, agreement(exact, after).sqnr_db
+    if new >= old - LOSS_DB:
+        return ""
+    return f"{new:.1f} dB against the same model without rounding, where it had {old:.1f} dB"
+
+
+def _float_twin(model: onnx.ModelProto, subject: Subject) -> onnx.ModelProto:
+    """The model without Q/DQ on activations, its weights as rounded as they are."""
+    twin = _copy(model)
+    editor = Editor(Scene(twin, subject.rules, subject.device))
+    editor.strip()
+    editor.commit()
+    return twin
 
 
 def _apply(model: onnx.ModelProto, rule: LintRule, subject: Subject) -> tuple[onnx.ModelProto, int]:

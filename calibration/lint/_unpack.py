@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, helper
 
+from edgedeploy.calibration.graph_view import attribute
 from edgedeploy.calibration.lint._editor import Editor
 from edgedeploy.calibration.lint._scene import Q, Scene
 
@@ -58,22 +59,14 @@ def unpack(scene: Scene, editor: Editor, indices: Sequence[int]) -> None:
         if node.op_type == Q:
             known[node.output[0]] = list(node.input[1:3])
         elif index in wanted:
-            known[node.output[0]] = _unpacked(scene, editor, index)
-        elif node.op_type in MOVE and node.input and node.input[0] in known and _from_codes(scene, index, wanted):
+            codes = str(node.output[0])  # which is the name of the float tensor a line later
+            known[codes] = _unpacked(scene, editor, index)
+        elif node.op_type in MOVE and node.input and node.input[0] in known:
             parameters = known[node.input[0]]
             editor.read(index, 0, editor.insert(index, "DequantizeLinear", [node.input[0], *parameters], "codes"))
             for position, name in enumerate(list(node.output)):
                 _requantise(scene, editor, node, position, name, parameters)
                 known[name] = parameters
-
-
-def _from_codes(scene: Scene, index: int, wanted: set[int]) -> bool:
-    """Whether a moving operator stands after one that is rewritten, or before one."""
-    readers = [reader for name in scene.nodes[index].output for reader in scene.readers(name)]
-    around = {scene.maker(scene.nodes[index].input[0]), *readers}
-    return bool(around & wanted) or any(
-        scene.op(reader) in MOVE and _from_codes(scene, reader, wanted) for reader in readers
-    )
 
 
 def _unpacked(scene: Scene, editor: Editor, index: int) -> list[str]:
@@ -84,7 +77,8 @@ def _unpacked(scene: Scene, editor: Editor, index: int) -> list[str]:
     for number, position in enumerate(positions):
         codes, scale, *zero = entries[position : position + 3]
         channels = number == 1 and scale in scene.constants and scene.value(scale).size > 1
-        more = {"axis": form.axis} if channels else {}
+        axis = form.axis - attribute(node, "transB", 0) if form.op == "Gemm" else form.axis
+        more = {"axis": axis} if channels else {}
         inputs.append(editor.insert(index, "DequantizeLinear", [codes, scale, *zero], f"{codes}_float", **more))
     if 0 <= form.bias < len(entries) and entries[form.bias]:
         first, second = (np.asarray(scene.value(entries[position + 1]), np.float64) for position in positions)

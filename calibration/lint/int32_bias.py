@@ -24,12 +24,9 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([bad.model(bad.nodes[-1].name)], [good.model(good.nodes[-1].name)])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
     for index, _ in faults:
-        value, name = scene.weight_value(index), scene.nodes[index].output[0]
-        parameters = scene.parameters(index)
-        if value is not None and parameters is not None:
-            editor.redirect(name, editor.constant(f"{name}_float", value.astype(parameters.scale.dtype)))
+        editor.to_constant(index)
 
 
 @lint_rule(
