@@ -38,29 +38,36 @@ def quantize_outputs(
             plan.whole.add(name)
     # In graph order, so that a chain of operators is followed from its quantised start.
     for index, node in enumerate(view.nodes):
-        data = view.data_inputs(index)
-        if not rules.is_around(node.op_type) or index in weighted or not data or _left(view, index, rules):
+        if not rules.is_around(node.op_type) or index in weighted or _left(view, index, rules):
             continue
-        moves = node.op_type in rules.same_scale
         outputs = [name for name in node.output if name]
-        if not moves and len(outputs) == 1:
+        if node.op_type not in rules.same_scale and len(outputs) == 1:
             outputs = [_fused_output(view, outputs[0], rules)]
-        # What else such an operator reads are shapes and indices, which come first never.
-        data = [name for name in data if name in view.float32]
-        usable = bool(data) and all(view.is_activation(name) and name not in bad for name in (*data, *outputs))
-        reached = EVERY in rules.around or any(name in plan.whole or name in plan.reads for name in data)
-        if not usable or not reached or (index in absorbed and data[0] not in plan.whole):
+        # What else such an operator reads are shapes and indices.
+        data = [name for name in view.data_inputs(index) if name in view.float32]
+        if not data or any(not view.is_activation(name) or name in bad for name in (*data, *outputs)):
             continue
-        for position, name in enumerate(node.input):
-            if name in data:
-                plan.read(name, (index, position))
-            elif EVERY in rules.around and node.op_type in WITH_CONSTANTS and _is_float(view, name):
-                plan.weights[(index, position)] = None
-        plan.whole.update(outputs)
-        plan.quantize(view.label(index), node.op_type)
-        if moves:
-            for name in (*data, *outputs[1:]):
-                plan.tie(outputs[0], name)
+        reached = EVERY in rules.around or any(name in plan.whole or name in plan.reads for name in data)
+        if reached and (index not in absorbed or data[0] in plan.whole):
+            _surround(view, index, rules, plan, data, outputs)
+
+
+def _surround(
+    view: GraphView, index: int, rules: RuleSet, plan: Plan, data: list[str], outputs: list[str]
+) -> None:
+    """Q/DQ on what a node reads and writes."""
+    node = view.nodes[index]
+    constants = EVERY in rules.around and node.op_type in WITH_CONSTANTS
+    for position, name in enumerate(node.input):
+        if name in data:
+            plan.read(name, (index, position))
+        elif constants and _is_operand(view, name, outputs[0]):
+            plan.weights[(index, position)] = None
+    plan.whole.update(outputs)
+    plan.quantize(view.label(index), node.op_type)
+    if node.op_type in rules.same_scale:
+        for name in (*data, *outputs[1:]):
+            plan.tie(outputs[0], name)
 
 
 def _left(view: GraphView, index: int, rules: RuleSet) -> bool:
@@ -69,8 +76,11 @@ def _left(view: GraphView, index: int, rules: RuleSet) -> bool:
     return node.op_type in rules.weighted and node.input[1] in view.constants
 
 
-def _is_float(view: GraphView, name: str) -> bool:
-    return name in view.constants and view.constants[name].data_type == TensorProto.FLOAT
+def _is_operand(view: GraphView, name: str, output: str) -> bool:
+    """Whether a constant is float and of the output's rank: TensorRT-RTX broadcasts no other codes."""
+    constant = view.constants.get(name)
+    ranks = constant is not None and len(constant.dims) == len(view.shapes.get(output, ()))
+    return ranks and constant is not None and constant.data_type == TensorProto.FLOAT
 
 
 def _fused_output(view: GraphView, name: str, rules: RuleSet) -> str:

@@ -13,12 +13,14 @@ from edgedeploy.calibration.ruleset import RuleSet
 from edgedeploy.calibration.weights import on_grid
 
 ACTIVATIONS = frozenset(
-    {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu", "Sigmoid",
-    "Softplus", "Swish", "Tanh"}
+    {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu",
+    "Sigmoid", "Softplus", "Swish", "Tanh"}
 )  # fmt: skip
 TILE = 16  # channels below which a side of the matrix product is thin
 ALIGNED = 8
-_FUSED = frozenset({"BatchNormalization", "Add"})  # norm or bias between a transposed convolution and its activation
+_FUSED = frozenset(
+    {"BatchNormalization", "Add"}
+)  # norm or bias between a transposed convolution and its activation
 
 
 def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:

@@ -25,7 +25,11 @@ from edgedeploy.core.errors import CalibrationError
 
 OPSET = 19
 # Codes of an asymmetric activation: the least one, and the greatest less the least.
-CODES = {"uint8": (np.uint8, 0, 255), "int8-asymmetric": (np.int8, -128, 255), "uint16": (np.uint16, 0, 65535)}
+CODES = {
+    "uint8": (np.uint8, 0, 255),
+    "int8-asymmetric": (np.int8, -128, 255),
+    "uint16": (np.uint16, 0, 65535),
+}
 NEWEST_NEEDED = {"uint16": 21}
 TRAINED = "trained for INT8"  # doc_string of such a layer: lint then knows why a last layer is quantised
 
@@ -48,10 +52,8 @@ class PlacementReport:
     notes: tuple[str, ...] = ()
 
 
-def prepared(
-    model: onnx.ModelProto, rules: RuleSet | None = None
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A copy of the model at an opset that the rule set takes (19 or newer without one), and what was changed.
+def prepared(model: onnx.ModelProto, rules: RuleSet | None = None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A copy of the model at an opset that the rule set takes (19 or newer without one), and the changes.
 
     Raises CalibrationError if it cannot be, or is quantised already.
     """
@@ -75,13 +77,17 @@ def prepared(
         result = onnx.version_converter.convert_version(result, wanted_opset)
     except Exception as error:
         raise CalibrationError(
-            f"the model has opset {opset}, INT8 here needs {wanted_opset}, and it cannot be converted: {error}",
-            f"export it again with capture.opset={min(20, most)}",
+            f"the model has opset {opset}, INT8 needs {wanted_opset}, and it cannot be converted: {error}",
+            "rewrite what is newer first: edgedeploy optimize MODEL.onnx --for TARGET"
+            if wanted_opset < opset
+            else "export it again with capture.opset=20",
         ) from error
     result.ir_version = max(result.ir_version, 9)
     del result.metadata_props[:]
     result.metadata_props.extend(model.metadata_props)
-    return result, (f"opset {'raised' if wanted_opset > opset else 'lowered'} from {opset} to {wanted_opset}",)
+    return result, (
+        f"opset {'raised' if wanted_opset > opset else 'lowered'} from {opset} to {wanted_opset}",
+    )
 
 
 def place(
@@ -129,12 +135,14 @@ def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: Rul
         leader = plan.find(name)
         own = _known_range(view, name, rules) or ranges[name]
         merged[leader] = merged[leader].union(own) if leader in merged else own
-    scales = {leader: scale_of(_widened(covered, rules), rules.activation) for leader, covered in merged.items()}
+    scales = {
+        leader: scale_of(_widened(covered, rules), rules.activation) for leader, covered in merged.items()
+    }
     return {name: scales[plan.find(name)] for name in plan.tensors}
 
 
 def _widened(covered: Range, rules: RuleSet) -> Range:
-    """The range, at least `rules.least_range` wide; one that is not finite is left for `scale_of` to refuse."""
+    """The range, at least `rules.least_range` wide; what is not finite `scale_of` refuses."""
     low, high = min(covered.low, 0.0), max(covered.high, 0.0)
     return covered if not high - low < rules.least_range else Range(low, low + rules.least_range)
 

@@ -17,7 +17,11 @@ STATIC: dict[str, dict[str, Any]] = {
     "default": {},
     "per-channel": {"per_channel": True},
     "unsigned": {"activation_type": ort.QuantType.QUInt8, "weight_type": ort.QuantType.QUInt8},
-    "u8s8": {"activation_type": ort.QuantType.QUInt8, "weight_type": ort.QuantType.QInt8, "per_channel": True},
+    "u8s8": {
+        "activation_type": ort.QuantType.QUInt8,
+        "weight_type": ort.QuantType.QInt8,
+        "per_channel": True,
+    },
     "asymmetric-weights": {"weight_type": ort.QuantType.QUInt8, "extra_options": {"WeightSymmetric": False}},
     "symmetric": {"extra_options": {"ActivationSymmetric": True}},
     "float-bias": {"extra_options": {"ActivationSymmetric": True, "QuantizeBias": False}},
@@ -40,7 +44,7 @@ class _Reader(ort.CalibrationDataReader):
 def quantize_static(
     model: onnx.ModelProto, feeds: Sequence[dict[str, np.ndarray]], mode: str, folder: Path
 ) -> onnx.ModelProto:
-    """The model as ONNX Runtime quantises it in one of the modes above, shapes inferred first as its manual says."""
+    """The model as ONNX Runtime quantises it in one of the modes above, shapes inferred first."""
     folder.mkdir(exist_ok=True, parents=True)
     before, after = folder / "float.onnx", folder / "int8.onnx"
     logging.disable(logging.WARNING)

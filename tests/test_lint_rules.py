@@ -1,4 +1,6 @@
-"""Every lint rule by the same tests: it fires on its bad models, keeps still on its good ones, and its fix heals."""
+"""Every lint rule by the same tests: it fires on its bad models, keeps still on its good ones, and its fix
+heals.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import pytest
 from edgedeploy.calibration import load_rules, rule_names
 from edgedeploy.calibration.lint import LINT, LintRule, Subject, all_rules, fix, lint, subject_named
 from edgedeploy.calibration.lint._base import Case
-from edgedeploy.calibration.lint._verify import agreement, drawn_feeds, run
 from edgedeploy.calibration.lint._scene import Scene
+from edgedeploy.calibration.lint._verify import agreement, drawn_feeds, run
 from tests.conftest import ROOT
 from tests.runtimes import Refused, rtx_kernels
 
@@ -75,7 +77,9 @@ def test_its_fix_heals_and_keeps_the_numbers(name: str, rng: np.random.Generator
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_the_parser_refuses_the_bad_and_takes_the_good_and_the_fixed(name: str, rng: np.random.Generator) -> None:
+def test_the_parser_refuses_the_bad_and_takes_the_good_and_the_fixed(
+    name: str, rng: np.random.Generator
+) -> None:
     rule = LINT.get(name)
     cases, refused = rule.cases(rng), 0
     for case in cases.bad:

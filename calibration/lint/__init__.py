@@ -1,16 +1,8 @@
-"""Rules that a quantised model has to keep for its target, one a file, with models that break them and fixes."""
+"""Rules that a quantised model has to keep for its target, one a file, and their fixes."""
 
 from edgedeploy.calibration.lint._base import LINT, Cases, LintRule, lint_rule
-from edgedeploy.calibration.lint._run import (
-    Finding,
-    Repair,
-    Repaired,
-    Subject,
-    all_rules,
-    fix,
-    lint,
-    subject_named,
-)
+from edgedeploy.calibration.lint._fix import Repair, Repaired, fix
+from edgedeploy.calibration.lint._run import Finding, Subject, all_rules, lint, subject_named
 from edgedeploy.calibration.lint._scene import Device
 
 __all__ = [

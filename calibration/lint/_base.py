@@ -1,4 +1,4 @@
-"""The contract of a lint rule: a stable id, the rule sets it is about, models that break it and models that keep it.
+"""The contract of a lint rule: a stable id, the rule sets it is about, models that break it or keep it.
 
 A rule is one file: `@lint_rule` on a function that yields the nodes at fault. One that can be put right
 mechanically offers a `fix`, with the least signal-to-noise ratio that its result may have against what was
@@ -21,8 +21,8 @@ from edgedeploy.calibration.ruleset import RuleSet
 from edgedeploy.core.registry import Registry
 
 __all__ = [
-    "LINT", "SEVERITIES", "TENSORRT", "Case", "Cases", "Editor", "Fault", "LintRule", "Scene", "Severity", "Sketch",
-    "lint_rule",
+    "LINT", "SEVERITIES", "TENSORRT", "Case", "Cases", "Editor", "Fault", "LintRule", "Scene", "Severity",
+    "Sketch", "lint_rule",
 ]  # fmt: skip
 
 TENSORRT = ("tensorrt", "tensorrt-rtx", "dla")  # runtimes that share NVIDIA's parser

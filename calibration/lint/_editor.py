@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from edgedeploy.calibration.lint._scene import DQ, Pair, Scene, Q
+from edgedeploy.calibration.lint._scene import DQ, Pair, Q, Scene
 from edgedeploy.calibration.weights import quantize_weight
 
 
@@ -22,7 +22,7 @@ class Editor:
         self.taken |= {value.name for value in (*self.graph.input, *self.graph.initializer)}
         self._before: defaultdict[int, list[NodeProto]] = defaultdict(list)
         self._gone: set[int] = set()
-        self._weights: dict[Any, str] = {}
+        self._shared: dict[tuple[Any, ...], tuple[str, str]] = {}
 
     def unique(self, name: str) -> str:
         """`name`, or with a number where it is taken."""
@@ -82,12 +82,12 @@ class Editor:
         """Give a Q or DQ node another scale and zero-point, of one value each."""
         node = self.scene.nodes[index]
         key = (scale.tobytes(), zero.tobytes(), zero.dtype.name, scale.dtype.name)
-        if key not in self._weights:
-            self._weights[key] = self.constant(f"{node.input[1]}_fixed", scale)
-            self._weights[(*key, "zero")] = self.constant(f"{node.input[1]}_fixed_zero_point", zero)
-        name = self._weights[key]
+        if key not in self._shared:
+            hint = node.input[1]
+            names = self.constant(f"{hint}_fixed", scale), self.constant(f"{hint}_fixed_zero_point", zero)
+            self._shared[key] = names
         del node.input[1:]
-        node.input.extend([name, self._weights[(*key, "zero")]])
+        node.input.extend(self._shared[key])
         self.forget(index, "output_dtype")
 
     def set_weight(self, dequantize: int, axis: int | None) -> None:
@@ -144,7 +144,9 @@ class Editor:
         copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
         del self.graph.node[:]
         self.graph.node.extend(copies)
-        used = {name for node in copies for name in node.input} | self.scene.captured | set(self.scene.outputs)
+        used = (
+            {name for node in copies for name in node.input} | self.scene.captured | set(self.scene.outputs)
+        )
         for position in reversed(range(len(self.graph.initializer))):
             if self.graph.initializer[position].name not in used:
                 del self.graph.initializer[position]
@@ -202,10 +204,15 @@ def never_negative(scene: Scene, name: str) -> bool:
     if op == DQ:
         parameters = scene.parameters(index)
         return parameters is not None and parameters.clips_at_zero
-    moves = scene.rules.pass_through | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Identity"}
+    moves = scene.rules.pass_through | {
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "MaxPool",
+        "Identity",
+    }
     if op in moves | {"Resize", "Upsample"}:
         return op != "Resize" and never_negative(scene, scene.nodes[index].input[0])
     if op == "Concat":
         return all(never_negative(scene, entry) for entry in scene.nodes[index].input)
     return False
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgedeploy.calibration.lint._scene import FUSED, Q, Pair, Scene
+from edgedeploy.calibration.lint._scene import FUSED, Pair, Q, Scene
 
 
 def uses_int8(scene: Scene, index: int) -> bool:
@@ -16,7 +16,9 @@ def uses_int8(scene: Scene, index: int) -> bool:
         return False
     if op in scene.rules.pass_through | {"Pad"} or (op == "Concat" and all_dequantised(scene, index)):
         return any(
-            scene.op(reader) == Q or uses_int8(scene, reader) for name in node.output for reader in scene.readers(name)
+            scene.op(reader) == Q or uses_int8(scene, reader)
+            for name in node.output
+            for reader in scene.readers(name)
         )
     if op == "Add" and branch_of(scene, index) is not None:
         return True
@@ -43,7 +45,11 @@ def branch_of(scene: Scene, add: int) -> str | None:
     """The input of an Add that a weighted operator's kernel could add up into; None if there is no such."""
     for name in scene.nodes[add].input:
         maker = scene.fused_from(name)
-        if maker >= 0 and scene.is_private(name) and scene.op(scene.maker(name)) in _LINEAR | {scene.op(maker)}:
+        if (
+            maker >= 0
+            and scene.is_private(name)
+            and scene.op(scene.maker(name)) in _LINEAR | {scene.op(maker)}
+        ):
             return str(name)
     return None
 

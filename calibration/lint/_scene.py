@@ -1,4 +1,4 @@
-"""A quantised graph as the lint rules see it: Q/DQ pairs, their parameters, weights behind DQ, what runs in INT8.
+"""A quantised graph as the lint rules see it: Q/DQ pairs, parameters, weights behind DQ, what runs in INT8.
 
 Works on anybody's file: weights as codes behind DQ or as floats behind Q and DQ, scales as initializers or
 Constant nodes, standard or com.microsoft operators.

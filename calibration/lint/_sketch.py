@@ -20,7 +20,9 @@ class Sketch:
 
     def constant(self, value: NDArray[Any] | float) -> str:
         name = f"c{len(self.constants)}"
-        self.constants[name] = np.asarray(value, np.float32) if isinstance(value, float) else np.asarray(value)
+        self.constants[name] = (
+            np.asarray(value, np.float32) if isinstance(value, float) else np.asarray(value)
+        )
         return name
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> str:
@@ -51,7 +53,8 @@ class Sketch:
         channels = () if axis is None else (shape[axis],)
         scale = (self.rng.uniform(0.5, 1.5, channels) * 0.0003).astype(np.float32)
         inputs = [self.constant(codes), self.constant(scale), self.constant(np.full(channels, zero, kind))]
-        return self.op("DequantizeLinear", *inputs, **({} if axis is None else {"axis": axis}))
+        more: dict[str, Any] = {"axis": axis}
+        return self.op("DequantizeLinear", *inputs, **(more if axis is not None else {}))
 
     def bias(self, channels: int) -> str:
         return self.constant((self.rng.standard_normal(channels) * 0.3).astype(np.float32))

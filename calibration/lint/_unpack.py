@@ -1,4 +1,4 @@
-"""Operators on codes as Q/DQ around float ones: the same numbers, in the form that every runtime but one wants."""
+"""Operators on codes as Q/DQ around float ones: the same numbers in the form that most runtimes want."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgedeploy.calibration.lint._scene import Q, Scene
 
 @dataclass(frozen=True)
 class Form:
-    """The float operator, and where an operator on codes keeps (tensor, scale, zero-point) of its inputs and output.
+    """The float operator, and where the one on codes keeps scale and zero-point of each tensor.
 
     Attributes:
         inputs: positions of the codes of each input, followed by its scale and zero-point.
@@ -52,7 +52,7 @@ NOT_OF_THE_FLOAT_ONE = ("channels_last", "opset")
 
 
 def unpack(scene: Scene, editor: Editor, indices: Sequence[int]) -> None:
-    """Rewrite the operators at `indices`, and those that move codes between them; ones of no known form stay."""
+    """Rewrite the operators at `indices`, and those that move codes between them; others stay."""
     wanted = {index for index in indices if scene.op(index) in FORMS}
     known: dict[str, list[str]] = {}  # codes -> their scale and zero-point
     for index, node in enumerate(scene.nodes):
@@ -63,7 +63,9 @@ def unpack(scene: Scene, editor: Editor, indices: Sequence[int]) -> None:
             known[codes] = _unpacked(scene, editor, index)
         elif node.op_type in MOVE and node.input and node.input[0] in known:
             parameters = known[node.input[0]]
-            editor.read(index, 0, editor.insert(index, "DequantizeLinear", [node.input[0], *parameters], "codes"))
+            editor.read(
+                index, 0, editor.insert(index, "DequantizeLinear", [node.input[0], *parameters], "codes")
+            )
             for position, name in enumerate(list(node.output)):
                 _requantise(scene, editor, node, position, name, parameters)
                 known[name] = parameters
@@ -79,7 +81,9 @@ def _unpacked(scene: Scene, editor: Editor, index: int) -> list[str]:
         channels = number == 1 and scale in scene.constants and scene.value(scale).size > 1
         axis = form.axis - attribute(node, "transB", 0) if form.op == "Gemm" else form.axis
         more = {"axis": axis} if channels else {}
-        inputs.append(editor.insert(index, "DequantizeLinear", [codes, scale, *zero], f"{codes}_float", **more))
+        inputs.append(
+            editor.insert(index, "DequantizeLinear", [codes, scale, *zero], f"{codes}_float", **more)
+        )
     if 0 <= form.bias < len(entries) and entries[form.bias]:
         first, second = (np.asarray(scene.value(entries[position + 1]), np.float64) for position in positions)
         b = np.asarray(scene.value(entries[form.bias]), np.float64) * (first * second)

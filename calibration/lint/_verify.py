@@ -29,7 +29,11 @@ def drawn_feeds(scene: Scene, count: int = 2) -> list[Feeds]:
     """Random inputs of a model; raises NotRunnable for inputs that are not tensors of numbers."""
     rng = np.random.default_rng(0)
     return [
-        {value.name: _draw(scene, value, rng) for value in scene.model.graph.input if value.name in scene.inputs}
+        {
+            value.name: _draw(scene, value, rng)
+            for value in scene.model.graph.input
+            if value.name in scene.inputs
+        }
         for _ in range(count)
     ]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import TENSORRT, Cases, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.exclusions import weight_shape
 from edgedeploy.calibration.graph_view import attribute
+from edgedeploy.calibration.lint._base import TENSORRT, Cases, Fault, Scene, Sketch, lint_rule
 
 LANES = 32
 MUCH = 0.25  # of the work; below it other things decide

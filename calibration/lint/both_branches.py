@@ -1,4 +1,6 @@
-"""y = conv(x) + s: with Q/DQ on s alone, convolution and Add are one INT8 kernel; on both they are three (P3)."""
+"""y = conv(x) + s: with Q/DQ on s alone, convolution and Add are one INT8 kernel; on both they are three
+(P3).
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ def cases(rng: np.random.Generator) -> Cases:
     models = []
     for op, after in (("MaxPool", 0.02), ("MaxPool", 0.03), ("AveragePool", 0.02)):
         net = Sketch(rng)
-        y = net.pair(net.op(op, net.pair(net.op("Relu", net.conv(net.pair("x"))), 0.03), kernel_shape=[2, 2]), after)
+        y = net.pair(
+            net.op(op, net.pair(net.op("Relu", net.conv(net.pair("x"))), 0.03), kernel_shape=[2, 2]), after
+        )
         models.append(net.model(net.conv(y)))
     return Cases([models[0], (models[0], "onnxruntime")], models[1:])
 

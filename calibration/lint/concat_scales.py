@@ -1,7 +1,8 @@
-"""Concat copies codes if all its inputs and its output have one scale; else each branch is requantised (P7).
+"""Concat copies codes if all its inputs and its output have one scale; else each branch is requantised
+(P7).
 
-The fix shares the widest scale, unless that is more than four times another: then it takes the pairs away, and
-what reads the Concat is quantised after it.
+The fix shares the widest scale, unless that is more than four times another: then it takes the pairs away,
+and what reads the Concat is quantised after it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""QuantizeLinear of com.microsoft is ONNX's own with more formats; others than ONNX Runtime need not know it."""
+"""QuantizeLinear of com.microsoft is ONNX's own with more formats; others than ONNX Runtime need not know
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""DLA (P16): static shapes, dimensions of at most 8192, a batch of at most 4096, and the operators that it has."""
+"""DLA (P16): static shapes, dimensions of at most 8192, a batch of at most 4096, and the operators that it
+has.
+"""
 
 from __future__ import annotations
 

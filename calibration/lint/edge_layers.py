@@ -1,4 +1,6 @@
-"""First and last layers are cheap and have most to lose: the camera's eight bits, and nothing after to hide an error."""
+"""First and last layers are cheap and have most to lose: the camera's eight bits, and nothing after to hide
+an error.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.exclusions import weighted_after, weighted_before
+from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.lint.transposed_activation import to_float
 from edgedeploy.calibration.placement import TRAINED
 
@@ -47,7 +49,8 @@ def edge_layers(scene: Scene) -> Iterator[Fault]:
             continue
         if not scene.rules.first and not weighted_before(scene, index, scene.rules):
             yield index, "the first layer"
+            continue
         # The weights of one that was trained for INT8 lose nothing; which ones were, the file says.
-        elif not scene.rules.last and scene.nodes[index].doc_string != TRAINED:
-            if not weighted_after(scene, index, scene.rules):
-                yield index, "the last layer"
+        trained = scene.nodes[index].doc_string == TRAINED
+        if not scene.rules.last and not trained and not weighted_after(scene, index, scene.rules):
+            yield index, "the last layer"

@@ -1,4 +1,6 @@
-"""b = s_x s_w q in int32: ONNX Runtime's QLinearConv has no other bias, and with a float one it stays in float."""
+"""b = s_x s_w q in int32: ONNX Runtime's QLinearConv has no other bias, and with a float one it stays in
+float.
+"""
 
 from __future__ import annotations
 

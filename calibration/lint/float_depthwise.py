@@ -1,4 +1,6 @@
-"""Depthwise and pointwise convolutions fuse in INT8 if each has Q/DQ before it; a float one between is two copies (P8)."""
+"""Depthwise and pointwise convolutions fuse in INT8 if each has Q/DQ before it; a float one between is two
+copies (P8).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import TENSORRT, Cases, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.exclusions import why_thin
 from edgedeploy.calibration.graph_view import attribute
+from edgedeploy.calibration.lint._base import TENSORRT, Cases, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -34,7 +36,11 @@ def float_depthwise(scene: Scene) -> Iterator[Fault]:
     """A depthwise convolution between INT8 ones runs in float."""
     for index in scene.weighted:
         node = scene.nodes[index]
-        if attribute(node, "group", 1) == 1 or node.input[1] not in scene.constants or scene.op(index) != "Conv":
+        if (
+            attribute(node, "group", 1) == 1
+            or node.input[1] not in scene.constants
+            or scene.op(index) != "Conv"
+        ):
             continue
         before = scene.fused_from(scene.before(node.input[0]))
         after = [q for name in _ends(scene, index) for q in scene.quantizers_of(name)]

@@ -1,4 +1,6 @@
-"""An accelerator takes an operator with Q/DQ on all its ends; any other goes elsewhere, with two copies (P16)."""
+"""An accelerator takes an operator with Q/DQ on all its ends; any other goes elsewhere, with two copies
+(P16).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""QLinearConv writes codes: without Q after it the runtime dequantises and computes in float (P2 the other way)."""
+"""QLinearConv writes codes: without Q after it the runtime dequantises and computes in float (P2 the other
+way).
+"""
 
 from __future__ import annotations
 

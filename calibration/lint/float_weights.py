@@ -1,4 +1,6 @@
-"""A weight as floats behind Q and DQ computes the same as int8 codes behind DQ, in four times the bytes (H5)."""
+"""A weight as floats behind Q and DQ computes the same as int8 codes behind DQ, in four times the bytes
+(H5).
+"""
 
 from __future__ import annotations
 

@@ -46,8 +46,13 @@ def half_quantised(scene: Scene) -> Iterator[Fault]:
     for index in scene.weighted:
         first, second = scene.nodes[index].input[:2]
         sides = [scene.is_dequantised(name) for name in (first, second)]
-        if sides[0] == sides[1]:
+        # Where outputs are quantised, layers that were left in float read what came out of the others.
+        if sides[0] == sides[1] or (sides[0] and scene.rules.outputs):
             continue
-        if sides[1] and scene.weight(second) >= 0 and scene.kind(scene.weight(second)) not in {"int8", "uint8"}:
+        if (
+            sides[1]
+            and scene.weight(second) >= 0
+            and scene.kind(scene.weight(second)) not in {"int8", "uint8"}
+        ):
             continue  # 4-bit weights of a float product are a way of their own
         yield index, f"{'its second input' if sides[0] else f'its activation {first!r}'} is float"

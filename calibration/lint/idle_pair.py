@@ -1,4 +1,4 @@
-"""A pair that no INT8 kernel reads rounds, costs two kernels, and keeps what it parts from fusing (P2, P6)."""
+"""A pair that no INT8 kernel reads rounds, costs two kernels, and parts what would fuse (P2, P6)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import numpy as np
 
 from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.lint._flow import idle_readers
+from edgedeploy.calibration.lint._scene import Pair
 
 
 def cases(rng: np.random.Generator) -> Cases:
     end, pool, both, skip = (Sketch(rng) for _ in range(4))
     end_model = end.model(end.pair(end.conv(end.pair("x"))))
     pool_model = pool.model(pool.op("AveragePool", pool.pair(pool.conv(pool.pair("x"))), kernel_shape=[2, 2]))
-    pooled = both.op("AveragePool", both.pair(both.op("Relu", both.conv(both.pair("x")))), kernel_shape=[2, 2])
+    pooled = both.op(
+        "AveragePool", both.pair(both.op("Relu", both.conv(both.pair("x")))), kernel_shape=[2, 2]
+    )
     x = skip.pair("x")
     skip_model = skip.model(skip.op("Add", skip.conv(skip.pair(skip.op("Relu", skip.conv(x)))), x))
     return Cases([end_model, pool_model], [both.model(both.conv(both.pair(pooled))), skip_model])
@@ -23,14 +26,14 @@ def cases(rng: np.random.Generator) -> Cases:
 def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     wanted = {index for index, _ in faults}
     for pair in scene.pairs():
-        if pair.quantize in wanted and not idle_readers_left(scene, pair.result, pair):
+        if pair.quantize in wanted and not codes_are_read(scene, pair):
             editor.drop_pair(pair)
 
 
-def idle_readers_left(scene: Scene, name: str, pair: object) -> bool:  # noqa: ARG001
+def codes_are_read(scene: Scene, pair: Pair) -> bool:
     """Whether somebody else reads the codes themselves."""
-    codes = scene.nodes[scene.maker(name)].input[0]
-    return any(scene.op(index) != "DequantizeLinear" for index in scene.readers(codes))
+    readers = scene.readers(scene.nodes[pair.quantize].output[0])
+    return any(scene.op(index) != "DequantizeLinear" for index in readers)
 
 
 @lint_rule(

@@ -1,4 +1,6 @@
-"""b = s_x s_w q: ONNX Runtime stores biases as int32 behind DequantizeLinear, which TensorRT has no type for."""
+"""b = s_x s_w q: ONNX Runtime stores biases as int32 behind DequantizeLinear, which TensorRT has no type
+for.
+"""
 
 from __future__ import annotations
 

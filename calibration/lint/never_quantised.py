@@ -41,6 +41,6 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
 def never_quantised(scene: Scene) -> Iterator[Fault]:
     """An operator that has to stay float reads a quantised tensor."""
     for index, node in enumerate(scene.nodes):
-        if node.op_type in scene.rules.never - scene.rules.norms:
-            if any(scene.pair(name) is not None for name in node.input):
-                yield index, f"{node.op_type} reads INT8"
+        never = node.op_type in scene.rules.never - scene.rules.norms
+        if never and any(scene.pair(name) is not None for name in node.input):
+            yield index, f"{node.op_type} reads INT8"

@@ -1,6 +1,7 @@
 """A device without INT8 instructions computes a quantised graph in float, and rounds besides.
 
-The fix takes the pairs out and gives weights back as floats: what calibration has cost in accuracy stays lost.
+The fix takes the pairs out and gives weights back as floats: what calibration has cost in accuracy stays
+lost.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ def cases(rng: np.random.Generator) -> Cases:
     net, plain = Sketch(rng), Sketch(rng)
     net.conv(net.pair("x"))
     return Cases(
-        [(net.model(net.nodes[-1].name), "jetson-nano")], [(plain.model(plain.float_conv("x")), "jetson-nano")]
+        [(net.model(net.nodes[-1].name), "jetson-nano")],
+        [(plain.model(plain.float_conv("x")), "jetson-nano")],
     )
 
 

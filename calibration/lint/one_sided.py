@@ -1,4 +1,6 @@
-"""An operator without weights computes in INT8 if both its ends are; INT8 in and float out is a copy more (P6)."""
+"""An operator without weights computes in INT8 if both its ends are; INT8 in and float out is a copy more
+(P6).
+"""
 
 from __future__ import annotations
 

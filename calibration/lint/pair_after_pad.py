@@ -1,4 +1,6 @@
-"""Pad + Conv are one kernel; a pair between them keeps them apart, and goes before the Pad (P9, TensorRT#2592)."""
+"""Pad + Conv are one kernel; a pair between them keeps them apart, and goes before the Pad (P9,
+TensorRT#2592).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.graph_view import attribute
+from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -49,9 +51,12 @@ def pair_after_pad(scene: Scene) -> Iterator[Fault]:
         if scene.op(pad) != "Pad" or not scene.is_private(pair.source):
             continue
         node = scene.nodes[pad]
-        zeros = len(node.input) < 3 or not node.input[2] or (
-            node.input[2] in scene.constants and not np.any(scene.value(node.input[2]))
+        zeros = (
+            len(node.input) < 3
+            or not node.input[2]
+            or (node.input[2] in scene.constants and not np.any(scene.value(node.input[2])))
         )
-        if zeros and attribute(node, "mode", b"constant") == b"constant":
-            if any(scene.op(index) == "Conv" for index in scene.readers(pair.result)):
-                yield pair.quantize, f"between Pad '{scene.label(pad)}' and its convolution"
+        if not zeros or attribute(node, "mode", b"constant") != b"constant":
+            continue
+        if any(scene.op(index) == "Conv" for index in scene.readers(pair.result)):
+            yield pair.quantize, f"between Pad '{scene.label(pad)}' and its convolution"

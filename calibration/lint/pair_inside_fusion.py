@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.exclusions import ACTIVATIONS
+from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 
 KEEP_SCALE = frozenset({"Relu", "Clip"})
 

@@ -13,7 +13,8 @@ def cases(rng: np.random.Generator) -> Cases:
     models = []
     for scale in (rng.uniform(0.02, 0.03, 16), np.full((), 0.03)):
         net = Sketch(rng)
-        models.append(net.model(net.conv(net.pair("x", scale, **({"axis": 1} if scale.ndim else {})))))
+        pair = net.pair("x", scale, axis=1) if scale.ndim else net.pair("x", scale)
+        models.append(net.model(net.conv(pair)))
     return Cases(models[:1], models[1:])
 
 
@@ -24,7 +25,9 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
             continue
         for node in (index, *scene.readers(scene.nodes[index].output[0])):
             if scene.op(node) in {"QuantizeLinear", "DequantizeLinear"}:
-                editor.set_parameters(node, np.asarray(parameters.scale.max()), parameters.zero[:1].reshape(()))
+                editor.set_parameters(
+                    node, np.asarray(parameters.scale.max()), parameters.zero[:1].reshape(())
+                )
                 editor.forget(node, "axis")
 
 
@@ -42,6 +45,7 @@ def per_channel_activation(scene: Scene) -> Iterator[Fault]:
     """An activation has a scale per channel."""
     for index in scene.quantizers:
         parameters = scene.parameters(index)
-        if scene.nodes[index].input[0] not in scene.constants and parameters is not None:
-            if parameters.axis is not None:
-                yield index, f"{parameters.scale.size} scales along axis {parameters.axis}"
+        if scene.nodes[index].input[0] in scene.constants or parameters is None:
+            continue
+        if parameters.axis is not None:
+            yield index, f"{parameters.scale.size} scales along axis {parameters.axis}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import TENSORRT, Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -44,6 +44,8 @@ def quantised_constant(scene: Scene) -> Iterator[Fault]:
         name = scene.nodes[index].output[0]
         if scene.weight(name) < 0 or scene.kind(index) == "int32":
             continue
-        readers = [reader for reader in scene.readers(name) if scene.op(reader) not in {"Gather", "Transpose"}]
+        readers = [
+            reader for reader in scene.readers(name) if scene.op(reader) not in {"Gather", "Transpose"}
+        ]
         if readers and not set(readers) & set(scene.weighted):
             yield index, f"it is read by {', '.join(sorted({scene.op(reader) for reader in readers}))}"

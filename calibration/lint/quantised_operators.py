@@ -1,6 +1,8 @@
-"""QLinearConv and its kin compute on codes; TensorRT and accelerators read Q/DQ around float operators instead.
+"""QLinearConv and its kin compute on codes; TensorRT and accelerators read Q/DQ around float operators
+instead.
 
-The fix writes DQ, the float operator, and Q with the same parameters; operators that move codes are wrapped too.
+The fix writes DQ, the float operator, and Q with the same parameters; operators that move codes are wrapped
+too.
 """
 
 from __future__ import annotations
@@ -12,7 +14,12 @@ import numpy as np
 from edgedeploy.calibration.lint._base import TENSORRT, Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.lint._unpack import FORMS, unpack
 
-FOREIGN = frozenset(FORMS) | {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul"}
+FOREIGN = frozenset(FORMS) | {
+    "ConvInteger",
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+}
 
 
 def cases(rng: np.random.Generator) -> Cases:

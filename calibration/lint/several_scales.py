@@ -47,4 +47,7 @@ def several_scales(scene: Scene) -> Iterator[Fault]:
         quantizers = scene.quantizers_of(name) if name not in scene.constants else []
         for index in quantizers[1:]:
             same = len({p.key for i in (quantizers[0], index) if (p := scene.parameters(i))}) == 1
-            yield index, f"'{name}' has {len(quantizers)} Q, this one of {'the same' if same else 'another'} scale"
+            yield (
+                index,
+                f"'{name}' has {len(quantizers)} Q, this one of {'the same' if same else 'another'} scale",
+            )

@@ -1,4 +1,6 @@
-"""A tile of INT8 arithmetic has 16 channels and more: what does not fill it pays for Q/DQ and gains nothing (P9)."""
+"""A tile of INT8 arithmetic has 16 channels and more: what does not fill it pays for Q/DQ and gains nothing
+(P9).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.exclusions import why_thin
+from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.lint.transposed_activation import to_float
 
 

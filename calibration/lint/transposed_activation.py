@@ -1,4 +1,6 @@
-"""ConvTranspose + activation + Q gave wrong results in TensorRT 10 (TensorRT#4366): such a layer stays float (P13)."""
+"""ConvTranspose + activation + Q gave wrong results in TensorRT 10 (TensorRT#4366): such a layer stays
+float (P13).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.exclusions import activation_after
+from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -50,6 +52,6 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
 def transposed_activation(scene: Scene) -> Iterator[Fault]:
     """A quantised transposed convolution is followed by an activation."""
     for index in scene.weighted:
-        if scene.op(index) in scene.rules.float_before_activation and scene.runs_int8(index):
-            if activation_after(scene, index):
-                yield index, "TensorRT 10 has computed such a layer wrongly"
+        concerned = scene.op(index) in scene.rules.float_before_activation and scene.runs_int8(index)
+        if concerned and activation_after(scene, index):
+            yield index, "TensorRT 10 has computed such a layer wrongly"

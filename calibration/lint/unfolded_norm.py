@@ -1,4 +1,6 @@
-"""w' = w gamma / sigma: weights' scales have to be those of the weights that run, after the norm is folded (P11)."""
+"""w' = w gamma / sigma: weights' scales have to be those of the weights that run, after the norm is folded
+(P11).
+"""
 
 from __future__ import annotations
 

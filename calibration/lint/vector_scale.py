@@ -1,7 +1,8 @@
-"""A scale of shape (1,) is one scale per channel of one channel: TensorRT-RTX then computes the layer in float.
+"""A scale of shape (1,) is one scale per channel of one channel: TensorRT-RTX then computes the layer in
+float.
 
-Measured with 1.7.1 at SM86: three convolutions run as Int8 with scales of shape (), as Float with (1,). Scales of
-weights may have either.
+Measured with 1.7.1 at SM86: three convolutions run as Int8 with scales of shape (), as Float with (1,).
+Scales of weights may have either.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def cases(rng: np.random.Generator) -> Cases:
 def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     for index, _ in faults:
         for node in (index, *scene.readers(scene.nodes[index].output[0])):
-            parameters = scene.parameters(node) if scene.op(node) in {"QuantizeLinear", "DequantizeLinear"} else None
+            parameters = (
+                scene.parameters(node) if scene.op(node) in {"QuantizeLinear", "DequantizeLinear"} else None
+            )
             if parameters is not None and parameters.axis is None:
                 editor.set_parameters(node, parameters.scale, parameters.zero)
 

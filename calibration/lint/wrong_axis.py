@@ -1,4 +1,6 @@
-"""Scales per channel lie along the axis of output channels: Conv 0, ConvTranspose 1, Gemm and MatMul the columns."""
+"""Scales per channel lie along the axis of output channels: Conv 0, ConvTranspose 1, Gemm and MatMul the
+columns.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +8,27 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.graph_view import attribute
+from edgedeploy.calibration.lint._base import Case, Cases, Editor, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
-    models = []
-    for axis in (1, 2, 0):
+    good, bad = list[Case](), list[Case]()
+    for axis in (0, 1, 2):
         net = Sketch(rng)
-        models.append(net.model(net.conv(net.pair("x"), weight=net.weight(16, 16, 3, 3, axis=axis))))
-    for axis, group in ((0, 1), (1, 2), (1, 1), (None, 2)):
+        conv = net.conv(net.pair("x"), weight=net.weight(16, 16, 3, 3, axis=axis))
+        (bad if axis else good).append(net.model(conv))
+    for channels, group in ((0, 1), (1, 2), (1, 1), (None, 2)):
         net = Sketch(rng)
-        w = net.weight(16, 16, 2, 2, axis=axis)
-        models.append((net.model(net.op("ConvTranspose", net.pair("x"), w, group=group)), "tensorrt"))
+        w = net.weight(16, 16, 2, 2, axis=channels)
+        right = (channels == 1) == (group == 1)
+        up = net.op("ConvTranspose", net.pair("x"), w, group=group)
+        (good if right else bad).append((net.model(up), "tensorrt"))
     for axis, transposed in ((0, 0), (1, 1), (1, 0), (0, 1)):
         net = Sketch(rng, 4, 16)
-        models.append(net.model(net.op("Gemm", net.pair("x"), net.weight(16, 16, axis=axis), transB=transposed)))
-    good = (2, 5, 6, 9, 10)
-    return Cases([m for i, m in enumerate(models) if i not in good], [models[i] for i in good])
+        linear = net.op("Gemm", net.pair("x"), net.weight(16, 16, axis=axis), transB=transposed)
+        (good if axis != transposed else bad).append(net.model(linear))
+    return Cases(bad, good)
 
 
 def wanted_axis(scene: Scene, index: int, rank: int) -> int | None:
