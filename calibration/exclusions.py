@@ -12,8 +12,15 @@ from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.ruleset import RuleSet
 from edgedeploy.calibration.weights import on_grid
 
+ACTIVATIONS = frozenset(
+    {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu",
+    "Sigmoid", "Softplus", "Swish", "Tanh"}
+)  # fmt: skip
 TILE = 16  # channels below which a side of the matrix product is thin
 ALIGNED = 8
+_FUSED = frozenset(
+    {"BatchNormalization", "Add"}
+)  # norm or bias between a transposed convolution and its activation
 
 
 def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
@@ -29,16 +36,32 @@ def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
         return f"weight '{weight}' is {values.dtype}, not float32: calibrate before lowering the precision"
     if not math.isfinite(float(abs(values).max(initial=0.0))):
         return f"weight '{weight}' holds NaN or infinity"
-    if not rules.first and not _weighted_before(view, index, rules):
+    if not rules.first and not weighted_before(view, index, rules):
         return "first layer (rule 'first' is off)"
     # A last layer whose weights were trained for INT8 has no error to hide.
-    if not rules.last and not trained_for_int8(view, index) and not _weighted_after(view, index, rules):
+    if not rules.last and not trained_for_int8(view, index) and not weighted_after(view, index, rules):
         return "last layer (rule 'last' is off)"
+    if node.op_type in rules.float_before_activation and activation_after(view, index):
+        return "an activation follows, and TensorRT 10 computed such a layer wrongly (P13)"
     if not rules.small_channels:
         return None
-    if node.op_type in {"Conv", "ConvTranspose"}:
+    return why_thin(view, index, rules)
+
+
+def why_thin(view: GraphView, index: int, rules: RuleSet) -> str | None:
+    """Why a weighted operator, quantised or not, has too few channels to gain by INT8 (P9)."""
+    if view.nodes[index].op_type in {"Conv", "ConvTranspose"}:
         return _thin_convolution(view, index, rules)
     return _thin_product(view, index)
+
+
+def weight_shape(view: GraphView, index: int) -> tuple[int, ...]:
+    """Dimensions of the weight, be it a constant or behind DequantizeLinear; () where they are not known."""
+    name = view.nodes[index].input[1]
+    if name in view.constants:
+        return tuple(view.constants[name].dims)
+    dims = view.shapes.get(name, ())
+    return () if None in dims else tuple(dim or 0 for dim in dims)
 
 
 def trained_for_int8(view: GraphView, index: int) -> bool:
@@ -52,7 +75,9 @@ def trained_for_int8(view: GraphView, index: int) -> bool:
 def _thin_convolution(view: GraphView, index: int, rules: RuleSet) -> str | None:
     node = view.nodes[index]
     group = int(attribute(node, "group", 1))
-    shape = tuple(view.constants[node.input[1]].dims)
+    shape = weight_shape(view, index)
+    if len(shape) < 3:
+        return None
     kernel = shape[2:]
     # A convolution's weight is (out, in / group, ...), a transposed one's (in, out / group, ...).
     out, channels = (shape[0], shape[1]) if node.op_type == "Conv" else (shape[1] * group, shape[0])
@@ -63,7 +88,7 @@ def _thin_convolution(view: GraphView, index: int, rules: RuleSet) -> str | None
             return None
         return f"grouped, {out} channels, kernel {kernel}: wants a multiple of {ALIGNED} and kernel >= 3"
     aligned = out % ALIGNED == 0 or channels % ALIGNED == 0
-    wide = max(out, channels) >= TILE or not _weighted_before(view, index, rules)
+    wide = max(out, channels) >= TILE or not weighted_before(view, index, rules)
     if aligned and wide and len(set(kernel)) <= 1:
         return None
     return f"{channels} to {out} channels, kernel {kernel}: too thin for INT8"
@@ -71,7 +96,7 @@ def _thin_convolution(view: GraphView, index: int, rules: RuleSet) -> str | None
 
 def _thin_product(view: GraphView, index: int) -> str | None:
     node = view.nodes[index]
-    depth, width = tuple(view.constants[node.input[1]].dims)[-2:] or (1, 1)
+    depth, width = weight_shape(view, index)[-2:] or (1, 1)
     if attribute(node, "transB", 0):
         depth, width = width, depth
     shape = view.shapes.get(node.input[0], ())
@@ -83,7 +108,13 @@ def _thin_product(view: GraphView, index: int) -> str | None:
     return None
 
 
-def _weighted_before(view: GraphView, index: int, rules: RuleSet) -> bool:
+def activation_after(view: GraphView, index: int) -> bool:
+    readers = [view.nodes[consumer] for consumer, _ in view.consumers[view.nodes[index].output[0]]]
+    through = [view.nodes[c] for n in readers if n.op_type in _FUSED for c, _ in view.consumers[n.output[0]]]
+    return any(node.op_type in ACTIVATIONS for node in (*readers, *through))
+
+
+def weighted_before(view: GraphView, index: int, rules: RuleSet) -> bool:
     """Whether another weighted operator stands anywhere before this one."""
     stack, seen = [view.nodes[index].input[0]], set[int]()
     while stack:
@@ -97,7 +128,7 @@ def _weighted_before(view: GraphView, index: int, rules: RuleSet) -> bool:
     return False
 
 
-def _weighted_after(view: GraphView, index: int, rules: RuleSet) -> bool:
+def weighted_after(view: GraphView, index: int, rules: RuleSet) -> bool:
     stack, seen = list(view.nodes[index].output), set[int]()
     while stack:
         for consumer, _ in view.consumers[stack.pop()]:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from edgedeploy.calibration.base import Range
+from edgedeploy.calibration.exclusions import trained_for_int8
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import Note, Plan, make_plan
 from edgedeploy.calibration.ruleset import RuleSet
@@ -23,6 +24,14 @@ from edgedeploy.calibration.writer import QdqWriter, Scale
 from edgedeploy.core.errors import CalibrationError
 
 OPSET = 19
+# Codes of an asymmetric activation: the least one, and the greatest less the least.
+CODES = {
+    "uint8": (np.uint8, 0, 255),
+    "int8-asymmetric": (np.int8, -128, 255),
+    "uint16": (np.uint16, 0, 65535),
+}
+NEWEST_NEEDED = {"uint16": 21}
+TRAINED = "trained for INT8"  # doc_string of such a layer: lint then knows why a last layer is quantised
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ class PlacementReport:
     notes: tuple[str, ...] = ()
 
 
-def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A copy of the model at opset 19 or newer, and what had to be changed.
+def prepared(model: onnx.ModelProto, rules: RuleSet | None = None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A copy of the model at an opset that the rule set takes (19 or newer without one), and the changes.
 
     Raises CalibrationError if it cannot be, or is quantised already.
     """
@@ -59,21 +68,28 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         if result.graph.input[position].name in constants:
             del result.graph.input[position]
     result.ir_version = max(result.ir_version, 9)
-    if opset >= OPSET:
+    least = max(rules.opset, NEWEST_NEEDED.get(rules.activation, 0)) if rules else OPSET
+    most = rules.max_opset if rules and rules.max_opset else max(opset, least)
+    wanted_opset = min(max(opset, least), most)
+    if opset == wanted_opset:
         _name_nodes(result)
         return result, ()
     try:
-        result = onnx.version_converter.convert_version(result, OPSET)
+        result = onnx.version_converter.convert_version(result, wanted_opset)
     except Exception as error:
         raise CalibrationError(
-            f"the model has opset {opset}, INT8 needs {OPSET}, and it cannot be converted: {error}",
-            "export it again with capture.opset=20",
+            f"the model has opset {opset}, INT8 needs {wanted_opset}, and it cannot be converted: {error}",
+            "rewrite what is newer first: edgedeploy optimize MODEL.onnx --for TARGET"
+            if wanted_opset < opset
+            else "export it again with capture.opset=20",
         ) from error
     result.ir_version = max(result.ir_version, 9)
     del result.metadata_props[:]
     result.metadata_props.extend(model.metadata_props)
     _name_nodes(result)
-    return result, (f"opset raised from {opset} to {OPSET}",)
+    return result, (
+        f"opset {'raised' if wanted_opset > opset else 'lowered'} from {opset} to {wanted_opset}",
+    )
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -97,7 +113,7 @@ def place(
     float, and those whose label is in `keep_float`, with the reason given there. Raises CalibrationError if
     the model is quantised already or its opset cannot be raised to 19.
     """
-    result, notes = prepared(model)
+    result, notes = prepared(model, rules)
     view = GraphView(result)
     missing = {
         name: f"no range is known for its input '{name}'"
@@ -106,7 +122,11 @@ def place(
     }
     plan = make_plan(view, rules, missing, keep_float)
     writer = QdqWriter(result, view, plan, _scales(view, plan, ranges, rules))
+    trained = {view.label(index) for index, _ in plan.weights if trained_for_int8(view, index)}
     writer.write()
+    for node in result.graph.node:
+        if node.name in trained:
+            node.doc_string = TRAINED
     onnx.checker.check_model(result)
     report = PlacementReport(
         tuple(plan.quantized),
@@ -130,7 +150,16 @@ def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: Rul
         leader = plan.find(name)
         own = _known_range(view, name, rules) or ranges[name]
         merged[leader] = merged[leader].union(own) if leader in merged else own
-    return {name: scale_of(merged[plan.find(name)], rules.activation) for name in plan.tensors}
+    scales = {
+        leader: scale_of(_widened(covered, rules), rules.activation) for leader, covered in merged.items()
+    }
+    return {name: scales[plan.find(name)] for name in plan.tensors}
+
+
+def _widened(covered: Range, rules: RuleSet) -> Range:
+    """The range, at least `rules.least_range` wide; what is not finite `scale_of` refuses."""
+    low, high = min(covered.low, 0.0), max(covered.high, 0.0)
+    return covered if not high - low < rules.least_range else Range(low, low + rules.least_range)
 
 
 def _known_range(view: GraphView, name: str, rules: RuleSet) -> Range | None:
@@ -140,7 +169,7 @@ def _known_range(view: GraphView, name: str, rules: RuleSet) -> Range | None:
 
 
 def scale_of(covered: Range, kind: str) -> Scale:
-    """Scale and zero-point: int8 s = amax / 127, or uint8 s = (high - low) / 255 with zero covered exactly.
+    """Scale and zero-point: int8 s = amax / 127, or s = (high - low) / 255 (65535) with zero covered exactly.
 
     A tensor that was zero throughout gets scale 1: nothing is known of what else it may hold. Raises
     CalibrationError for a range that is not finite.
@@ -152,6 +181,7 @@ def scale_of(covered: Range, kind: str) -> Scale:
     if kind == "int8":
         scale = max(covered.amax / LEVELS, SMALLEST_SCALE) if covered.amax > 0 else 1.0
         return np.float32(scale), np.int8(0)
+    code, least, steps = CODES[kind]
     low, high = min(covered.low, 0.0), max(covered.high, 0.0)
-    scale = max((high - low) / 255, SMALLEST_SCALE) if high > low else 1.0
-    return np.float32(scale), np.uint8(np.clip(np.rint(-low / scale), 0, 255))
+    scale = max((high - low) / steps, SMALLEST_SCALE) if high > low else 1.0
+    return np.float32(scale), code(least + int(np.clip(np.rint(-low / scale), 0, steps)))

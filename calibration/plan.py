@@ -1,6 +1,6 @@
 """Which tensors get Quantize/DequantizeLinear, who reads them quantised, and which of them share a scale.
 
-Pure analysis: the graph is not touched. Rule numbers (H, P) are those in the comments of rules/*.toml.
+Pure analysis: the graph is not touched. Rule numbers (H, P) are those of docs/lint.md.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ def make_plan(
         return plan
     if rules.residual_add:
         _residuals(view, bad, kept, weighted, plan)
+    if rules.norms:
+        _norms(view, rules, bad, kept, weighted, plan)
     if rules.concat == "shared":
         _concats(view, bad, kept, plan)
     _pass_through(view, rules, plan)
@@ -160,6 +162,28 @@ def _residuals(
             plan.quantize(view.label(index), "Add", f"skip input '{name}'")
         elif all(view.is_activation(entry) for entry in node.input):
             plan.excluded.append(Note(view.label(index), "Add", reason or bad.get(name or "", "")))
+
+
+def _norms(
+    view: GraphView,
+    rules: RuleSet,
+    bad: Mapping[str, str],
+    kept: Mapping[str, str],
+    weighted: set[int],
+    plan: Plan,
+) -> None:
+    """P10: a norm reads the output of a quantised convolution as INT8, which the kernel then writes."""
+    for index, node in enumerate(view.nodes):
+        if node.op_type not in rules.norms or view.label(index) in kept:
+            continue
+        name, source = node.input[0], node.input[0]
+        producer = view.producer.get(source)
+        while producer is not None and view.nodes[producer].op_type in rules.pass_through:
+            source = view.nodes[producer].input[0]
+            producer = view.producer.get(source)
+        if producer in weighted and view.nodes[producer or 0].op_type == "Conv" and name not in bad:
+            plan.read(name, (index, 0))
+            plan.quantize(view.label(index), node.op_type, "output of a convolution (P10)")
 
 
 def _concats(view: GraphView, bad: Mapping[str, str], kept: Mapping[str, str], plan: Plan) -> None:

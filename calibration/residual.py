@@ -27,16 +27,16 @@ def skip_input(view: GraphView, index: int, quantized: Collection[int]) -> tuple
     shapes = [view.shapes.get(name) for name in inputs]
     if None in shapes or len(set(map(str, shapes))) != 1:
         return None, "its inputs are broadcast, or their shapes are unknown"
-    distances = [_distances(view, name) for name in inputs]
-    common = distances[0].keys() & distances[1].keys()
+    steps = [distances(view, name) for name in inputs]
+    common = steps[0].keys() & steps[1].keys()
     if not common:
         return None, "its inputs have no common ancestor"
-    nearest = min(common, key=lambda name: (distances[0][name] + distances[1][name], name))
+    nearest = min(common, key=lambda name: (steps[0][name] + steps[1][name], name))
     producer = view.producer.get(nearest)
     if nearest in inputs and producer in quantized:
         return None, "the common ancestor is the weighted operator itself"
-    near, far = sorted((0, 1), key=lambda i: distances[i][nearest])
-    if distances[0][nearest] == distances[1][nearest]:
+    near, far = sorted((0, 1), key=lambda i: steps[i][nearest])
+    if steps[0][nearest] == steps[1][nearest]:
         return None, "both inputs are equally far from their common ancestor"
     if _fuses(view, inputs[far], quantized):
         return inputs[near], ""
@@ -62,7 +62,7 @@ def _fuses(view: GraphView, name: str, quantized: Collection[int]) -> bool:
         name = view.nodes[producer].input[0]
 
 
-def _distances(view: GraphView, name: str) -> dict[str, int]:
+def distances(view: GraphView, name: str) -> dict[str, int]:
     """Steps back from a tensor to each of its ancestors, itself included."""
     found = {name: 0}
     queue = deque([name])

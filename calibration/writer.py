@@ -14,7 +14,7 @@ from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import Plan
 from edgedeploy.calibration.weights import quantize_weight
 
-Scale = tuple[np.float32, "np.int8 | np.uint8"]
+Scale = tuple[np.float32, "np.int8 | np.uint8 | np.uint16"]
 
 
 class QdqWriter:

@@ -17,6 +17,7 @@ from edgedeploy.cli import (
     doctor,
     evaluate,
     export,
+    lint,
     models,
     optimize,
     quantize,
@@ -41,6 +42,9 @@ app.command("soup", help="Average the weights of several runs of one recipe.")(s
 app.command("export", help="PyTorch or ONNX in, verified and optimised ONNX out.")(export.command)
 app.command("optimize", help="Fold and clean an ONNX file, every pass proved as it runs.")(optimize.command)
 app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
+app.command("lint", help="Judge a quantised ONNX file, anybody's, by a target's rules, and repair it.")(
+    lint.command
+)
 app.command("build", help="Compile for a target: an engine, or the fastest runtime's model.")(build.command)
 app.command("bench", help="Time artifacts side by side in one interleaved run.")(bench.command)
 app.command("eval", help="Score an artifact by its task's metric on your data.")(evaluate.command)
@@ -68,7 +72,7 @@ def _root(
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 ok, 2 usage, 3 environment, 4 budget missed, 5 equivalence failed."""
+    """Entry point. Exit codes: 0 ok, 2 usage, 3 environment, 4 budget missed or lint, 5 results differ."""
     if sys.stdout is None:  # closed by the shell (`>&-`): Python then has no stream at all
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # it lives as long as the process
     code = _run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.resources import files
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,18 +24,37 @@ def data_names(package: str) -> list[str]:
     return sorted(name.removesuffix(".toml") for name in entries if name.endswith(".toml"))
 
 
-def load_data(kind: str, package: str, name: str, model: type[M]) -> M:
+def load_data(kind: str, package: str, name: str, model: type[M], inherit: str = "") -> M:
     """One .toml file as an object of `model`, whose field `name` is the file's stem.
 
+    With `inherit`, a field of that name says which other file of the package fills in what is not there.
     Raises UnknownNameError, which calls it a `kind`, with the closest names, and RecipeError for a file that
     is not valid.
     """
-    if name not in data_names(package):
-        raise UnknownNameError(kind, name, data_names(package))
+    fields, seen, current = dict[str, Any](), [name], name
+    while current:
+        if current not in data_names(package):
+            raise UnknownNameError(kind, current, data_names(package))
+        own = _read(package, current)
+        fields = {**own, **fields}
+        current = str(own.get(inherit, "")) if inherit else ""
+        if current in seen:
+            raise _invalid(package, name, f"{' > '.join([*seen, current])} is a circle")
+        seen.append(current)
+    try:
+        return model(**{**fields, "name": name})
+    except ValidationError as error:
+        raise _invalid(package, name, error) from error
+
+
+def _read(package: str, name: str) -> dict[str, Any]:
     text = files(package).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     try:
-        return model(name=name, **tomllib.loads(text))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(
-            f"{package.rpartition('.')[2]}/{name}.toml is not valid: {error}", "mend it, or install again"
-        ) from error
+        return dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise _invalid(package, name, error) from error
+
+
+def _invalid(package: str, name: str, why: object) -> RecipeError:
+    where = f"{package.rpartition('.')[2]}/{name}.toml"
+    return RecipeError(f"{where} is not valid: {why}", "mend it, or install again")

@@ -96,6 +96,12 @@ class BudgetError(EdgeDeployError):
     exit_code = 4
 
 
+class LintError(EdgeDeployError):
+    """A model breaks rules of the target that it is meant for."""
+
+    exit_code = 4
+
+
 class ParityError(EdgeDeployError):
     """Two forms of a model that should agree do not."""
 
