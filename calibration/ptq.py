@@ -18,6 +18,7 @@ from edgedeploy.calibration.corrections import (
     Setting,
     make_corrections,
 )
+from edgedeploy.calibration.fp8 import to_fp8
 from edgedeploy.calibration.placement import PlacementReport, place, prepared, wanted
 from edgedeploy.calibration.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
@@ -112,9 +113,11 @@ def quantize(
             f"no operator can run in INT8 ({why or 'none has weights'})", "deploy it in fp16 or fp32 instead"
         )
     for tool in tools:
-        if isinstance(tool, AfterPlacement):
+        if isinstance(tool, AfterPlacement) and rules.number == "int8":  # they choose integers
             quantized, done = tool.correct(quantized, model, setting)
             notes = (*notes, *done)
+    if rules.number == "fp8":
+        quantized = to_fp8(quantized, model)
     if notes:
         placement = dataclasses.replace(placement, notes=(*notes, *placement.notes))
     problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))

@@ -46,6 +46,7 @@ class RuleSet(BaseModel):
         concat: "after" quantises what is read after a Concat, "shared" its inputs with one scale.
         small_channels: leave out operators with too few channels to gain anything.
         first, last: quantise layers with no weighted operator before, or after, them.
+        number: what takes the place of float32: "int8", or "fp8" (E4M3) where `activation` is int8.
         corrections: files of calibration/corrections that run unless told otherwise -> their options.
         signs: how products of -1, 0 and 1 run in INT8, which needs no ranges: "int8" is symmetric Q/DQ behind
             Sign; "saturating" kinds let QuantizeLinear take the sign, and unsigned ones have zero-point 1.
@@ -81,6 +82,7 @@ class RuleSet(BaseModel):
     small_channels: bool = True
     first: bool = True
     last: bool = True
+    number: Literal["int8", "fp8"] = "int8"
     corrections: dict[str, dict[str, Any]] = Field(default_factory=dict)
     signs: Literal["int8", "int8-saturating", "uint8-saturating"] = "int8"
     known_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)

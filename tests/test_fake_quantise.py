@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.weights import on_grid, quantize_weight
+from edgedeploy.core.parity import compare
 from edgedeploy.models.training.fake_quantise import (
     fake_quantised,
     round_activation,
@@ -84,3 +91,37 @@ def test_quantising_a_rounded_network_loses_nothing(network: nn.Module) -> None:
             assert on_grid(w.detach().numpy(), 0)
     assert not any(on_grid(p.detach().numpy(), 0) for p in network.parameters() if p.ndim > 1)
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("rules", "activation"), [("tensorrt", "int8"), ("openvino", "uint8")])
+def test_the_exported_and_quantised_file_computes_what_was_trained(
+    network: nn.Module, rules: str, activation: Literal["int8", "uint8"], tmp_path: Path
+) -> None:
+    """Trained under rounding for some steps, rounded, exported, Q/DQ placed: the same outputs, not just near."""
+    from tests.qdq_nets import run
+
+    x = torch.rand(4, 1, 12, 12)
+    wanted = network(x).detach() * 1.1
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(20):
+        with fake_quantised(network, activation):
+            loss = (network(x) - wanted).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with fake_quantised(network, activation), torch.no_grad():
+        trained = network(x).numpy()
+    path = tmp_path / "net.onnx"
+    torch.onnx.export(
+        rounded(network).eval(), (x,), path, input_names=["x"], opset_version=20, dynamo=True, verbose=False
+    )
+    chosen = load_rules(rules).with_options(first=True, last=True, small_channels=False)
+    model = onnx.load(path)
+    feeds = [{"x": x.numpy()}]
+    exact = quantize(model, lambda: feeds, method="minmax", rules=chosen)
+    assert len(exact.report.placement.quantized) == 2
+    assert {note for note in exact.report.placement.notes if "weights" in note} == set()  # nothing to choose
+    found = np.asarray(run(exact.model, x.numpy())[0])
+    floats = np.asarray(run(model, x.numpy())[0])
+    assert compare(trained, floats).sqnr_db < 45  # rounding is seen
+    assert compare(trained, found).sqnr_db > compare(trained, floats).sqnr_db + 25

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from edgedeploy.calibration.collect import collect
 from edgedeploy.calibration.corrections.base import CORRECTIONS, BeforePlacement, Setting
+from edgedeploy.calibration.corrections.edits import drop_unused, give
 from edgedeploy.calibration.exclusions import trained_for_int8
 from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.plan import Plan, make_plan
@@ -150,15 +151,6 @@ def source_of(view: GraphView, name: str) -> int | None:
     return made if constants else None
 
 
-def drop_unused(model: onnx.ModelProto, view: GraphView) -> None:
-    """Remove initializers that nothing reads any more."""
-    used = {name for node in model.graph.node for name in node.input} | view.captured
-    for position in reversed(range(len(model.graph.initializer))):
-        name = model.graph.initializer[position].name
-        if name not in used and name not in view.outputs:
-            del model.graph.initializer[position]
-
-
 def _scale_inputs(model: onnx.ModelProto, view: GraphView, index: int, r: NDArray[np.float32]) -> None:
     """Multiply a convolution's weights by the factors of the channels that they read."""
     node = view.nodes[index]
@@ -173,15 +165,7 @@ def _scale(
     model: onnx.ModelProto, view: GraphView, index: int, position: int, factor: NDArray[np.floating[Any]]
 ) -> None:
     """Give a node its own copy of a constant, multiplied by factors (of its first axis, or of its rank)."""
-    node = view.nodes[index]
-    name = node.input[position]
-    value = view.value(name).astype(np.float64)
+    value = view.value(view.nodes[index].input[position]).astype(np.float64)
     if factor.ndim == 1:
         factor = factor.reshape([-1, *[1] * (value.ndim - 1)])
-    own = f"{name}_{index}_scaled"
-    while own in view.constants:
-        own += "_"
-    tensor = numpy_helper.from_array((value * factor).astype(np.float32), own)
-    model.graph.initializer.append(tensor)
-    view.constants[own] = tensor
-    node.input[position] = own
+    give(model, view, index, position, value * factor)

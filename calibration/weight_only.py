@@ -1,0 +1,212 @@
+"""W ~ diag(1/s) DQ(Q4(diag(s) W)), s_j = mean|x_j|^alpha: 4-bit weights for the matrix products of a network.
+
+Codes -7 to 7 with a scale for each block of 32 to 128 weights of one output; activations stay float, so that
+a product bound by memory reads a seventh of the bytes. Channels that carry large activations are scaled up
+before rounding, by the alpha that gives the least error of the layer's output, and 1/s goes into what stands
+before. Lin et al., "AWQ: Activation-aware Weight Quantization", MLSys 2024, eq. 4 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgedeploy.calibration.collect import FeedsFactory
+from edgedeploy.calibration.corrections.base import Setting
+from edgedeploy.calibration.corrections.edits import drop_unused
+from edgedeploy.calibration.corrections.probe import values
+from edgedeploy.calibration.corrections.smooth import readable, slots, smooth
+from edgedeploy.calibration.corrections.smooth import weights as readers_weights
+from edgedeploy.calibration.graph_view import GraphView, attribute
+from edgedeploy.calibration.ruleset import load_rules
+from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.progress import Progress
+
+LEVELS = 7
+OPSET = 21  # int4 and block_size
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's peak: what is clipped makes the other steps finer
+
+
+@dataclass(frozen=True)
+class WeightOnlyResult:
+    """The model, and what became of its products: `layers` in 4 bits, `left` with the reason by name."""
+
+    model: onnx.ModelProto
+    layers: tuple[str, ...]
+    left: dict[str, str]
+    scaled: int
+
+
+def weight_only(
+    model: onnx.ModelProto,
+    feeds: FeedsFactory,
+    *,
+    block: int = 32,
+    alphas: Sequence[float] = tuple(i / 10 for i in range(11)),
+    smallest: int = 4096,
+    progress: Progress | None = None,
+) -> WeightOnlyResult:
+    """Store the constant matrices of Gemm and MatMul in 4 bits; the argument is left as it is.
+
+    Args:
+        block: weights of an output that share a scale: 32, 64 or 128.
+        alphas: exponents tried; (0,) is rounding without looking at activations.
+        smallest: matrices with fewer weights stay float.
+
+    Raises CalibrationError where nothing qualifies, or the opset cannot be raised to 21.
+    """
+    if block not in (32, 64, 128):
+        raise CalibrationError(f"block {block} is not 32, 64 or 128", "leave it out")
+    result = _raised(model)
+    view = GraphView(result)
+    chosen, left = _eligible(view, block, smallest)
+    if not chosen:
+        raise CalibrationError(
+            "no matrix product qualifies for 4-bit weights", "deploy the model in int8, fp16 or fp32"
+        )
+    setting = Setting(load_rules("tensorrt"), feeds, progress=progress)
+    scales = _searched(result, view, [view.nodes[index].input[0] for index in chosen], block, alphas, setting)
+    if scales:
+        result = smooth(result, scales)
+        view = GraphView(result)
+        chosen, _ = _eligible(view, block, smallest)
+    nodes, names = [], {view.label(index) for index in chosen}
+    for index, node in enumerate(view.nodes):
+        if index in chosen:
+            nodes.append(_written(result, view, index, block))
+        nodes.append(node)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del result.graph.node[:]
+    result.graph.node.extend(copies)
+    drop_unused(result, GraphView(result))
+    onnx.checker.check_model(result)
+    return WeightOnlyResult(result, tuple(sorted(names)), left, len(scales))
+
+
+def rounded(w: NDArray[np.float64], block: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Codes (C, outputs) and scales (C / block, outputs) of a weight (C, outputs), of the best clipping."""
+    blocks = w.reshape(w.shape[0] // block, block, w.shape[1])
+    peak = np.abs(blocks).max(axis=1, keepdims=True)
+    least, scale = np.full(peak.shape, np.inf), np.ones(peak.shape)
+    for share in _CLIPS:
+        s = np.where(peak > 0, np.maximum(peak * (share / LEVELS), 2.0**-100), 1.0)
+        s = s.astype(np.float32).astype(np.float64)
+        error = ((_codes(blocks, s) * s - blocks) ** 2).sum(axis=1, keepdims=True)
+        scale, least = np.where(error < least, s, scale), np.minimum(error, least)
+    return _codes(blocks, scale).astype(np.int8).reshape(w.shape), scale[:, 0]
+
+
+def _codes(blocks: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip(np.rint(blocks / scale), -LEVELS, LEVELS)
+
+
+def _restored(w: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    codes, scale = rounded(w, block)
+    return codes * np.repeat(scale, block, axis=0)
+
+
+def _eligible(view: GraphView, block: int, smallest: int) -> tuple[list[int], dict[str, str]]:
+    chosen, left = [], {}
+    for index, node in enumerate(view.nodes):
+        if node.op_type not in {"Gemm", "MatMul"} or node.input[1] not in view.constants:
+            continue
+        dims = tuple(view.constants[node.input[1]].dims)
+        depth = dims[1 if attribute(node, "transB", 0) else 0] if len(dims) == 2 else 0
+        if len(dims) != 2 or view.constants[node.input[1]].data_type != TensorProto.FLOAT:
+            left[view.label(index)] = "its weight is not a float32 matrix"
+        elif depth % block:
+            left[view.label(index)] = f"{depth} inputs are no multiple of the block, {block}"
+        elif dims[0] * dims[1] < smallest:
+            left[view.label(index)] = f"only {dims[0] * dims[1]} weights"
+        else:
+            chosen.append(index)
+    return chosen, left
+
+
+def _searched(
+    model: onnx.ModelProto,
+    view: GraphView,
+    names: list[str],
+    block: int,
+    alphas: Sequence[float],
+    setting: Setting,
+) -> dict[str, NDArray[np.float64]]:
+    """s for every tensor before which it can be folded, where it helps."""
+    names = [name for name in dict.fromkeys(names) if readable(view, name) and slots(view, name) is not None]
+    means: dict[str, NDArray[np.float64]] = {}
+    moments: dict[str, NDArray[np.float64]] = {}
+    for tensors in values(model, names, setting) if names else ():
+        for name, x in tensors.items():
+            rows = np.nan_to_num(x.reshape(-1, x.shape[-1])).astype(np.float64)
+            means[name] = means.get(name, 0.0) + np.abs(rows).mean(axis=0)
+            moments[name] = moments.get(name, 0.0) + rows.T @ rows / len(rows)
+    found = {}
+    for name in names:
+        ws = readers_weights(view, name)
+        if any(w.shape[0] % block for w in ws):
+            continue
+        errors = {}
+        for alpha in alphas:
+            s = np.maximum(means[name], 1e-8 * max(means[name].max(), 1e-30)) ** alpha
+            s /= np.sqrt(s.max() * s.min())
+            deltas = [_restored(w * s[:, None], block) / s[:, None] - w for w in ws]
+            errors[alpha] = sum(float(np.einsum("ij,ik,jk->", moments[name], d, d, optimize=True)) for d in deltas)
+        best = min(errors, key=lambda alpha: errors[alpha])
+        if best:
+            s = np.maximum(means[name], 1e-8 * means[name].max()) ** best
+            found[name] = s / np.sqrt(s.max() * s.min())
+    return found
+
+
+def _written(model: onnx.ModelProto, view: GraphView, index: int, block: int) -> NodeProto:
+    """The DequantizeLinear of a node's weight, whose codes become an initializer."""
+    node = view.nodes[index]
+    transposed = bool(attribute(node, "transB", 0))
+    w = view.value(node.input[1]).astype(np.float64)
+    codes, scale = rounded(w.T if transposed else w, block)
+    if transposed:
+        codes, scale = codes.T, scale.T
+    stem = f"{node.input[1]}_{index}"
+    flat = codes.reshape(-1).astype(np.uint8) & 15
+    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+    packed = flat[::2] | flat[1::2] << 4
+    model.graph.initializer.extend(
+        [
+            TensorProto(
+                name=f"{stem}_int4", data_type=TensorProto.INT4, dims=codes.shape, raw_data=packed.tobytes()
+            ),
+            numpy_helper.from_array(np.ascontiguousarray(scale, dtype=np.float32), f"{stem}_int4_scale"),
+        ]
+    )
+    node.input[1] = f"{stem}_dequantized"
+    return helper.make_node(
+        "DequantizeLinear",
+        [f"{stem}_int4", f"{stem}_int4_scale"],
+        [node.input[1]],
+        f"{stem}_DequantizeLinear",
+        axis=1 if transposed else 0,
+        block_size=block,
+    )
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy at opset 21 or newer."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    if opset < OPSET:
+        try:
+            result = onnx.version_converter.convert_version(model, OPSET)
+        except Exception as error:
+            raise CalibrationError(
+                f"opset {opset} cannot be raised to {OPSET}: {error}", "export again with capture.opset=21"
+            ) from error
+        del result.metadata_props[:]
+        result.metadata_props.extend(model.metadata_props)
+    result.ir_version = max(result.ir_version, 10)
+    return result
