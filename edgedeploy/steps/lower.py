@@ -44,9 +44,9 @@ def check_precision(job: Job, until: str) -> None:
 
 
 def _check_auto(job: Job, until: str) -> None:
-    if until != "build":
+    if until == "lower":
         raise UsageError("auto is decided by building", "use edgedeploy build, or name a precision")
-    if job.data is None:
+    if until == "build" and job.data is None:
         raise CalibrationError(
             "auto needs data: to calibrate int8 on some of it, and to score what was built on the rest",
             "add --data FOLDER, --data clip.mp4 or --data inputs.npz",
