@@ -78,9 +78,9 @@ CALIBRATORS: Registry[type[Calibrator]] = Registry(
     "edgedeploy.calibration",
     skip=frozenset(
         {
-            "accumulate", "base", "budget", "collect", "data", "dataset", "everywhere", "exclusions",
-            "graph_view", "histogram", "placement", "plan", "probe", "ptq", "residual", "ruleset", "sources",
-            "store", "weights", "writer",
+            "accumulate", "base", "budget", "collect", "costs", "data", "dataset", "emulate", "everywhere",
+            "exclusions", "graph_view", "histogram", "mixed", "placement", "plan", "probe", "ptq", "residual",
+            "ruleset", "sensitivity", "sources", "store", "weights", "writer",
         }
     ),
 )  # fmt: skip
