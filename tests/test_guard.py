@@ -1,4 +1,4 @@
-"""The guard on a network that INT8 breaks: float ships and says why, and a mix without the culprit is found."""
+"""The guard on a network that INT8 breaks: float ships and says why, a mix without the culprit is found."""
 
 from __future__ import annotations
 

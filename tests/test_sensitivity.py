@@ -45,10 +45,9 @@ def quantised(rules: str) -> QuantizeResult:
 
 
 def decibels(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
-    noise = math.fsum(
-        float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(expected, got, strict=True)
-    )
-    return 10 * math.log10(math.fsum(float(np.square(x.astype(np.float64)).sum()) for x in expected) / noise)
+    exact = [x.astype(np.float64) for x in expected]
+    noise = math.fsum(float(np.square(x - y).sum()) for x, y in zip(exact, got, strict=True))
+    return 10 * math.log10(math.fsum(float(np.square(x).sum()) for x in exact) / noise)
 
 
 @pytest.mark.parametrize("rules", ["tensorrt", "openvino", "onnxruntime"])
