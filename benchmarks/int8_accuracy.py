@@ -12,10 +12,7 @@ Ours is shown for the rule set of each kind of runtime; `int8` is the share of m
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

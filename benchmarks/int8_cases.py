@@ -26,7 +26,7 @@ Run = Callable[[Feeds], dict[str, NDArray[Any]]]
 SHARED = Path(os.environ.get("EDGEDEPLOY_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
-class NoWeights(Exception):  # noqa: N818  not a fault: the row says so and the table goes on
+class NoWeights(Exception):
     """A model of the zoo whose weights are not there."""
 
 

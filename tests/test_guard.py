@@ -20,7 +20,7 @@ from edgedeploy.core.spec import Artifact, Precision
 from edgedeploy.core.target import load_target
 from edgedeploy.pipeline import run
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.candidates import Candidate, make_candidate, score
+from edgedeploy.steps.candidates import Candidate, Workshop
 from edgedeploy.steps.mixing import rescue
 from edgedeploy.steps.score import make_scorer
 from edgedeploy.steps.split import split
@@ -100,15 +100,13 @@ def test_a_mix_without_the_culprit_keeps_the_budget(breaks: Path, photos: Path, 
     here = job(breaks, parts.calibration)
     scorer = make_scorer(artifact, parts.scored, here)
     assert not scorer.labelled
-    made: dict[Precision, Candidate] = {}
-    for precision in ("fp32", "int8"):
-        made[precision] = make_candidate(artifact, here, precision, tmp_path / precision, lambda *_: None)
-        score(made[precision], scorer, BUDGET)
+    (tmp_path / "built").mkdir()
+    statistics = tmp_path / "statistics"
+    shop = Workshop(artifact, here, scorer, BUDGET, tmp_path / "built", statistics, lambda *_: None)
+    made = {precision: shop.make(precision) for precision in ("fp32", "int8")}
     made["int8"].estimated_ms, made["fp32"].estimated_ms = 1.0, 1000.0
     assert made["int8"].missed
-    found = rescue(
-        artifact, made["int8"], made["fp32"], scorer, BUDGET, here, tmp_path / "mixed", lambda *_: None
-    )
+    found = rescue(made["int8"], made["fp32"], shop)
     best = [candidate for candidate in found.tried if candidate.within]
     assert best
     assert "b" in best[-1].kept

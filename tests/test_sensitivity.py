@@ -21,7 +21,7 @@ SHAPE = (1, 16, 12, 12)
 
 
 def net() -> onnx.ModelProto:
-    """A residual block, a pool that only moves values, a concatenation, and a weight that two layers share."""
+    """A residual block, a pool that only moves values, a concatenation, a weight that two layers share."""
     made = Net(*SHAPE)
     a = made.op("Relu", "r", made.conv("a", "x", 16, 16))
     total = made.op("Add", "sum", made.conv("b", a, 16, 16), a)

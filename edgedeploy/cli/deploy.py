@@ -47,7 +47,7 @@ def make_job(
 
         make_calibrator(recipe.calibration.method, recipe.calibration.options)
         tools = recipe.calibration.corrections or ()
-        make_corrections(tools if isinstance(tools, dict) else dict.fromkeys(tools, {}))
+        make_corrections(tools if isinstance(tools, dict) else {name: {} for name in tools})
     return Job(source, recipe, chosen, data, weights, size, labelled=labelled)
 
 
