@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.core.errors import CalibrationError
@@ -91,6 +91,7 @@ class _Switched:
             for attribute in node.attribute
             if attribute.name == "value"
         }
+        self.corrected = {entry.name: entry for entry in quantised.graph.initializer}
         self.made: dict[tuple[str, str], str] = {}
         self.computed = {name for node in plain.graph.node for name in node.output}
 
@@ -126,6 +127,8 @@ class _Switched:
         for position, name in enumerate(node.input):
             dequantise = self.producer.get(name)
             if dequantise is None or dequantise.op_type != "DequantizeLinear":
+                if node.name in self.layers and name in self.corrected:
+                    added += self._corrected(node, position, original)
                 continue
             # A tensor that is quantised for all its readers keeps its name: `_whole` switches it already.
             whole = name == original.input[position]
@@ -140,6 +143,25 @@ class _Switched:
                 added.append(helper.make_node("Where", where, [self.made[key]], self.made[key]))
             node.input[position] = self.made[key]
         return added
+
+    def _corrected(
+        self, node: onnx.NodeProto, position: int, original: onnx.NodeProto
+    ) -> list[onnx.NodeProto]:
+        """The switch of a constant that a correction changed, as of a bias; nothing where it is as it was."""
+        name = node.input[position]
+        value = numpy_helper.to_array(self.corrected[name])
+        before = np.zeros_like(value)
+        if position < len(original.input) and original.input[position]:
+            source = original.input[position]
+            if source not in self.constants:
+                return []
+            before = numpy_helper.to_array(self.constants[source])
+        if np.array_equal(value, before):
+            return []
+        plain, output = f"{name}:float:{node.name}", f"{name}:switched:{node.name}"
+        self.result.graph.initializer.append(numpy_helper.from_array(before, plain))
+        node.input[position] = output
+        return [helper.make_node("Where", [f"{SWITCH}{node.name}", name, plain], [output], output)]
 
     def _whole(self, dequantise: onnx.NodeProto) -> list[onnx.NodeProto]:
         """The switch of a tensor that all readers take quantised: on where its producer's layer is."""

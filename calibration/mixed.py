@@ -18,10 +18,10 @@ def float_order(sensitivity: Sensitivity, savings: Mapping[str, float]) -> list[
     Args:
         sensitivity: noise of each layer alone.
         savings: milliseconds, or any one unit, that each saves in INT8. Those that save nothing come first;
-            of a layer that is not named (an Add in INT8) it is not known, and taken to be the median.
+            of a layer that is not named (an Add in INT8) it is not known, and taken to be their median.
     """
-    known = sorted(savings.values())
-    usual = max(known[len(known) // 2], 1e-9) if known else 1.0
+    known = sorted(value for value in savings.values() if value > 0)
+    usual = known[len(known) // 2] if known else 1.0
 
     def worth(layer: LayerSensitivity) -> tuple[bool, float]:
         saving = savings.get(layer.name, usual)

@@ -90,7 +90,7 @@ def quantize(
     start = time.perf_counter()
     calibrator = make_calibrator(method, options or {})
     rules = load_rules(rules) if isinstance(rules, str) else rules
-    model, notes = prepared(model)
+    model, notes = prepared(model, rules)
     tools = make_corrections(_chosen(corrections, rules))
     setting = Setting(rules, feeds_factory, memory_mb, progress, keep_float or {})
     for tool in tools:

@@ -155,7 +155,9 @@ def _searched(
             s = np.maximum(means[name], 1e-8 * max(means[name].max(), 1e-30)) ** alpha
             s /= np.sqrt(s.max() * s.min())
             deltas = [_restored(w * s[:, None], block) / s[:, None] - w for w in ws]
-            errors[alpha] = sum(float(np.einsum("ij,ik,jk->", moments[name], d, d, optimize=True)) for d in deltas)
+            errors[alpha] = sum(
+                float(np.einsum("ij,ik,jk->", moments[name], d, d, optimize=True)) for d in deltas
+            )
         best = min(errors, key=lambda alpha: errors[alpha])
         if best:
             s = np.maximum(means[name], 1e-8 * means[name].max()) ** best

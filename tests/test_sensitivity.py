@@ -21,7 +21,7 @@ SHAPE = (1, 16, 12, 12)
 
 
 def net() -> onnx.ModelProto:
-    """A residual block, a pool that only moves values, a concatenation, and a weight that two layers share."""
+    """A residual block, a pool that only moves values, a concatenation, a weight that two layers share."""
     made = Net(*SHAPE)
     a = made.op("Relu", "r", made.conv("a", "x", 16, 16))
     total = made.op("Add", "sum", made.conv("b", a, 16, 16), a)
@@ -45,10 +45,9 @@ def quantised(rules: str) -> QuantizeResult:
 
 
 def decibels(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
-    noise = math.fsum(
-        float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(expected, got, strict=True)
-    )
-    return 10 * math.log10(math.fsum(float(np.square(x.astype(np.float64)).sum()) for x in expected) / noise)
+    exact = [x.astype(np.float64) for x in expected]
+    noise = math.fsum(float(np.square(x - y).sum()) for x, y in zip(exact, got, strict=True))
+    return 10 * math.log10(math.fsum(float(np.square(x).sum()) for x in exact) / noise)
 
 
 @pytest.mark.parametrize("rules", ["tensorrt", "openvino", "onnxruntime"])

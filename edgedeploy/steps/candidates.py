@@ -83,43 +83,67 @@ class Candidate:
         }
 
 
-def make_candidate(
-    artifact: Artifact,
-    job: Job,
-    precision: Precision,
-    folder: Path,
-    progress: Progress,
-    kept: Mapping[str, str] | None = None,
-) -> Candidate:
-    """Lower to a precision and build; what a step or runtime refuses is noted, not raised."""
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """What candidates are made from, and judged by.
+
+    Attributes:
+        artifact: the float model.
+        job: whose `data` is the part that is calibrated on.
+        scorer, budgets: with the other part.
+        folder: to build in.
+        statistics: where those of the calibration data are kept.
+        progress: of the step.
+    """
+
+    artifact: Artifact
+    job: Job
+    scorer: Scorer
+    budgets: tuple[AccuracyBudget, ...]
+    folder: Path
+    statistics: Path
+    progress: Progress
+
+    def make(self, precision: Precision, kept: Mapping[str, str] | None = None) -> Candidate:
+        """Lower to a precision but for the layers `kept`, build, and score."""
+        name = precision if not kept else f"{precision} but {len(kept)} layer{'s' * (len(kept) > 1)}"
+        made = Candidate(name, precision, kept=kept or {})
+        folder = self.folder / str(sum(1 for _ in self.folder.iterdir()))
+        _build(made, self, folder)
+        _score(made, self.scorer, self.budgets)
+        return made
+
+
+def _build(made: Candidate, shop: Workshop, folder: Path) -> None:
+    """Lower and build; what a step or runtime refuses is noted, not raised."""
     from edgedeploy.steps.build import BUILD
     from edgedeploy.steps.lower import LOWER, to_int8
 
-    name = precision if not kept else f"{precision} but {len(kept)} layer{'s' * (len(kept) > 1)}"
-    made = Candidate(name, precision, kept=kept or {})
-    here = dataclasses.replace(job, recipe=job.recipe.model_copy(update={"precision": precision}))
+    recipe = shop.job.recipe.model_copy(update={"precision": made.precision})
+    job, artifact = dataclasses.replace(shop.job, recipe=recipe), shop.artifact
     (folder / "lowered").mkdir(parents=True)
     (folder / "built").mkdir()
     try:
         made.lowered = artifact
-        if precision == "int8":
+        if made.precision == "int8":
             out = folder / "lowered" / artifact.path.name
-            made.lowered, made.quantised = to_int8(artifact, here, out, progress, kept)
-        elif LOWER.wanted(artifact, here):
-            made.lowered = LOWER.work(artifact, here, folder / "lowered", progress)
-        made.built = BUILD.work(made.lowered, here, folder / "built", progress)
+            made.lowered, made.quantised = to_int8(
+                artifact, job, out, shop.progress, shop.statistics, made.kept
+            )
+        elif LOWER.wanted(artifact, job):
+            made.lowered = LOWER.work(artifact, job, folder / "lowered", shop.progress)
+        made.built = BUILD.work(made.lowered, job, folder / "built", shop.progress)
     except EdgeDeployError as error:
         # Without a runtime for the target none of the others will do either.
         if isinstance(error, MissingDependencyError):
             raise
         made.refusal = str(error)
         made.verdict = f"cannot be had: {error}"
-        return made
+        return
     made.here = _opens(made.built, scorer_shapes(made.built, job))
-    return made
 
 
-def score(candidate: Candidate, scorer: Scorer, budgets: tuple[AccuracyBudget, ...]) -> None:
+def _score(candidate: Candidate, scorer: Scorer, budgets: tuple[AccuracyBudget, ...]) -> None:
     """Score where it ships; in ONNX Runtime where the device is not here."""
     if candidate.built is None or candidate.lowered is None:
         return

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
+from edgedeploy.core.cache import statistics_root
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import replacing
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.relabel import relabelled
 from edgedeploy.core.spec import Artifact, Step
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.candidates import ORDER, Candidate, make_candidate, score, time_in_turns
+from edgedeploy.steps.candidates import ORDER, Candidate, Workshop, time_in_turns
 from edgedeploy.steps.estimate import estimate
 from edgedeploy.steps.mixing import Mixing, analyse, rescue, without_slow
 from edgedeploy.steps.score import Scorer, default_budgets, make_scorer
@@ -48,14 +49,13 @@ def guard(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Art
         job = dataclasses.replace(job, data=parts.calibration)
         scorer = make_scorer(artifact, parts.scored, job)
         accuracy, clock = _budgets(artifact, job, scorer)
-        candidates = []
-        for precision in [p for p in ORDER if p in job.target.precisions]:
-            made = make_candidate(artifact, job, precision, place / precision, progress)
-            score(made, scorer, accuracy)
-            candidates.append(made)
+        (place / "built").mkdir()
+        kept = statistics_root(folder)
+        shop = Workshop(artifact, job, scorer, accuracy, place / "built", kept, progress)
+        candidates = [shop.make(precision) for precision in ORDER if precision in job.target.precisions]
         estimate(candidates, artifact, job)
         time_in_turns(candidates, job)
-        mixing = _mix(artifact, candidates, scorer, accuracy, job, place / "mixed", progress)
+        mixing = _mix(candidates, shop)
         if mixing.tried:
             candidates += _worth_timing(mixing.tried)
             time_in_turns(candidates, job)
@@ -84,15 +84,7 @@ def _budgets(
     return accuracy, parse_budgets(clock)
 
 
-def _mix(
-    artifact: Artifact,
-    candidates: list[Candidate],
-    scorer: Scorer,
-    budgets: tuple[AccuracyBudget, ...],
-    job: Job,
-    folder: Path,
-    progress: Progress,
-) -> Mixing:
+def _mix(candidates: list[Candidate], shop: Workshop) -> Mixing:
     """Mixed candidates where they could win; where INT8 fails, at least what its layers cost."""
     int8 = next((c for c in candidates if c.precision == "int8" and c.built is not None), None)
     others = [c for c in candidates if c is not int8 and c.within and c.milliseconds is not None]
@@ -100,10 +92,9 @@ def _mix(
         return Mixing()
     other = min(others, key=lambda c: c.milliseconds or 0.0)
     slower = (int8.milliseconds or 0.0) >= (other.milliseconds or 0.0)
-    if not job.recipe.guard.mixed or (int8.missed and slower) or not int8.here:
-        return Mixing(analyse(int8, scorer, job, progress)[0]) if int8.missed else Mixing()
-    work = rescue if int8.missed else without_slow
-    return work(artifact, int8, other, scorer, budgets, job, folder, progress)
+    if not shop.job.recipe.guard.mixed or (int8.missed and slower) or not int8.here:
+        return Mixing(analyse(int8, shop)[0]) if int8.missed else Mixing()
+    return (rescue if int8.missed else without_slow)(int8, other, shop)
 
 
 def _worth_timing(tried: list[Candidate]) -> list[Candidate]:

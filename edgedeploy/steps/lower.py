@@ -44,9 +44,9 @@ def check_precision(job: Job, until: str) -> None:
 
 
 def _check_auto(job: Job, until: str) -> None:
-    if until != "build":
+    if until == "lower":
         raise UsageError("auto is decided by building", "use edgedeploy build, or name a precision")
-    if job.data is None:
+    if until == "build" and job.data is None:
         raise CalibrationError(
             "auto needs data: to calibrate int8 on some of it, and to score what was built on the rest",
             "add --data FOLDER, --data clip.mp4 or --data inputs.npz",
@@ -110,13 +110,21 @@ def _rules(job: Job) -> str:
 
 
 def _to_int8(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Artifact:
-    return to_int8(artifact, job, out, progress)[0]
+    return to_int8(artifact, job, out, progress, statistics_root(out.parent))[0]
 
 
 def to_int8(
-    artifact: Artifact, job: Job, out: Path, progress: Progress, keep_float: Mapping[str, str] | None = None
+    artifact: Artifact,
+    job: Job,
+    out: Path,
+    progress: Progress,
+    statistics: Path,
+    keep_float: Mapping[str, str] | None = None,
 ) -> tuple[Artifact, QuantizeResult]:
-    """The artifact in INT8 at `out` but for `keep_float` (node -> why), and how it came about."""
+    """The artifact in INT8 at `out` but for `keep_float` (node -> why), and how it came about.
+
+    `statistics` is where those of the data are kept between runs.
+    """
     import onnx
 
     from edgedeploy.calibration import quantize
@@ -125,8 +133,8 @@ def to_int8(
 
     options, rules = job.recipe.calibration, _rules(job)
     source = RandomFeeds(artifact, options.random, job.size) if job.data is None else job.data
-    kept = statistics_root(out.parent)
-    data = CalibrationData.of(artifact, source, options.random or options.limit, size=job.size, keep=kept)
+    limit = options.random or options.limit
+    data = CalibrationData.of(artifact, source, limit, size=job.size, keep=statistics)
     result = quantize(
         onnx.load(artifact.path),
         data,

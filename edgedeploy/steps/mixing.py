@@ -7,9 +7,8 @@ what is proposed is scored on the others, whole, in the runtime that ships, for 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from edgedeploy.calibration.costs import layer_costs
@@ -17,11 +16,10 @@ from edgedeploy.calibration.emulate import Emulator
 from edgedeploy.calibration.mixed import float_order, least_prefix, reason
 from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, measure
 from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
-from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact, Precision
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.candidates import Candidate, make_candidate, score, scorer_shapes
-from edgedeploy.steps.score import Scorer, misses
+from edgedeploy.steps.candidates import Candidate, Workshop, scorer_shapes
+from edgedeploy.steps.score import agreement_scores, misses
 from edgedeploy.tasks.base import task_for
 
 IMAGES = 3  # that sensitivity is measured on: its order settles after very few
@@ -45,7 +43,7 @@ class Mixing:
     tried: list[Candidate] = field(default_factory=list)
 
 
-def analyse(int8: Candidate, scorer: Scorer, job: Job, progress: Progress) -> tuple[Sensitivity, Emulator]:
+def analyse(int8: Candidate, shop: Workshop) -> tuple[Sensitivity, Emulator]:
     """Sensitivity of the layers of an INT8 candidate, on calibration inputs."""
     assert int8.quantised is not None  # noqa: S101  it was made by quantising
     assert int8.lowered is not None  # noqa: S101
@@ -54,19 +52,18 @@ def analyse(int8: Candidate, scorer: Scorer, job: Job, progress: Progress) -> tu
         result.float_model,
         result.model,
         result.report.placement.quantized,
-        calibration_inputs(scorer, job, IMAGES),
+        calibration_inputs(shop, IMAGES),
         agreement=task.agreement,
-        memory_mb=job.recipe.calibration.memory_mb,
-        progress=progress,
+        memory_mb=shop.job.recipe.calibration.memory_mb,
+        progress=shop.progress,
     )
 
 
-def calibration_inputs(scorer: Scorer, job: Job, count: int) -> list[Mapping[str, Any]]:
+def calibration_inputs(shop: Workshop, count: int) -> list[Mapping[str, Any]]:
     """A few inputs out of those calibrated on."""
-    from dataclasses import replace
-
-    assert job.data is not None  # noqa: S101  `check_precision` refused it
-    return list(islice(replace(scorer, data=job.data, limit=count).feeds(), count))
+    data = shop.job.data
+    assert data is not None  # noqa: S101  `check_precision` refused it
+    return list(islice(replace(shop.scorer, data=data, limit=count).feeds(), count))
 
 
 def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, float], bool]:
@@ -95,34 +92,24 @@ def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, floa
     return {name: value for name, value in estimates.items() if value == value}, True
 
 
-def rescue(
-    artifact: Artifact,
-    int8: Candidate,
-    other: Candidate,
-    scorer: Scorer,
-    budgets: tuple[AccuracyBudget, ...],
-    job: Job,
-    folder: Path,
-    progress: Progress,
-) -> Mixing:
+def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
     """Mixes that may keep the budget that INT8 misses and yet be faster than `other`, built and scored."""
     found = Mixing()
-    found.sensitivity, emulator = analyse(int8, scorer, job, progress)
-    found.savings, found.estimated = savings(int8, other, job)
+    found.sensitivity, emulator = analyse(int8, shop)
+    found.savings, found.estimated = savings(int8, other, shop.job)
     order = float_order(found.sensitivity, found.savings)
     most = _affordable(order, found.savings, int8, other)
-    inputs = calibration_inputs(scorer, job, IMAGES)
-    proxy = _proxy(budgets, artifact)
+    inputs = calibration_inputs(shop, IMAGES)
+    proxy = _proxy(shop.budgets, shop.artifact)
     names = [layer.name for layer in order]
-    count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, artifact, proxy))
+    count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, shop.artifact, proxy))
     low, high, best = 0, most + 1, None
     count = max(1, count)
-    for number in range(job.recipe.guard.rounds):
+    for _ in range(shop.job.recipe.guard.rounds):
         if not low < count < high:
             break
         kept = {layer.name: reason(layer, found.savings.get(layer.name)) for layer in order[:count]}
-        made = make_candidate(artifact, job, "int8", folder / str(number), progress, kept)
-        score(made, scorer, budgets)
+        made = shop.make("int8", kept)
         found.tried.append(made)
         if made.within:
             best, high = made, count
@@ -133,19 +120,10 @@ def rescue(
     return found
 
 
-def without_slow(
-    artifact: Artifact,
-    int8: Candidate,
-    other: Candidate,
-    scorer: Scorer,
-    budgets: tuple[AccuracyBudget, ...],
-    job: Job,
-    folder: Path,
-    progress: Progress,
-) -> Mixing:
+def without_slow(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
     """INT8 without the layers that are slower in it, where they cost a share of its time worth the build."""
     found = Mixing()
-    found.savings, found.estimated = savings(int8, other, job)
+    found.savings, found.estimated = savings(int8, other, shop.job)
     lost = {name: value for name, value in found.savings.items() if value < 0}
     quantised = {note.node for note in int8.quantised.report.placement.quantized} if int8.quantised else set()
     lost = {name: value for name, value in lost.items() if name in quantised}
@@ -154,9 +132,7 @@ def without_slow(
         return found
     kept = {name: f"INT8 is slower here by {-value:.3f} ms" for name, value in lost.items()}
     if len(kept) < len(quantised):
-        made = make_candidate(artifact, job, "int8", folder / "slow", progress, kept)
-        score(made, scorer, budgets)
-        found.tried.append(made)
+        found.tried.append(shop.make("int8", kept))
     return found
 
 
@@ -189,8 +165,6 @@ def _emulated(
     budgets: tuple[AccuracyBudget, ...],
 ) -> bool:
     """Whether a mix keeps budgets that need no labels, computed exactly."""
-    from edgedeploy.steps.score import agreement_scores
-
     on = set(emulator.layers) - set(kept)
     run: Callable[..., dict[str, Any]] = emulator.run
     pairs = [(run(feed, ()), run(feed, on)) for feed in inputs]
