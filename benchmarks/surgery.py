@@ -1,7 +1,7 @@
 """Graph surgery beside other projects' simplifiers: `python -m benchmarks.surgery`.
 
     python -m venv peers
-    peers/bin/pip install onnxslim==0.1.98 onnxsim==0.8.1 onnxoptimizer==0.4.2 onnxscript==0.7.2
+    peers/bin/pip install onnxslim==0.1.98 onnxsim==0.8.1 onnxoptimizer==0.4.2 onnxscript==0.7.2 onnxruntime
     python -m benchmarks.surgery --peers peers/bin/python MODEL.onnx ... --zoo espcn_x3 ddrnet_23_slim
 
 Every tool works in a process of its own, so that a crash is a figure and not the end. On the models of the
