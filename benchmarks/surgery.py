@@ -1,7 +1,7 @@
 """Graph surgery beside other projects' simplifiers: `python -m benchmarks.surgery`.
 
     python -m venv peers
-    peers/bin/pip install onnxslim==0.1.98 onnxsim==0.8.1 onnxoptimizer==0.4.2 onnxscript==0.7.2
+    peers/bin/pip install onnxslim==0.1.98 onnxsim==0.8.1 onnxoptimizer==0.4.2 onnxscript==0.7.2 onnxruntime
     python -m benchmarks.surgery --peers peers/bin/python MODEL.onnx ... --zoo espcn_x3 ddrnet_23_slim
 
 Every tool works in a process of its own, so that a crash is a figure and not the end. On the models of the
@@ -24,6 +24,7 @@ from typing import Any
 import onnx
 import onnx.backend.test
 
+from benchmarks.zoo import by_size
 from edgedeploy.export.census import census
 from edgedeploy.export.evaluate import Evaluator, NotRunnable, feed_sets
 from edgedeploy.export.proof import Refuted, difference
@@ -118,7 +119,9 @@ def suite_models(folder: Path) -> list[Path]:
 
 
 def zoo_model(name: str, folder: Path) -> Path:
-    """A zoo model as PyTorch exports it, before any pass."""
+    """A zoo model as PyTorch exports it, before any pass; one that is there already is taken as it is."""
+    if (folder / f"{name}.onnx").exists():
+        return folder / f"{name}.onnx"
     from edgedeploy.cli.console import Reporter
     from edgedeploy.core.cache import Cache
     from edgedeploy.core.recipe import Recipe
@@ -183,20 +186,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--zoo", nargs="*", default=[], help="zoo models, exported with random weights")
+    parser.add_argument("--zoo", nargs="*", default=[], help="zoo models, random weights; all of them: all")
+    parser.add_argument("--tools", nargs="*", default=[*OURS, *PEERS], help="of these, in this order")
     parser.add_argument("--peers", help="interpreter in which the peers are installed; without it ours alone")
     parser.add_argument("--no-suite", action="store_true", help="leave the backend suite out")
     parser.add_argument("--runs", type=int, default=3, help="of which the fastest counts")
     parser.add_argument("--out", type=Path, default=Path("out/surgery"), help="folder for models")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    workers = [Worker(tool, sys.executable) for tool in OURS]
+    workers = [Worker(tool, sys.executable) for tool in OURS if tool in arguments.tools]
     if arguments.peers:
-        workers += [Worker(tool, arguments.peers) for tool in PEERS]
+        workers += [Worker(tool, arguments.peers) for tool in PEERS if tool in arguments.tools]
     try:
         if not arguments.no_suite:
             print_suite(workers, arguments.out)
-        models = arguments.models + [zoo_model(name, arguments.out) for name in arguments.zoo]
+        names = by_size() if arguments.zoo == ["all"] else arguments.zoo
+        models = arguments.models + [zoo_model(name, arguments.out) for name in names]
         if models:
             print_models(workers, models, arguments.out, arguments.runs)
     finally:

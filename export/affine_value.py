@@ -63,7 +63,7 @@ class Affine:
 
     def varies(self, axis: int) -> bool:
         """Whether scale or shift differ along an axis."""
-        return any(array.shape[axis] != 1 for array in self._arrays())
+        return any(array.shape[axis] != 1 for array in self.arrays)
 
     def map(self, change: Callable[[Array], Array]) -> Affine:
         """The same under a change of layout, applied to scale and shift alike."""
@@ -98,7 +98,9 @@ class Affine:
         scale, shift = (np.broadcast_to(array.ravel(), (size,)) for array in (self.scale, shift))
         return scale.copy(), shift.copy()
 
-    def _arrays(self) -> list[Array]:
+    @property
+    def arrays(self) -> list[Array]:
+        """The scale, and the shift where it is decided."""
         return [self.scale] if self.shift is None else [self.scale, self.shift]
 
 

@@ -44,6 +44,7 @@ _LOST_ATTRIBUTES = frozenset(
 
 _CARRIED = (None, "tensor_type", "sequence_type", "sparse_tensor_type")
 # The operators of ONNX that have bodies; those of other domains are asked one by one.
+_STANDARD = (None, "", "ai.onnx")
 _BODIED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
@@ -143,9 +144,8 @@ def has_bodies(node: Node) -> bool:
 def kept_names(graph: Graph) -> set[str]:
     """Names that must survive: the graph's outputs and all that bodies of If/Loop/Scan mention."""
     names = {tensor.name for tensor in graph.outputs}
-    for bearer in graph.nodes:
-        if bearer.op not in _BODIED and is_standard(bearer):
-            continue
+    # Passes ask this for every node, so nothing is called for the many that have no bodies.
+    for bearer in [n for n in graph.nodes if n.op in _BODIED or n.domain not in _STANDARD]:
         for body in bearer.subgraphs(recursive=True):
             names.update(tensor.name for tensor in body.outputs)
             for node in body.nodes:
@@ -155,7 +155,7 @@ def kept_names(graph: Graph) -> set[str]:
 
 def is_standard(node: Node) -> bool:
     """Whether the node is an operator of ONNX itself and not of another domain."""
-    return node.domain in (None, "", "ai.onnx")
+    return node.domain in _STANDARD
 
 
 def value_of(tensor: Tensor, what: str) -> NDArray[Any]:
@@ -215,7 +215,9 @@ def require_private(graph: Graph, tensor: Tensor) -> None:
 
 def unique_name(graph: Graph, hint: str) -> str:
     """`hint`, or `hint_1`, `hint_2`… if tensors or nodes of that name exist."""
-    taken = set(graph.tensors()) | {node.name for node in graph.nodes} | kept_names(graph)
+    taken = {node.name for node in graph.nodes} | kept_names(graph)
+    taken.update(tensor.name for node in graph.nodes for tensor in node.inputs)
+    taken.update(tensor.name for node in graph.nodes for tensor in node.outputs)
     taken.update(tensor.name for tensor in graph.inputs)
     name, number = hint, 0
     while name in taken:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, kept_names, producer
+from edgedeploy.export.graph import Graph, Node, Skip, Tensor, is_standard, kept_names, producer
 from edgedeploy.export.passes.base import graph_pass
 from edgedeploy.export.passes.samples import text_model
 from edgedeploy.export.slices import ranges, write
@@ -25,6 +25,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     image, dynamic = "float[2,3,9,12] x", "float[n,3,h,v] x"
     crop = "a = Slice(x, one, five, axis2) \n y = Slice(a, one, end, axis3)"
     nested = "a = Slice(x, from, to, both, by) \n y = Slice(a, one, end, axis2, two)"
+    shared = crop.replace("y =", "b =") + " \n d = Slice(a, two, end, axis3) \n y = Relu(b) \n z = Relu(d)"
     rows = "a = Slice(x, two, end, axis2) \n b = Slice(a, one, five, axis2, two) \n y = Relu(b)"
     return [
         text_model(image, "y", crop, c),
@@ -32,6 +33,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
         text_model(image, "y", nested, c),
         text_model(image, "y", nested.replace("one, end", "one, last"), c),
         text_model(dynamic, "y", rows, c),
+        text_model(dynamic, "y, z", shared, c),
     ]
 
 
@@ -40,9 +42,19 @@ def merge_slices(graph: Graph, node: Node) -> int:
     before = producer(node.inputs[0])
     if before is None or before.op != "Slice":
         return 0
-    if len(node.inputs[0].outputs) > 1 or node.inputs[0].name in kept_names(graph):
-        raise Skip("what the first Slice gives is read elsewhere too, so nothing would go")
-    first, then = ranges(before), ranges(node)
+    first = ranges(before)
+    _require_vanishing(graph, node.inputs[0])
+    node_ranges = ranges(node)
     node.inputs[0] = before.inputs[0]
-    write(graph, node, {**first, **{k: v.of(first[k]) if k in first else v for k, v in then.items()}})
+    write(graph, node, {**first, **{k: v.of(first[k]) if k in first else v for k, v in node_ranges.items()}})
     return 1
+
+
+def _require_vanishing(graph: Graph, middle: Tensor) -> None:
+    """Raise Skip unless all that read the first Slice are Slices that can be merged with it: then it goes."""
+    if middle.name in kept_names(graph):
+        raise Skip("what the first Slice gives is an output as well, so nothing would go")
+    for reader in middle.outputs:
+        if reader.op != "Slice" or not is_standard(reader) or reader.inputs[0] is not middle:
+            raise Skip("what the first Slice gives is read elsewhere too, so nothing would go")
+        ranges(reader)

@@ -21,6 +21,9 @@ from edgedeploy.export.affine_value import Affine
 from edgedeploy.export.graph import Graph, Node, Skip, bypass, producer
 from edgedeploy.export.passes.base import graph_pass
 
+# Smaller ones, such as one value a head and channel, may become a row when they are reshaped.
+MAP = 1 << 10  # values
+
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return propagated(rng)
@@ -38,6 +41,8 @@ def propagate_affine(graph: Graph, node: Node) -> int:
     place, value = affine_of(node)
     x, y = node.inputs[place], node.outputs[0]
     maker = producer(x)
+    if max(array.size for array in value.arrays) > MAP and sum(map(value.varies, range(value.rank))) > 1:
+        raise Skip("its constant is a map over several axes, which no weights take")
     if node.op in ("Add", "Sub") and maker is not None and maker.op == "MatMul":
         raise Skip("it is the bias of a matrix product, where it costs nothing")
     room = 1 if node.op == "BatchNormalization" else 0
