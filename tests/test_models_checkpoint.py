@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from edgedeploy.core.errors import ArtifactError, EdgeDeployError, UnknownNameError, UsageError
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.checkpoint import (
+    WEIGHTS,
     bundled_weights,
     convert_state_dict,
     load_checkpoint,
@@ -257,19 +259,35 @@ def test_a_model_without_bundled_weights_asks_for_a_file() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS.names())
-def test_default_weights_are_bundled_and_have_a_card(name: str) -> None:
+def test_bundled_weights_load_and_have_a_card(name: str) -> None:
     info = MODELS.get(name)
     names = bundled_weights(info)
-    if not info.default_weights:
-        assert names == []
-        return
-    assert names[0] == info.default_weights
+    if info.default_weights:
+        assert names[0] == info.default_weights
     for weights in names:
         loaded = load_checkpoint(info, weights)
         assert loaded.unused == ()
         card = loaded.source.with_suffix(".md").read_text(encoding="utf-8")
         assert loaded.sha256 in card
         assert all(word in card for word in ("## Data", "## Recipe", "## Metrics", "icen"))
+
+
+def test_bundled_weights_stay_small() -> None:
+    files = list(Path(str(resources.files(WEIGHTS))).glob("*.safetensors"))
+    assert files
+    assert sum(file.stat().st_size for file in files) <= 40_000_000
+    models = {name: bundled_weights(name) for name in MODELS.names()}
+    assert {f"{model}-{weights}" for model, names in models.items() for weights in names} == {
+        file.stem for file in files
+    }
+
+
+def test_weights_of_half_the_bytes_are_widened(tmp_path: Path) -> None:
+    state = random_state("espcn_x2")
+    save_file({key: value.half() for key, value in state.items()}, tmp_path / "half.safetensors")
+    for key, value in load_weights("espcn_x2", tmp_path / "half.safetensors").state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state[key].half().float())
 
 
 def test_conversion_touches_only_other_peoples_names() -> None:

@@ -15,6 +15,7 @@ from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.layers_norm import PRepBN, schedule_norms
 from edgedeploy.models.reparam import reparameterize
+from edgedeploy.models.training.augment import random_area, shifted
 from edgedeploy.models.training.classification import (
     cutmix,
     mix,
@@ -24,7 +25,9 @@ from edgedeploy.models.training.classification import (
     top1,
 )
 from edgedeploy.models.training.experiments.base import make_experiment
+from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import measure
+from edgedeploy.models.training.sheets import contact_sheet
 from tests.training_runs import colours, draw_classes, write_archive
 
 
@@ -194,3 +197,47 @@ def test_what_is_mixed_is_the_whole_batch_however_it_is_shared(tmp_path: Path) -
             part = experiment.batch(step, range(first, last))
             assert torch.equal(part[0], whole[0][first:last])
             assert torch.equal(part[1], whole[1][first:last])
+
+
+def test_windows_show_the_share_that_they_should(rng: np.random.Generator) -> None:
+    image = np.arange(60 * 80 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 80, 3)
+    assert random_area(image, (1.0, 1.0), rng) is image
+    shares = [random_area(image, (0.2, 0.6), rng).shape for _ in range(200)]
+    areas = np.array([height * width / 4800 for height, width, _ in shares])
+    assert 0.15 < areas.min() < 0.25
+    assert 0.5 < areas.max() < 0.65
+    ratios = np.array([width / height * 60 / 80 for height, width, _ in shares])
+    assert 0.7 < ratios.min() < 0.9
+    assert 1.1 < ratios.max() < 1.4
+
+
+def test_shifts_bring_black_in(rng: np.random.Generator) -> None:
+    image = np.full((6, 8, 3), 9, np.uint8)
+    assert shifted(image, 0, rng) is image
+    lost = set()
+    for _ in range(80):
+        moved = shifted(image, 2, rng)
+        assert moved.shape == image.shape
+        lost.add((6 - (moved[:, 4, 0] == 9).sum(), 8 - (moved[3, :, 0] == 9).sum()))
+    assert lost == {(y, x) for y in range(3) for x in range(3)}
+
+
+def test_images_are_decoded_once_while_memory_lasts() -> None:
+    read: list[int] = []
+
+    def decode(index: int) -> np.ndarray:
+        read.append(index)
+        return np.full(100, index, np.uint8)
+
+    cache = ImageCache(decode, memory=250)
+    assert [int(cache(index)[0]) for index in (0, 1, 2, 0, 1, 2, 2)] == [0, 1, 2, 0, 1, 2, 2]
+    assert read == [0, 1, 2, 2, 2]
+
+
+def test_contact_sheets_keep_proportions_and_order() -> None:
+    pictures = [np.full(shape, value, np.uint8) for value, shape in ((10, (4, 8, 3)), (20, (90, 30, 3)))]
+    sheet = contact_sheet(pictures, columns=2, cell=40)
+    assert sheet.shape == (48, 92, 3)
+    assert ((sheet == 10).all(2)).sum() == 40 * 20
+    assert ((sheet == 20).all(2)).sum() == 40 * 13
+    assert (sheet == 10).any(2)[:, :44].sum() == 40 * 20

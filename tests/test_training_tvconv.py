@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.models import create_model
+from edgedeploy.models.training.experiments.base import make_experiment
+from edgedeploy.models.training.experiments.face_embedding import people_of
 from edgedeploy.models.training.tvconv import AMSoftmax, disc_cup_loss, disc_cup_targets
+from edgedeploy.tasks.images import read_image
+from tests.training_runs import draw_faces, draw_fundus, faces, fundus
 
 
 def test_am_softmax_against_its_formula() -> None:
@@ -61,3 +68,67 @@ def test_the_small_network_learns_two_people() -> None:
     assert losses[-1] < 0.3 * losses[0]
     maps = [p.grad for name, p in network.named_parameters() if name.endswith("posi_map")]
     assert all(grad is not None and bool(grad.abs().max() > 0) for grad in maps)
+
+
+def test_people_come_in_natural_order_and_the_others_are_verified(tmp_path: Path) -> None:
+    data = draw_faces(tmp_path, people=11, images=3)
+    assert [path.name for path in people_of(data)] == [f"s{number}" for number in range(1, 12)]
+    experiment = make_experiment(faces({"people": 9}), data)
+    trained = {file.parent.name for file, _ in experiment.train}  # type: ignore[attr-defined]
+    verified = {file.parent.name for pair in experiment.pairs for file in pair[:2]}  # type: ignore[attr-defined]
+    assert trained == {f"s{number}" for number in range(1, 10)}
+    assert verified == {"s10", "s11"}
+    with pytest.raises(UsageError, match="holds 11 people, not 12"):
+        make_experiment(faces({"people": 12}), data)
+
+
+def test_a_folder_of_pairs_is_verified_and_not_trained_on(tmp_path: Path) -> None:
+    data = draw_faces(tmp_path, people=4, images=3)
+    (data / "lfw").mkdir()
+    for number in (3, 4):
+        (data / f"s{number}").rename(data / "lfw" / f"s{number}")
+    experiment = make_experiment(faces({"people": 0, "validation": "lfw"}), data)
+    assert {file.parent.name for file, _ in experiment.train} == {"s1", "s2"}  # type: ignore[attr-defined]
+    assert all("lfw" in file.parts for pair in experiment.pairs for file in pair[:2])  # type: ignore[attr-defined]
+
+
+def test_faces_are_trained_as_they_are_measured_but_for_the_mirror(tmp_path: Path) -> None:
+    data = draw_faces(tmp_path)
+    experiment = make_experiment(faces(batch=20), data)
+    images, people = experiment.batch(0, range(20))
+    seen = set()
+    for face, person in zip(images, people, strict=True):
+        files = [file for file, number in experiment.train if number == person]  # type: ignore[attr-defined]
+        plain = [next(iter(experiment.task.preprocess(read_image(file)).values()))[0] for file in files]  # type: ignore[attr-defined]
+        straight = any(np.array_equal(face, other) for other in plain)
+        mirrored = any(np.array_equal(face, other[..., ::-1]) for other in plain)
+        assert straight != mirrored
+        seen.add(straight)
+    assert seen == {True, False}
+
+
+def test_folds_cover_every_photograph_once(tmp_path: Path) -> None:
+    data = draw_fundus(tmp_path, count=7)
+    held_out = []
+    for fold in range(3):
+        experiment = make_experiment(fundus({"fold": fold}), data)
+        val = [file for file, _ in experiment.val]  # type: ignore[attr-defined]
+        assert not {file for file, _ in experiment.train} & set(val)  # type: ignore[attr-defined]
+        assert len(experiment.train) + len(val) == 7  # type: ignore[attr-defined]
+        held_out += val
+    assert [file.name for file in held_out] == [f"{index}.png" for index in range(7)]
+    with pytest.raises(RecipeError, match="no fold 3 of 3"):
+        make_experiment(fundus({"fold": 3}), data)
+    (data / "masks" / "2.png").unlink()
+    with pytest.raises(UsageError, match=r"has no mask .*2\.png"):
+        make_experiment(fundus(), data)
+
+
+def test_masks_move_with_the_photograph(tmp_path: Path) -> None:
+    """The disc is bright: what the targets call disc is brighter than what they do not."""
+    experiment = make_experiment(fundus({"scale": (1.0, 1.6), "often": 1.0}, batch=6), draw_fundus(tmp_path))
+    images, masks = experiment.batch(0, range(6))
+    for image, (cup, disc) in zip(images.mean(1), masks, strict=True):
+        assert bool((cup <= disc).all())
+        ring = disc.bool() & ~cup.bool()
+        assert image[cup.bool()].mean() > image[ring].mean() + 0.2 > image[~disc.bool()].mean() + 0.6
