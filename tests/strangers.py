@@ -22,7 +22,11 @@ STATIC: dict[str, dict[str, Any]] = {
         "weight_type": ort.QuantType.QInt8,
         "per_channel": True,
     },
-    "asymmetric-weights": {"weight_type": ort.QuantType.QUInt8, "extra_options": {"WeightSymmetric": False}},
+    "asymmetric-weights": {
+        "activation_type": ort.QuantType.QUInt8,
+        "weight_type": ort.QuantType.QUInt8,
+        "extra_options": {"WeightSymmetric": False},
+    },
     "symmetric": {"extra_options": {"ActivationSymmetric": True}},
     "float-bias": {"extra_options": {"ActivationSymmetric": True, "QuantizeBias": False}},
     "dedicated": {"extra_options": {"DedicatedQDQPair": True, "ActivationSymmetric": True}},

@@ -200,10 +200,15 @@ class Scene(GraphView):
         return index in self._weighted and all(self.is_dequantised(name) for name in inputs[:2])
 
     def is_dequantised(self, name: str) -> bool:
-        """Whether a tensor comes from DQ, at most moved or padded since."""
+        """Whether a tensor comes from DQ, at most moved, padded or joined since.
+
+        TensorRT-RTX 1.7 runs DQ + Concat + Conv in INT8 without another Q between (measured).
+        """
         index = self.maker(name)
         while self.op(index) in self.rules.pass_through | {"Pad"}:
             index = self.maker(self.nodes[index].input[0])
+        if self.op(index) == "Concat" and not self.rules.outputs:
+            return all(self.is_dequantised(entry) for entry in self.nodes[index].input)
         return self.op(index) == DQ
 
     def quantizers_of(self, name: str) -> list[int]:

@@ -1,7 +1,7 @@
 """A fix is right if the model computes the same after it: both are run in ONNX Runtime, unoptimised.
 
-Feeds are drawn over the range that the model's own first Q covers: of random inputs outside of it, saturation
-would hide every difference.
+Feeds are drawn within the range that the model's own first Q covers: of random inputs outside of it,
+saturation would hide every difference.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _draw(scene: Scene, value: onnx.ValueInfoProto, rng: np.random.Generator) ->
         parameters = scene.parameters(index) if scene.op(index) == Q else None
         if parameters is not None and 0 < parameters.high - parameters.low < np.inf:
             low, high = parameters.low, parameters.high
-    return np.asarray(rng.uniform(low, high, shape).astype(kind))
+    # Uniform ones would be wider than what such a range was measured on, and saturate all that follows.
+    return np.asarray(np.clip(rng.normal((low + high) / 2, (high - low) / 6, shape), low, high).astype(kind))
 
 
 def run(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[Feeds]:

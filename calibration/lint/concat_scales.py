@@ -46,7 +46,8 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
         pairs = joined(scene, index)
         known = [p for pair in pairs if (p := scene.parameters(pair.quantize))]
         widths = [p.high - p.low for p in known]
-        if max(widths) > TOO_WIDE * min(widths):
+        quantised_after = len(pairs) > len(scene.nodes[index].input)
+        if quantised_after and max(widths) > TOO_WIDE * min(widths):
             for position, name in enumerate(scene.nodes[index].input):
                 editor.read(index, position, scene.before(name))
             continue

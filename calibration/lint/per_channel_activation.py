@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint._base import TENSORRT, Cases, Editor, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -36,6 +36,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     "ED106",
     "error",
     source=("H4",),
+    where={"runtime": (*TENSORRT, "onnxruntime", "mobile")},  # OpenVINO takes NNCF's, of depthwise layers
     remedy="quantise activations with one scale per tensor",
     cases=cases,
     fix=fix,

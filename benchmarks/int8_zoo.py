@@ -1,0 +1,200 @@
+"""Every model of the zoo in INT8 by each rule set: `python -m benchmarks.int8_zoo`.
+
+Writes docs/int8_zoo.md: operators in INT8, what lint finds, the engine of TensorRT-RTX, and how OpenVINO
+and ONNX Runtime agree with the graph run as it is written. Resumable as `benchmarks.zoo` is: rows are kept
+under a hash of the code. Exit code 1 where lint finds an error or a warning, or a runtime refuses or errs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from benchmarks.zoo import ABSENT, ROOT, append, by_size, read_rows
+from edgedeploy.core.files import sha256_file, sha256_text, write_text
+from edgedeploy.core.installed import installed_version
+
+CODE = ("models", "export", "calibration", "edgedeploy/core", "edgedeploy/steps", "edgedeploy/backends")
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "tensorrt-rtx")
+RUNTIME_DB = 20.0  # a kernel that rounds ties otherwise differs by less; one that is wrong by more
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=["*"], metavar="GLOB", help="only these; no document")
+    parser.add_argument("--rows", type=Path, default=Path("out/int8_zoo.jsonl"), help="rows measured so far")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "int8_zoo.md", help="the document")
+    parser.add_argument("--known", action="store_true", help="measure nothing: document the rows there are")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds a model")
+    parser.add_argument("--row", metavar="MODEL", help=argparse.SUPPRESS)  # what the process of a model does
+    options = parser.parse_args(arguments)
+    if options.row:
+        from benchmarks.int8_zoo_row import measure
+
+        print(json.dumps(measure(options.row)))
+        return 0
+    names = [name for name in by_size() if any(fnmatch(name, glob) for glob in options.models)]
+    key, known, rows = state(), read_rows(options.rows), list[Row]()
+    for number, name in enumerate(names, start=1):
+        row = known.get((name, key))
+        if row is None and options.known:
+            continue
+        if row is None:
+            print(f"{number}/{len(names)} {name}", file=sys.stderr, flush=True)
+            row = {**in_process(name, options.timeout), "state": key}
+            append(options.rows, row)
+        rows.append(row)
+        print(f"{name}: {'; '.join(problems(row)) or 'as it should be'}", flush=True)
+    if options.models == ["*"]:
+        write_text(options.out, document(rows, len(names)))
+        print(f"wrote {options.out}")
+    return 1 if any(problems(row) for row in rows) else 0
+
+
+def state() -> str:
+    """Hash of the code and of the versions that decide a row."""
+    files = [ROOT / "benchmarks" / "int8_zoo_row.py"]
+    files += [
+        path for folder in CODE for kind in ("py", "toml") for path in (ROOT / folder).rglob(f"*.{kind}")
+    ]
+    parts = [f"{path.relative_to(ROOT)} {sha256_file(path)}" for path in sorted(files)]
+    return sha256_text(*parts, *(f"{name} {found}" for name, found in versions().items()))[:16]
+
+
+def versions() -> dict[str, str]:
+    return {name: installed_version(name) or "absent" for name in LIBRARIES}
+
+
+def in_process(name: str, timeout: float) -> Row:
+    """The row of a model from a process of its own; a crash or a timeout is a row too."""
+    command = [sys.executable, "-m", "benchmarks.int8_zoo", "--row", name]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"model": name, "failed": f"took longer than {timeout:.0f} s"}
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        why = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        return {"model": name, "failed": f"its process ended with {why}"}
+    row: Row = json.loads(lines[-1])
+    return row
+
+
+def problems(row: Row) -> list[str]:
+    """What is wrong with a row: findings, refusals, runtimes that compute something else."""
+    found = [row["failed"]] if row["failed"] else []
+    for rules, result in row.get("rules", {}).items():
+        found += [f"{rules}: {text}" for text in wrong(result)]
+    return found
+
+
+def wrong(result: Row) -> list[str]:
+    """What is wrong with one model by one rule set."""
+    found = [result["failed"]] if "failed" in result else []
+    found += result.get("findings", [])
+    if "failed" in result.get("engine", {}):
+        found.append(f"TensorRT-RTX: {result['engine']['failed'][:300]}")
+    for runtime in ("openvino", "onnxruntime"):
+        if result.get(f"{runtime}_db", RUNTIME_DB) < RUNTIME_DB:
+            found.append(f"{runtime} computes something else: {result[f'{runtime}_db']} dB")
+    return found
+
+
+def document(rows: Sequence[Row], total: int) -> str:
+    """The Markdown of docs/int8_zoo.md."""
+    head = ("model", "tensorrt", "INT8 kernels", "tensorrt-11", "openvino", "OV dB", "onnxruntime", "ORT dB",
+        "OpenVINO runs TensorRT's", "advice")  # fmt: skip
+    table = [head, ("---",) * len(head), *(cells(row) for row in sorted(rows, key=lambda r: r["model"]))]
+    lines = [f"| {' | '.join(line)} |" for line in table]
+    used = ", ".join(f"{name} {found}" for name, found in versions().items())
+    failures = [f"* `{row['model']}`: {text[:300]}" for row in rows for text in problems(row)]
+    why = Counter(
+        result["nothing"].partition("(")[2].rstrip(")")
+        for row in rows
+        for result in row.get("rules", {}).values()
+        if "nothing" in result
+    )
+    made = f"made this page with {used}, Python {platform.python_version()}. {len(rows)} of {total} models; of each:"
+    return f"""# The zoo in INT8
+
+    python -m benchmarks.int8_zoo
+
+{fill(made, 110)}
+
+* `tensorrt`, `tensorrt-11`, `openvino`, `onnxruntime`: operators in INT8, and weighted ones left in float, by
+  that rule set of `calibration/rules`; all were linted for it (docs/lint.md): any error or warning stands
+  below.
+* `INT8 kernels`: convolutions of the engine that TensorRT-RTX builds of the file for SM86, by the types of
+  what they read and write. An engine was built, and for want of a GPU not run.
+* `OV dB`, `ORT dB`: SQNR of OpenVINO, and of ONNX Runtime with all its fusions, against the same file run as
+  it is written; below {RUNTIME_DB:.0f} dB counts as wrong. Deep networks of random weights amplify every tie.
+* `OpenVINO runs TensorRT's`: the same of the `tensorrt` file in OpenVINO; `ED114` where lint says that a
+  Concat has to be put into unsigned codes first, and that was done by its fix.
+* `advice` that lint gives for `tensorrt`, which is no fault of the file.
+
+Also linted and, for TensorRT, built, without a column: `tensorrt-10.3`, `tensorrt-rtx`, `onnxruntime-arm`.
+Weights and inputs are random (`edgedeploy.models.settle`): this is about who takes the files, not about
+accuracy.
+
+{chr(10).join(lines)}
+
+## What is wrong
+
+{chr(10).join(failures) or "Nothing."}
+
+## Models without INT8
+
+Where a cell says `none`, no operator runs in INT8 by that rule set:
+
+{chr(10).join(f"* {count} times: {text}" for text, count in why.most_common()) or "None."}
+"""
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    rules = row.get("rules", {})
+
+    def placed(name: str) -> str:
+        result = rules.get(name, {})
+        return (
+            "none"
+            if "nothing" in result
+            else f"{result['int8']}, {result['float']}"
+            if "int8" in result
+            else "?"
+        )
+
+    def decibels(name: str, field: str) -> str:
+        return str(rules.get(name, {}).get(field, ABSENT))
+
+    ours = rules.get("tensorrt", {})
+    kernels = ours.get("engine", {}).get("convolutions", {})
+    return (
+        f"`{row['model']}`",
+        placed("tensorrt"),
+        ", ".join(f"{kind} {count}" for kind, count in kernels.items() if kind.startswith("Int8")) or ABSENT,
+        placed("tensorrt-11"),
+        placed("openvino"),
+        decibels("openvino", "openvino_db"),
+        placed("onnxruntime"),
+        decibels("onnxruntime", "onnxruntime_db"),
+        " ".join([*ours.get("openvino", []), decibels("tensorrt", "openvino_db")]),
+        ", ".join(ours.get("advice", {})) or ABSENT,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
