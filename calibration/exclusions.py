@@ -79,6 +79,9 @@ def _thin_convolution(view: GraphView, index: int, rules: RuleSet) -> str | None
     if len(shape) < 3:
         return None
     kernel = shape[2:]
+    made = view.shapes.get(node.output[0], ())
+    if len(made) > 2 and all(size == 1 for size in made[2:]):
+        return "one output place (a matrix-vector product) is bound by memory"
     # A convolution's weight is (out, in / group, ...), a transposed one's (in, out / group, ...).
     out, channels = (shape[0], shape[1]) if node.op_type == "Conv" else (shape[1] * group, shape[0])
     if min(out, channels) >= TILE:

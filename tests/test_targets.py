@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from edgedeploy.backends import BACKENDS
+from edgedeploy.calibration import load_rules
 from edgedeploy.core.errors import UnknownNameError
 from edgedeploy.core.target import Figures, Target, load_target, target_names
 
@@ -54,6 +55,16 @@ def test_devices_without_int8_instructions_do_not_offer_it() -> None:
         target = load_target(name)
         if target.compute_capability and float(target.compute_capability) < 7:
             assert "int8" not in target.precisions
+
+
+def test_fp8_is_offered_where_the_hardware_has_it() -> None:
+    """E4M3 in tensor cores came with compute capability 8.9; TensorRT-RTX refuses to build it for 8.6."""
+    for name in target_names():
+        target = load_target(name)
+        capability = float(target.compute_capability or 0)
+        assert ("fp8" in target.precisions) == (capability >= 8.9), name
+        if "fp8" in target.precisions:
+            assert {load_rules(target.rules(backend)).activation for backend in target.backends} == {"int8"}
 
 
 def test_unknown_target_names_the_closest() -> None:

@@ -36,15 +36,14 @@ class Equalize(BeforePlacement):
 
     Attributes:
         strength: 0 (off) to 1 (channels fully alike); what x gains in levels w may lose.
-        depthwise: the same for tensors that only depthwise convolutions read: their weights have a scale for
-            each channel, so they lose nothing.
+        depthwise: the same for tensors that only depthwise convolutions read.
         multiply: operators behind which a Mul is put where no weight can take the factor.
     """
 
     order = 10
-    strength: float = 0.75
-    depthwise: float = 1.0
-    multiply: tuple[str, ...] = ("Clip", "HardSigmoid", "Sigmoid", "Tanh")
+    strength: float = 0.5
+    depthwise: float = 0.5
+    multiply: tuple[str, ...] = ("Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh")
 
     def __post_init__(self) -> None:
         if not (0 <= self.strength <= 1 and 0 <= self.depthwise <= 1):

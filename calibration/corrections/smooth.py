@@ -47,7 +47,7 @@ class SmoothQuant(BeforePlacement):
 
     def prepare(self, model: onnx.ModelProto, setting: Setting) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         view = GraphView(model)
-        reads = make_plan(view, setting.rules).reads
+        reads = make_plan(view, setting.rules, keep_float=setting.keep_float).reads
         names = [
             name
             for name in reads

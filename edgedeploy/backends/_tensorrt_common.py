@@ -29,7 +29,7 @@ from edgedeploy.core.target import Target
 class TensorRtBackend(Backend):
     """What the two flavours share; they differ in which GPU an engine is for, `_aim`."""
 
-    precisions = ("fp32", "fp16", "int8")
+    precisions = ("fp32", "fp16", "int8", "fp8")
     suffix = ".engine"
 
     def version(self) -> str:
@@ -127,7 +127,7 @@ def _configure(sdk: Any, config: Any, artifact: Artifact, options: BuildOptions)
         "strongly_typed": "STRONGLY_TYPED" in sdk.NetworkDefinitionCreationFlag.__members__
     }
     if not flags["strongly_typed"]:  # 8.x: the builder has to be allowed what the graph contains
-        allowed = {"fp16": ["FP16"], "int8": ["FP16"]}.get(artifact.precision, [])
+        allowed = {"fp16": ["FP16"], "int8": ["FP16"], "fp8": ["FP16"]}.get(artifact.precision, [])
         flags["builder_flags"] = [*(["INT8"] if is_quantised(artifact) else []), *allowed]
         for name in flags["builder_flags"]:
             config.set_flag(getattr(sdk.BuilderFlag, name))

@@ -85,7 +85,7 @@ class OnnxRuntime(Backend):
     name = "onnxruntime"
     package = "onnxruntime"
     extra = "edgedeploy[cpu]"
-    precisions = ("fp32", "fp16", "int8")
+    precisions = ("fp32", "fp16", "int8", "int4")
 
     def version(self) -> str:
         import onnxruntime

@@ -78,7 +78,7 @@ class OpenVino(Backend):
     name = "openvino"
     package = "openvino"
     extra = "edgedeploy[cpu]"
-    precisions = ("fp32", "bf16", "fp16", "int8")
+    precisions = ("fp32", "bf16", "fp16", "int8", "int4")
 
     def version(self) -> str:
         return str(_sdk().get_version()).split("-", maxsplit=1)[0]

@@ -24,7 +24,8 @@ SCHEMA = 1
 
 Dim = Annotated[int, Field(ge=0)] | str
 Layout = Literal["NCHW", "NHWC", ""]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+# fp8: E4M3 where int8 would be; int4: weights of matrix products alone, activations as they are
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "int4"]
 Kind = Literal["onnx", "engine"]
 
 

@@ -1,4 +1,4 @@
-"""To the precision that the target runs: fp16 by a pass, int8 by calibration and Q/DQ."""
+"""To the precision that the target runs: fp16 by a pass, int8, fp8 and int4 by calibration and Q/DQ."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from edgedeploy.steps.base import Job, PipelineStep
 
 if TYPE_CHECKING:
     from edgedeploy.calibration import QuantizeResult
+    from edgedeploy.calibration.dataset import CalibrationData
+
+QUANTISED = ("int8", "fp8", "int4")  # what needs calibration data
 
 
 def check_precision(job: Job, until: str) -> None:
@@ -33,9 +36,9 @@ def check_precision(job: Job, until: str) -> None:
     if Path(job.source).suffix.lower() == ".onnx":
         precision = precision if Artifact.load(job.source).precision == "fp32" else None
     noise = job.recipe.calibration.random
-    if until in {"lower", "build"} and precision == "int8" and job.data is None and not noise:
+    if until in {"lower", "build"} and precision in QUANTISED and job.data is None and not noise:
         raise CalibrationError(
-            "int8 needs calibration data: a few dozen typical images",
+            f"{precision} needs calibration data: a few dozen typical images",
             "add --data FOLDER, --data clip.mp4 or --data inputs.npz; or --random-data 8, for a trial only: "
             "random data gives random accuracy",
         )
@@ -74,7 +77,7 @@ def _precision(artifact: Artifact, job: Job) -> Precision:
 
 def _decides(artifact: Artifact, job: Job) -> Any:
     wanted = _precision(artifact, job)
-    if wanted != "int8":
+    if wanted not in QUANTISED:
         return {"precision": wanted, "surgery": job.recipe.surgery.model_dump()}
     return {
         "precision": wanted,
@@ -89,8 +92,10 @@ def _decides(artifact: Artifact, job: Job) -> Any:
 def _lower(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:
     wanted = _precision(artifact, job)
     out = folder / artifact.path.name
-    if wanted == "int8":
+    if wanted in ("int8", "fp8"):
         return _to_int8(artifact, job, out, progress)
+    if wanted == "int4":
+        return _to_int4(artifact, job, out, progress)
     if wanted == "fp16":
         from edgedeploy.export.surgery import to_fp16
 
@@ -123,24 +128,23 @@ def to_int8(
 ) -> tuple[Artifact, QuantizeResult]:
     """The artifact in INT8 at `out` but for `keep_float` (node -> why), and how it came about.
 
-    `statistics` is where those of the data are kept between runs.
+    `statistics` is where those of the data are kept between runs. FP8 where that is the job's
+    precision: the same placement.
     """
     import onnx
 
-    from edgedeploy.calibration import quantize
-    from edgedeploy.calibration.dataset import CalibrationData, RandomFeeds
+    from edgedeploy.calibration import load_rules, quantize
     from edgedeploy.export.metadata import save_model
 
     options, rules = job.recipe.calibration, _rules(job)
-    source = RandomFeeds(artifact, options.random, job.size) if job.data is None else job.data
-    limit = options.random or options.limit
-    data = CalibrationData.of(artifact, source, limit, size=job.size, keep=statistics)
+    data = _data(artifact, job, statistics)
+    precision: Precision = "fp8" if job.recipe.precision == "fp8" else "int8"
     result = quantize(
         onnx.load(artifact.path),
         data,
         method=options.method,
         options=options.options,
-        rules=rules,
+        rules=load_rules(rules).with_options(number=precision),
         corrections=options.corrections,
         memory_mb=options.memory_mb,
         keep_float=keep_float,
@@ -165,9 +169,32 @@ def to_int8(
         "random": job.data is None,
     }
     lowered = artifact.with_step(
-        step, precision="int8", details={**artifact.details, "calibration": calibration}
+        step, precision=precision, details={**artifact.details, "calibration": calibration}
     )
     return save_model(result.model, lowered, out), result
+
+
+def _to_int4(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Artifact:
+    import onnx
+
+    from edgedeploy.calibration.weight_only import weight_only
+    from edgedeploy.export.metadata import save_model
+
+    data = _data(artifact, job, statistics_root(out.parent))
+    result = weight_only(onnx.load(artifact.path), data, progress=progress)
+    step = Step(name="quantize-weights", options={"inputs": data.report.used}, hits=len(result.layers))
+    details = {"excluded": [{"node": n, "op": "", "reason": why} for n, why in result.left.items()]}
+    lowered = artifact.with_step(step, precision="int4", details={**artifact.details, "calibration": details})
+    return save_model(result.model, lowered, out)
+
+
+def _data(artifact: Artifact, job: Job, statistics: Path) -> CalibrationData:
+    from edgedeploy.calibration.dataset import CalibrationData, RandomFeeds
+
+    options = job.recipe.calibration
+    source = RandomFeeds(artifact, options.random, job.size) if job.data is None else job.data
+    limit = options.random or options.limit
+    return CalibrationData.of(artifact, source, limit, size=job.size, keep=statistics)
 
 
 def _notes(artifact: Artifact) -> list[str]:
