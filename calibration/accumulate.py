@@ -38,9 +38,8 @@ class Accumulator:
     def add(self, values: NDArray[Any]) -> None:
         """Take in one image's tensor, of any shape; NaN and infinities are counted apart."""
         if self.channels and values.ndim > 1 and values.size:
-            peaks = np.nan_to_num(
-                np.abs(np.moveaxis(values, 1, 0)).reshape(values.shape[1], -1).max(axis=1), posinf=0.0
-            )
+            rows = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+            peaks = np.nan_to_num(np.maximum(rows.max(axis=1), -rows.min(axis=1)), posinf=0.0)
             self.peaks = peaks.astype(np.float64) if self.peaks is None else np.maximum(self.peaks, peaks)
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         minimum, maximum = np.inf, -np.inf

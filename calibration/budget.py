@@ -1,13 +1,15 @@
 """Which tensors are collected in one pass over the data, so that memory stays within a budget.
 
-What a pass takes: weights twice (ONNX Runtime's, and its copies packed for the processor), the activations
-that one run has alive at once, and of every collected tensor its values, its histogram and a float32 copy.
-Sizes are those of the first input.
+What a pass takes: four times the weights (while ONNX Runtime reads a model, it lies there as a message, as
+bytes, as the runtime's message and as its tensors), the activations that a run has alive at once, scratch of
+the threads that count, and of every collected tensor its histogram and twice its values: ONNX Runtime keeps
+them in its blocked layout, too, until a run ends (measured). Sizes are the first input's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -17,35 +19,72 @@ from edgedeploy.calibration.graph_view import GraphView, concrete, elements
 from edgedeploy.calibration.histogram import BINS
 
 _ITEM = 4  # bytes of a float32
+_LAYOUTS = 2  # in which the values of a collected tensor lie there
+_COPIES = 4  # of the weights
+_SCRATCH = 24 << 20
+_SHARE = 4  # of the budget, one in so many bytes is for tensors however much the model takes
 _HISTOGRAM = 2 * BINS * np.dtype(np.int64).itemsize
 
 
-def groups_within(
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Tensors by pass, in bytes of what.
+
+    Attributes:
+        groups: tensors of each pass, in order.
+        fixed: bytes that a pass takes whatever it collects, histograms included.
+        most: bytes of the largest group's tensors.
+        inputs: shapes of the inputs that the sizes are for.
+        shapes: of every tensor of the model, as far as they are known.
+    """
+
+    groups: list[list[str]]
+    fixed: int
+    most: int
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+    def note(self, budget: int) -> str:
+        """A line for the user where the budget cannot be kept, else nothing."""
+        if self.fixed + self.most <= budget:
+            return ""
+        return (
+            f"calibration takes about {(self.fixed + self.most) >> 20} MB, more than its budget of "
+            f"{budget >> 20} MB: the model alone takes {self.fixed >> 20} MB"
+        )
+
+
+def plan_memory(
     model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, budget: int, *, histograms: bool = True
-) -> list[list[str]]:
-    """Tensors in order, cut where one more would exceed the budget in bytes; a group has one at least."""
-    view = GraphView(concrete(model, {name: value.shape for name, value in feeds.items()}))
-    left = budget - fixed_bytes(view)
-    if histograms:
-        left -= _HISTOGRAM * len(tensors)  # they stay to the end
+) -> MemoryPlan:
+    """Tensors in order, cut where one more would exceed the budget in bytes; a group has one at least.
+
+    Where the model itself takes most of the budget, tensors still get a quarter of it: one pass for every
+    tensor would save little and take for ever.
+    """
+    inputs = {name: value.shape for name, value in feeds.items()}
+    view = GraphView(concrete(model, inputs))
+    fixed = fixed_bytes(view) + (_HISTOGRAM * len(tensors) if histograms else 0)
+    left = max(budget - fixed, budget // _SHARE)
     known = {name: elements(view.shapes.get(name)) for name in tensors}
     largest = max((size for size in known.values() if size is not None), default=0)
     groups: list[list[str]] = [[]]
-    used = 0
+    used = most = 0
     for name in tensors:
         size = known[name]
         # A tensor of unknown size is taken to be as large as the largest known one.
-        need = _ITEM * (largest if size is None else size)
+        need = _LAYOUTS * _ITEM * (largest if size is None else size)
         if groups[-1] and used + need > left:
             groups.append([])
             used = 0
         groups[-1].append(name)
         used += need
-    return groups
+        most = max(most, used)
+    return MemoryPlan(groups if tensors else [], fixed, most, inputs, view.shapes)
 
 
 def fixed_bytes(view: GraphView) -> int:
-    """Bytes that a run takes whatever is collected: weights in two forms, and the most activations alive."""
+    """Bytes that a run takes whatever is collected: all forms of the weights, the most activations alive."""
     weights = sum(_constant_bytes(value) for value in view.constants.values())
     last = {name: max(index for index, _ in edges) for name, edges in view.consumers.items()}
     alive: dict[str, int] = {}
@@ -56,7 +95,7 @@ def fixed_bytes(view: GraphView) -> int:
         for name in [*node.input, *node.output]:
             if last.get(name, -1) <= index and name not in view.outputs:
                 alive.pop(name, None)
-    return 2 * weights + most
+    return _COPIES * weights + most + _SCRATCH
 
 
 def _constant_bytes(value: onnx.TensorProto) -> int:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgedeploy.backends.base import Feeds
 from edgedeploy.calibration.accumulate import Accumulator
 from edgedeploy.calibration.base import TensorStatistics
-from edgedeploy.calibration.budget import groups_within
+from edgedeploy.calibration.budget import MemoryPlan, plan_memory
 from edgedeploy.calibration.dataset import CalibrationData
 from edgedeploy.calibration.histogram import Histogram
 from edgedeploy.calibration.probe import Probe
@@ -35,11 +35,19 @@ CHECKPOINT_S = 2.0  # what a kill may cost
 
 @dataclass(frozen=True)
 class Collected:
-    """Statistics per tensor, and how they were gathered: `images` feeds, in `passes` passes now made."""
+    """Statistics per tensor, and how they were gathered.
+
+    Attributes:
+        statistics: by tensor, in the order asked for.
+        images: feeds that they are of.
+        passes: passes over the data that were made now.
+        note: what the user should know of its memory, or nothing.
+    """
 
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     images: int = 0
     passes: int = 0
+    note: str = ""
 
 
 def collect(
@@ -56,7 +64,8 @@ def collect(
 
     `feeds_factory` is called once for every pass over the data and must yield the same feeds each time; a
     `CalibrationData` that keeps statistics is asked for those of earlier runs first, and given the new ones.
-    `memory_mb` bounds what is allocated for it; a single tensor above it is still collected, alone.
+    `memory_mb` bounds what this takes on top of the program and its model; see `budget` for what is counted,
+    and `Collected.note` for where that cannot be.
     `progress` is called with (feeds done, feeds in total or None) over all passes.
 
     Raises CalibrationError if there is no feed, a later pass yields another number of them, or the model does
@@ -68,14 +77,15 @@ def collect(
     missing = [name for name in tensors if name not in known.accumulators]
     if data is not None and known.accumulators and not missing:
         data.recall(known.report)
-    passes = 0
+    passes, note = 0, ""
     if missing:
         collector = _Collector(model, feeds_factory, store, histograms, channels, progress)
         passes = collector.run(missing, memory_mb << 20, known.images or None)
+        note = collector.note
         known.accumulators |= collector.accumulators
         known.images = collector.images
     statistics = {name: known.accumulators[name].statistics() for name in tensors}
-    return Collected(statistics, known.images, passes)
+    return Collected(statistics, known.images, passes, note)
 
 
 class _Collector:
@@ -94,6 +104,8 @@ class _Collector:
         self.histograms, self.channels = histograms, channels
         self.accumulators: dict[str, Accumulator] = {}
         self.images = 0
+        self.note = ""
+        self._plan = MemoryPlan([], 0, 0)
         self._done = 0
         self._total: int | None = None
 
@@ -109,8 +121,9 @@ class _Collector:
             )
         begun = self._begun(tensors)
         rest = [name for name in tensors if begun is None or name not in begun.accumulators]
-        cut = groups_within(self.model, rest, first, budget, histograms=self.histograms) if rest else []
-        groups = [self._fresh(names) for names in cut]
+        self._plan = plan = plan_memory(self.model, rest, first, budget, histograms=self.histograms)
+        self.note = plan.note(budget)
+        groups = [self._fresh(names) for names in plan.groups]
         groups = groups if begun is None else [begun, *groups]
         self._total = None if length is None else length * len(groups)
         feeds_left: Iterable[Feeds] = _rejoined([first], iterator)
@@ -153,7 +166,7 @@ class _Collector:
 
     def _pass(self, group: Group, feeds_left: Iterable[Feeds], pool: Executor) -> None:
         """Show the group every input that it has not seen yet."""
-        probe = Probe(self.model, list(group.accumulators))
+        probe = Probe(self.model, list(group.accumulators), self._plan.inputs, self._plan.shapes)
         behind, seen = group.images, 0
         saved, whole = time.monotonic(), True
         if behind:

@@ -25,6 +25,7 @@ from edgedeploy.calibration.sources import (
     video_images,
 )
 from edgedeploy.core.errors import CalibrationError, UsageError
+from edgedeploy.core.image_header import ALPHA, DEEP, GREY, TURNED
 from edgedeploy.core.spec import TensorSpec
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import resize_image
@@ -32,6 +33,13 @@ from edgedeploy.tasks.video import is_video
 
 Source = Path | str | Iterable[Mapping[str, NDArray[Any]] | Image]
 FEW = 8
+# What decoding makes of them.
+MADE = {
+    GREY: " (repeated to RGB)",
+    ALPHA: " (dropped)",
+    DEEP: " (the upper 8 are used)",
+    TURNED: " (turned upright)",
+}
 LISTED = 20
 
 
@@ -43,11 +51,21 @@ class DataReport:
         used: inputs that were yielded.
         duplicates: those of them that had been yielded before, byte for byte.
         skipped: name of each file that could not be used, and why.
+        kinds: how many image files were no plain RGB, by what they were.
+        sizes: how many different sizes the images had, before any resizing.
     """
 
     used: int = 0
     duplicates: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    sizes: int = 0
+
+    def begin(self) -> None:
+        """Forget the pass before."""
+        self.used = self.duplicates = self.sizes = 0
+        self.skipped.clear()
+        self.kinds.clear()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -60,6 +78,11 @@ class DataReport:
         if self.skipped:
             name, reason = next(iter(self.skipped.items()))
             lines.append(f"{len(self.skipped)} files skipped, the first {name}: {reason}")
+        if self.kinds:
+            kinds = ", ".join(f"{count} {kind}{MADE[kind]}" for kind, count in sorted(self.kinds.items()))
+            lines.append(f"image files that are no plain RGB: {kinds}")
+        if self.sizes > 1:
+            lines.append(f"images of {self.sizes} different sizes")
         return tuple(lines)
 
     def summary(self) -> dict[str, Any]:
@@ -96,18 +119,19 @@ def calibration_feeds(
             do not fit the inputs or are not finite.
     """
     report = report if report is not None else DataReport()
-    report.used, report.duplicates = 0, 0
-    report.skipped.clear()
+    report.begin()
     seen: set[bytes] = set()
+    sizes: set[tuple[int, ...]] = set()
     for item in islice(_items(source, limit, inputs, report), limit):
         if isinstance(item, Mapping):
             _check_row(item, specs)
         feeds = _feeds(item, preprocess, size)
-        digest = hashlib.sha256()
-        for name in sorted(feeds):
-            digest.update(np.ascontiguousarray(feeds[name]).tobytes())
-        report.duplicates += digest.digest() in seen
-        seen.add(digest.digest())
+        if not isinstance(item, Mapping):
+            sizes.add(item.shape[:2])
+            report.sizes = len(sizes)
+        digest = _digest(feeds)
+        report.duplicates += digest in seen
+        seen.add(digest)
         report.used += 1
         yield feeds
     if report.used == 0:
@@ -118,6 +142,13 @@ def calibration_feeds(
         )
 
 
+def _digest(feeds: Feeds) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(feeds):
+        digest.update(memoryview(np.ascontiguousarray(feeds[name]).reshape(-1).view(np.uint8)))
+    return digest.digest()
+
+
 def _items(
     source: Source, limit: int, inputs: tuple[str, ...], report: DataReport
 ) -> Iterable[Mapping[str, NDArray[Any]] | Image]:
@@ -125,12 +156,12 @@ def _items(
         return source
     path = Path(source)
     if path.is_dir():
-        return folder_images(path, limit, report.skipped)
+        return folder_images(path, limit, report.skipped, report.kinds)
     if not path.is_file():
         raise CalibrationError(f"{path} does not exist", "give a folder of images, a video or an .npz file")
     if is_arrays(path):
         return array_rows(path, limit, inputs)
-    return video_images(path, limit) if is_video(path) else single_image(path, report.skipped)
+    return video_images(path, limit) if is_video(path) else single_image(path, report.skipped, report.kinds)
 
 
 def _check_row(row: Mapping[str, NDArray[Any]], specs: tuple[TensorSpec, ...]) -> None:

@@ -125,8 +125,9 @@ class CalibrationData:
 
     def store(self, model: onnx.ModelProto) -> StatisticsStore | None:
         """Where statistics of a model over these inputs are kept, if they are."""
-        digest = self.digest
-        return None if self.keep is None or digest is None else StatisticsStore(self.keep, model, digest)
+        if self.keep is None or (digest := self.digest) is None:
+            return None
+        return StatisticsStore(self.keep, model, digest)
 
     def told(self) -> str:
         """The report as text, to be kept with statistics."""

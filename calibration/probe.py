@@ -28,9 +28,16 @@ class Probe:
     Args:
         model: is not changed.
         tensors: inputs, or float32 outputs of any node.
+        inputs, shapes: shapes of the inputs to come, as far as is known, and of tensors for those.
     """
 
-    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        tensors: Sequence[str],
+        inputs: Shapes | None = None,
+        shapes: Mapping[str, tuple[int | None, ...]] | None = None,
+    ) -> None:
         fed = {value.name for value in model.graph.input}
         self.given = [name for name in tensors if name in fed]
         self.computed = [name for name in tensors if name not in fed]
@@ -40,6 +47,11 @@ class Probe:
         self._settled = False
         self._session = _session(model, self.computed) if self.computed else None
         self._inputs = [] if self._session is None else [value.name for value in self._session.get_inputs()]
+        expected = {name: _whole((shapes or {}).get(name)) for name in self.computed}
+        known = {name: shape for name, shape in expected.items() if shape is not None}
+        if inputs and len(known) == len(expected):
+            self._buffers = {name: np.empty(shape, np.float32) for name, shape in known.items()}
+            self._shapes = {name: inputs[name] for name in self._inputs}
 
     def run(self, feeds: Feeds) -> Iterator[tuple[str, NDArray[Any]]]:
         """Names and values of the tensors for one input; a value is good until the next run.
@@ -76,7 +88,7 @@ class Probe:
             binding.bind_cpu_input(name, value)
         for name, buffer in self._buffers.items():
             binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
-        # The first time, what the runs before left in the runtime's arena goes back to the system.
+        # The first time, what runs before or loading left in the runtime's arena goes back to the system.
         options, self._settled = None if self._settled else _shrinking(), True
         try:
             self._session.run_with_iobinding(binding, options)
@@ -101,6 +113,11 @@ class Probe:
             if keep:
                 self._buffers[name] = value
             yield name, value
+
+
+def _whole(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
+    """The shape if every dimension is known."""
+    return tuple(dim for dim in shape if dim is not None) if shape is not None and None not in shape else None
 
 
 def _shrinking() -> Any:

@@ -121,6 +121,7 @@ def quantize(
     if notes:
         placement = dataclasses.replace(placement, notes=(*notes, *placement.notes))
     problems = tuple(line for name, entry in collected.statistics.items() for line in _problems(name, entry))
+    problems = (*filter(None, [collected.note]), *problems)
     seconds = time.perf_counter() - start
     report = QuantizeReport(placement, collected.images, collected.passes, problems, seconds)
     return QuantizeResult(quantized, ranges, report, model)

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.image_header import image_kinds
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import decode, is_image
 from edgedeploy.tasks.video import decode_video, is_video, open_video
@@ -48,19 +49,21 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
 
 
-def folder_images(folder: Path, limit: int, skipped: dict[str, str]) -> Iterator[Image]:
-    """The images of a folder and its subfolders; what cannot be decoded goes to `skipped`."""
+def folder_images(
+    folder: Path, limit: int, skipped: dict[str, str], kinds: dict[str, int]
+) -> Iterator[Image]:
+    """The images of a folder and its subfolders; see `single_image`."""
     files = image_files(folder)
     if not files:
         raise CalibrationError(
             f"{folder} holds no images", "give a folder with some dozens of typical images"
         )
     for index in spread(len(files), limit):
-        yield from single_image(files[index], skipped)
+        yield from single_image(files[index], skipped, kinds)
 
 
-def single_image(path: Path, skipped: dict[str, str]) -> Iterator[Image]:
-    """The image of a file, or nothing and an entry in `skipped`."""
+def single_image(path: Path, skipped: dict[str, str], kinds: dict[str, int]) -> Iterator[Image]:
+    """The image of a file, upright RGB, or nothing and an entry in `skipped`; `kinds` counts what it was."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -71,6 +74,8 @@ def single_image(path: Path, skipped: dict[str, str]) -> Iterator[Image]:
     if image is None:
         skipped[path.name] = "not a whole image"
         return
+    for kind in image_kinds(data):
+        kinds[kind] = kinds.get(kind, 0) + 1
     yield np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

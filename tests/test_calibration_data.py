@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from edgedeploy.calibration import DataReport, calibration_feeds
 from edgedeploy.calibration.sources import spread
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.image_header import image_kinds
 from edgedeploy.core.spec import TensorSpec
 
 
@@ -41,7 +43,7 @@ def test_folder_with_subfolders_in_rgb(tmp_path: Path) -> None:
         write(tmp_path / f"class{index % 2}" / f"{index}.png", picture(index))
     (tmp_path / "notes.txt").write_text("not an image")
     feeds, report = draw(tmp_path)
-    assert report == DataReport(used=9)
+    assert report == DataReport(used=9, sizes=1)
     assert report.warnings == ()
     wanted = preprocess(picture(0))["x"]
     assert any(np.array_equal(feed["x"], wanted) for feed in feeds)
@@ -66,6 +68,57 @@ def test_corrupt_images_are_counted_and_others_take_their_place(tmp_path: Path) 
     assert len(feeds) == report.used == 10
     assert set(report.skipped) == {"00.jpg", "03.jpg", "06.png"}
     assert "3 files skipped" in report.warnings[0]
+
+
+def exif(orientation: int) -> bytes:
+    """An APP1 segment with the orientation alone, big-endian."""
+    entry = struct.pack(">HHIHH", 274, 3, 1, orientation, 0)
+    block = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
+    return b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+
+
+def test_grey_transparent_deep_and_turned_images_become_upright_rgb_and_are_told_of(tmp_path: Path) -> None:
+    base = picture(0, 8, 12)
+    grey, alpha = base[:, :, 0], np.full((8, 12, 1), 7, np.uint8)
+    deep = base.astype(np.uint16) * 256 + 255
+    files = {
+        "grey.png": grey,
+        "grey.jpg": np.full((8, 12), 90, np.uint8),
+        "alpha.png": np.concatenate([base[:, :, ::-1], alpha], axis=2),
+        "deep.png": deep[:, :, ::-1],
+        "deep.tiff": deep[:, :, 0],
+        "plain.png": base[:, :, ::-1],
+    }
+    for name, pixels in files.items():
+        (tmp_path / name).write_bytes(cv2.imencode(Path(name).suffix, pixels)[1].tobytes())
+    wide = cv2.imencode(".jpg", np.full((8, 12, 3), (10, 100, 200), np.uint8))[1].tobytes()
+    (tmp_path / "turned.jpg").write_bytes(wide[:2] + exif(6) + wide[2:])
+    report = DataReport()
+    feeds = list(calibration_feeds(tmp_path, preprocess, report=report))
+    by_name = dict(zip(sorted([*files, "turned.jpg"]), (feed["x"][0] * 255 for feed in feeds), strict=True))
+    assert report.kinds == {
+        "greyscale": 3,
+        "with transparency": 1,
+        "of 16 bits": 2,
+        "rotated by EXIF": 1,
+    }
+    rgb = base.transpose(2, 0, 1)
+    for name in ("alpha.png", "deep.png", "plain.png"):
+        np.testing.assert_allclose(by_name[name], rgb, atol=0.01)
+    for name in ("grey.png", "deep.tiff"):
+        np.testing.assert_allclose(by_name[name], np.stack([grey] * 3), atol=0.01)
+    assert by_name["turned.jpg"].shape == (3, 12, 8)
+    assert report.sizes == 2
+    assert any("3 greyscale (repeated to RGB)" in line for line in report.warnings)
+    assert any("2 different sizes" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("cut", [3, 9, 25, 30, 60])
+def test_headers_cut_short_are_read_as_far_as_they_go(cut: int) -> None:
+    for suffix in (".png", ".jpg", ".tiff"):
+        data = cv2.imencode(suffix, picture(1)[:, :, 0])[1].tobytes()
+        assert set(image_kinds(data[:cut])) <= {"greyscale"}
+    assert image_kinds(b"") == ()
 
 
 def test_few_and_duplicate_images_warn(tmp_path: Path) -> None:
