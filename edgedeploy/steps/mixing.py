@@ -18,7 +18,7 @@ from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, me
 from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
 from edgedeploy.core.spec import Artifact, Precision
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.candidates import Candidate, Workshop, scorer_shapes
+from edgedeploy.steps.candidates import Candidate, Workshop, run_shapes
 from edgedeploy.steps.score import agreement_scores, misses
 from edgedeploy.tasks.base import task_for
 
@@ -63,7 +63,7 @@ def calibration_inputs(shop: Workshop, count: int) -> list[Mapping[str, Any]]:
     """A few inputs out of those calibrated on."""
     data = shop.job.data
     assert data is not None  # noqa: S101  `check_precision` refused it
-    return list(islice(replace(shop.scorer, data=data, limit=count).feeds(), count))
+    return list(islice(replace(shop.scorer, data=data, limit=count, kept=None).feeds(), count))
 
 
 def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, float], bool]:
@@ -72,9 +72,9 @@ def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, floa
     model = int8.quantised.float_model
     if int8.built is None or other.built is None:
         return {}, True
-    shapes = scorer_shapes(int8.built, job)
+    shapes = run_shapes(int8.built, job)
     costs = layer_costs(model, shapes)
-    if int8.here and other.here:
+    if int8.here and other.here:  # the float candidate may be of another runtime: names are the model's
         from edgedeploy.backends.feeds import random_feeds
         from edgedeploy.bench.layers import layer_times
 
@@ -104,12 +104,13 @@ def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
     names = [layer.name for layer in order]
     count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, shop.artifact, proxy))
     low, high, best = 0, most + 1, None
+    several = int8.name != "int8"
     count = max(1, count)
     for _ in range(shop.job.recipe.guard.rounds):
         if not low < count < high:
             break
         kept = {layer.name: reason(layer, found.savings.get(layer.name)) for layer in order[:count]}
-        made = shop.make("int8", kept)
+        made = shop.make("int8", int8.backend, kept, several=several)
         found.tried.append(made)
         if made.within:
             best, high = made, count
@@ -132,7 +133,8 @@ def without_slow(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
         return found
     kept = {name: f"INT8 is slower here by {-value:.3f} ms" for name, value in lost.items()}
     if len(kept) < len(quantised):
-        found.tried.append(shop.make("int8", kept))
+        several = int8.name != "int8"
+        found.tried.append(shop.make("int8", int8.backend, kept, several=several))
     return found
 
 
