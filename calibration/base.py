@@ -80,7 +80,7 @@ CALIBRATORS: Registry[type[Calibrator]] = Registry(
         {
             "accumulate", "base", "budget", "collect", "costs", "data", "dataset", "emulate", "everywhere",
             "exclusions", "graph_view", "histogram", "mixed", "placement", "plan", "probe", "ptq", "residual",
-            "ruleset", "sensitivity", "sources", "store", "weights", "writer",
+            "ruleset", "sensitivity", "sources", "store", "switches", "weights", "writer",
         }
     ),
 )  # fmt: skip

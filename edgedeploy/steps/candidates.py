@@ -12,7 +12,7 @@ from edgedeploy.backends.base import BACKENDS, BuildOptions, OpenOptions, Sessio
 from edgedeploy.core.accuracy import AccuracyBudget
 from edgedeploy.core.errors import DeviceError, EdgeDeployError, EngineMismatchError, MissingDependencyError
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.spec import Artifact, Precision
+from edgedeploy.core.spec import Artifact, Precision, Step
 from edgedeploy.steps.base import Job
 from edgedeploy.steps.score import Scorer, misses
 
@@ -131,15 +131,34 @@ class Workshop:
         self,
         precision: Precision,
         backend: str,
-        kept: Mapping[str, str] | None = None,
         *,
         several: bool = False,
     ) -> Candidate:
-        """Lower to a precision but for the layers `kept`, build in one runtime, and score."""
-        name = precision if not kept else f"{precision} but {len(kept)} layer{'s' * (len(kept) > 1)}"
-        made = Candidate(f"{name}, {backend}" if several else name, precision, backend, kept=kept or {})
+        """Lower to a precision, build in one runtime, and score."""
+        made = Candidate(f"{precision}, {backend}" if several else precision, precision, backend)
         self._attempt(made, lambda folder: self._lower(made, folder))
         return made
+
+    def mix(self, int8: Candidate, kept: Mapping[str, str]) -> Candidate:
+        """An INT8 candidate with some layers back in float: layer -> why; the rest is as it was quantised."""
+        count = f"int8 but {len(kept)} layer{'s' * (len(kept) > 1)}"
+        made = Candidate(int8.name.replace("int8", count, 1), "int8", int8.backend, kept=kept)
+        self._attempt(made, lambda folder: self._mixed(int8, kept, folder))
+        return made
+
+    def _mixed(self, int8: Candidate, kept: Mapping[str, str], folder: Path) -> Artifact:
+        from edgedeploy.calibration.ruleset import load_rules
+        from edgedeploy.calibration.switches import mix
+        from edgedeploy.export.metadata import save_model
+
+        assert int8.quantised is not None  # noqa: S101  only what was quantised is mixed
+        assert int8.lowered is not None  # noqa: S101
+        rules = load_rules(self.job.target.rules(int8.backend))
+        model = mix(int8.quantised, rules, kept)
+        details = {**int8.lowered.details, "kept_float": dict(kept)}
+        step = Step(name="mix", options={"layers": sorted(kept)}, hits=len(kept))
+        lowered = int8.lowered.with_step(step, details=details)
+        return save_model(model, lowered, folder / int8.lowered.path.name)
 
     def _sign_forms(self, backends: Sequence[str]) -> list[Candidate]:
         """Forms of a binary network that take its products in INT8, exactly; none of other networks."""
@@ -178,9 +197,7 @@ class Workshop:
         place.mkdir()
         if made.precision == "int8":
             out = place / self.artifact.path.name
-            lowered, made.quantised = to_int8(
-                self.artifact, job, out, self.progress, self.statistics, made.kept
-            )
+            lowered, made.quantised = to_int8(self.artifact, job, out, self.progress, self.statistics)
             return lowered
         if LOWER.wanted(self.artifact, job):
             return LOWER.work(self.artifact, job, place, self.progress)

@@ -22,7 +22,7 @@ from edgedeploy.steps.candidates import Candidate, Workshop, run_shapes
 from edgedeploy.steps.score import agreement_scores, misses
 from edgedeploy.tasks.base import task_for
 
-IMAGES = 3  # that sensitivity is measured on: its order settles after very few
+IMAGES = 2  # that sensitivity is measured on: its order settles after very few
 WORTH = 0.03  # share of INT8's time that layers must lose in INT8 for a mix without them to be tried
 
 
@@ -104,13 +104,12 @@ def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
     names = [layer.name for layer in order]
     count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, shop.artifact, proxy))
     low, high, best = 0, most + 1, None
-    several = int8.name != "int8"
     count = max(1, count)
     for _ in range(shop.job.recipe.guard.rounds):
         if not low < count < high:
             break
         kept = {layer.name: reason(layer, found.savings.get(layer.name)) for layer in order[:count]}
-        made = shop.make("int8", int8.backend, kept, several=several)
+        made = shop.mix(int8, kept)
         found.tried.append(made)
         if made.within:
             best, high = made, count
@@ -133,8 +132,7 @@ def without_slow(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
         return found
     kept = {name: f"INT8 is slower here by {-value:.3f} ms" for name, value in lost.items()}
     if len(kept) < len(quantised):
-        several = int8.name != "int8"
-        found.tried.append(shop.make("int8", int8.backend, kept, several=several))
+        found.tried.append(shop.mix(int8, kept))
     return found
 
 
