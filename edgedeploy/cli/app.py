@@ -20,6 +20,7 @@ from edgedeploy.cli import (
     models,
     optimize,
     quantize,
+    sensitivity,
     soup,
     stdo,
     train,
@@ -41,6 +42,9 @@ app.command("soup", help="Average the weights of several runs of one recipe.")(s
 app.command("export", help="PyTorch or ONNX in, verified and optimised ONNX out.")(export.command)
 app.command("optimize", help="Fold and clean an ONNX file, every pass proved as it runs.")(optimize.command)
 app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
+app.command("sensitivity", help="What each layer costs in INT8, and which to keep in float.")(
+    sensitivity.command
+)
 app.command("build", help="Compile for a target: an engine, or the fastest runtime's model.")(build.command)
 app.command("bench", help="Time artifacts side by side in one interleaved run.")(bench.command)
 app.command("eval", help="Score an artifact by its task's metric on your data.")(evaluate.command)
