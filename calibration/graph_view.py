@@ -93,6 +93,11 @@ def concrete(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx
     return result
 
 
+def outer_names(node: NodeProto) -> set[str]:
+    """Names that the bodies of an If or Loop read from outside."""
+    return set(_outer_names(node))
+
+
 def _outer_names(node: NodeProto) -> Iterator[str]:
     """Names that the bodies of an If or Loop read from outside, at any depth; some more than once."""
     for entry in node.attribute:

@@ -81,14 +81,15 @@ def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path,
     built = run(job(breaks, photos, "guard.mixed=false"), Listener(), cache)
     found = by_name(built)
     assert built.precision in ("fp32", "bf16")
-    assert not found["int8"]["within"]
-    assert "agreement" in found["int8"]["missed"][0]
+    assert not found["int8, openvino"]["within"]
+    assert "agreement" in found["int8, openvino"]["missed"][0]
     sentence = built.details["guard"]["sentence"]
-    assert f"{built.precision} ships, not int8: it loses too much" in sentence
+    assert f"{built.precision}, {built.backend} ships, not int8, " in sentence
+    assert "it loses too much" in sentence
     assert "b (" in sentence, "the layer that costs most is named"
     assert built.details["guard"]["layers"][0]["layer"] == "b"
     assert {entry["scored_in"] for entry in found.values() if entry["scores"]} <= {"openvino", "onnxruntime"}
-    assert found["fp32"]["scores"]["agreement"] > 0.9999
+    assert found["fp32, openvino"]["scores"]["agreement"] > 0.9999
     assert built.details["guard"]["calibrated_on"] + built.details["guard"]["scored_on"] <= 12
     assert Artifact.load(built.path) == built
     assert not list(built.path.parent.glob(".guard-*")), "nothing is left over"
@@ -103,7 +104,7 @@ def test_a_mix_without_the_culprit_keeps_the_budget(breaks: Path, photos: Path, 
     (tmp_path / "built").mkdir()
     statistics = tmp_path / "statistics"
     shop = Workshop(artifact, here, scorer, BUDGET, tmp_path / "built", statistics, lambda *_: None)
-    made = {precision: shop.make(precision) for precision in ("fp32", "int8")}
+    made = {precision: shop.make(precision, "openvino") for precision in ("fp32", "int8")}
     made["int8"].estimated_ms, made["fp32"].estimated_ms = 1.0, 1000.0
     assert made["int8"].missed
     found = rescue(made["int8"], made["fp32"], shop)
@@ -163,7 +164,7 @@ def test_without_the_device_nothing_is_timed(photos: Path, tmp_path: Path) -> No
 
 def candidate(name: str, precision: Precision, milliseconds: float, *missed: str) -> Candidate:
     built = Artifact(path=Path("x.onnx"), kind="onnx", model="m", inputs=(), outputs=())
-    made = Candidate(name, precision, built=built, missed=list(missed))
+    made = Candidate(name, precision, "openvino", built=built, missed=list(missed))
     made.timing = type("Timing", (), {"p50_ms": milliseconds})()
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from edgedeploy.calibration.emulate import Emulator
 from edgedeploy.calibration.mixed import float_order, least_prefix
 from edgedeploy.calibration.placement import place
 from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, measure
+from edgedeploy.calibration.switches import mix
 from edgedeploy.core.errors import CalibrationError
 from tests.qdq_nets import Net, run
 
@@ -66,6 +68,17 @@ def test_switches_give_what_building_each_mix_gives(rules: str) -> None:
     assert np.allclose(emulator.run(feed, ())["e"], exact, atol=1e-4)
     assert np.allclose(emulator.run(feed)["e"], run(whole, feed["x"], "e")[0], atol=1e-4)
     everything = set(layers)
+    # Statically too: the file of a mix computes what the switches do.
+    kept = {"b": "so", "d": "so"}
+    mixed = mix(dataclasses.replace(result, model=whole), chosen, kept)
+    on = {note.node for note in place(result.float_model, ranges, chosen, kept)[1].quantized}
+    assert np.allclose(run(mixed, feed["x"], "e")[0], emulator.run(feed, on & everything)["e"], atol=1e-4)
+    weights = {node.name: node.input[1] for node in mixed.graph.node if node.op_type == "Conv"}
+    assert [name for name, weight in weights.items() if weight.endswith("dequantized")] == ["a", "c", "e"]
+    kinds = [node.op_type for node in mixed.graph.node]
+    assert kinds.count("QuantizeLinear") <= [node.op_type for node in whole.graph.node].count(
+        "QuantizeLinear"
+    )
     for layer in weighted:
         kept = dict.fromkeys(everything - {layer}, "not this one")
         built, _ = place(result.float_model, ranges, chosen, kept)

@@ -21,6 +21,7 @@ from edgedeploy.cli import (
     models,
     optimize,
     quantize,
+    sensitivity,
     soup,
     stdo,
     train,
@@ -44,6 +45,9 @@ app.command("optimize", help="Fold and clean an ONNX file, every pass proved as 
 app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
 app.command("lint", help="Judge a quantised ONNX file, anybody's, by a target's rules, and repair it.")(
     lint.command
+)
+app.command("sensitivity", help="What each layer costs in INT8, and which to keep in float.")(
+    sensitivity.command
 )
 app.command("build", help="Compile for a target: an engine, or the fastest runtime's model.")(build.command)
 app.command("bench", help="Time artifacts side by side in one interleaved run.")(bench.command)

@@ -45,7 +45,7 @@ class CalibrationOptions(_Options):
     At most `limit` inputs are used; `random` is how many of noise are, where there is no data. `memory_mb`
     bounds what collecting takes on top of the program itself.
     `corrections` names files of calibration/corrections, or gives their options by name; None takes those of
-    the target's rule set.
+    the target's rule set. `keep_float` names nodes that stay in float, as `sensitivity` shows them.
     """
 
     method: str = "entropy"
@@ -53,6 +53,7 @@ class CalibrationOptions(_Options):
     corrections: tuple[str, ...] | dict[str, dict[str, Any]] | None = None
     limit: int = Field(default=64, ge=1)
     random: int = Field(default=0, ge=0, le=4096)
+    keep_float: tuple[str, ...] = ()
     memory_mb: int = Field(default=512, ge=16)
 
 

@@ -36,11 +36,11 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     # What an engine that does not fit the device it is opened on tells the user to build again.
     known = artifact.model_copy(update={"details": {**artifact.details, "source": job.source}})
     with tempfile.TemporaryDirectory(dir=folder) as workplace:
-        forms = _sign_forms(known, job, Path(workplace))
+        forms = sign_forms(known, job, Path(workplace))
         return build_fastest(known, job.target, None, out, _run_shapes(artifact, job), forms)
 
 
-def _sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact]:
+def sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact]:
     """For every backend the form of a binary network that takes its products in INT8; empty for others."""
     from edgedeploy.core.onnx_header import operators
 

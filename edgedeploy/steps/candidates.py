@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedeploy.backends.base import BACKENDS, OpenOptions, Session
+from edgedeploy.backends.base import BACKENDS, BuildOptions, OpenOptions, Session
 from edgedeploy.core.accuracy import AccuracyBudget
-from edgedeploy.core.errors import DeviceError, EdgeDeployError, MissingDependencyError
+from edgedeploy.core.errors import DeviceError, EdgeDeployError, EngineMismatchError, MissingDependencyError
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.spec import Artifact, Precision
+from edgedeploy.core.spec import Artifact, Precision, Step
 from edgedeploy.steps.base import Job
 from edgedeploy.steps.score import Scorer, misses
 
@@ -28,7 +28,8 @@ class Candidate:
     """One form of the model.
 
     Attributes:
-        name: "fp32", "int8", "int8 but 3 layers".
+        name: "fp32", "int8, openvino", "int8 but 3 layers".
+        backend: that it is built for.
         lowered, built: its ONNX and what was built of it; None where that was refused.
         quantised: how it became INT8.
         kept: layers kept in float -> why.
@@ -43,6 +44,7 @@ class Candidate:
 
     name: str
     precision: Precision
+    backend: str
     lowered: Artifact | None = None
     built: Artifact | None = None
     quantised: QuantizeResult | None = None
@@ -70,11 +72,11 @@ class Candidate:
         return {
             "name": self.name,
             "precision": self.precision,
-            "backend": "" if self.built is None else self.built.backend,
+            "backend": self.backend,
             "milliseconds": self.milliseconds,
             "interval": None if self.timing is None else [self.timing.low_ms, self.timing.high_ms],
             "estimated": self.timing is None and self.estimated_ms is not None,
-            "scored_in": "" if self.built is None else (self.built.backend if self.here else "onnxruntime"),
+            "scored_in": "" if self.built is None else (self.backend if self.here else "onnxruntime"),
             "scores": self.scores,
             "within": self.within,
             "missed": self.missed,
@@ -104,54 +106,125 @@ class Workshop:
     statistics: Path
     progress: Progress
 
-    def make(self, precision: Precision, kept: Mapping[str, str] | None = None) -> Candidate:
-        """Lower to a precision but for the layers `kept`, build, and score."""
-        name = precision if not kept else f"{precision} but {len(kept)} layer{'s' * (len(kept) > 1)}"
-        made = Candidate(name, precision, kept=kept or {})
-        folder = self.folder / str(sum(1 for _ in self.folder.iterdir()))
-        _build(made, self, folder)
-        _score(made, self.scorer, self.budgets)
+    def make_all(self) -> list[Candidate]:
+        """Every precision of the target in every runtime of it that is installed and has it.
+
+        Raises MissingDependencyError where none is installed.
+        """
+        target = self.job.target
+        usable = [name for name in target.backends if not BACKENDS.get(name).why_not()]
+        if not usable:
+            backend = BACKENDS.get(target.backends[0])
+            raise MissingDependencyError(
+                f"no runtime for {target.title} is installed: {backend.why_not()}", backend.install_hint()
+            )
+        pairs = [
+            (precision, name)
+            for precision in ORDER
+            for name in usable
+            if precision in target.precisions and precision in BACKENDS.get(name).precisions
+        ]
+        made = [self.make(precision, name, several=len(usable) > 1) for precision, name in pairs]
+        return [*made, *self._sign_forms(usable)]
+
+    def make(
+        self,
+        precision: Precision,
+        backend: str,
+        *,
+        several: bool = False,
+    ) -> Candidate:
+        """Lower to a precision, build in one runtime, and score."""
+        made = Candidate(f"{precision}, {backend}" if several else precision, precision, backend)
+        self._attempt(made, lambda folder: self._lower(made, folder))
         return made
 
+    def mix(self, int8: Candidate, kept: Mapping[str, str]) -> Candidate:
+        """An INT8 candidate with some layers back in float: layer -> why; the rest is as it was quantised."""
+        count = f"int8 but {len(kept)} layer{'s' * (len(kept) > 1)}"
+        made = Candidate(int8.name.replace("int8", count, 1), "int8", int8.backend, kept=kept)
+        self._attempt(made, lambda folder: self._mixed(int8, kept, folder))
+        return made
 
-def _build(made: Candidate, shop: Workshop, folder: Path) -> None:
-    """Lower and build; what a step or runtime refuses is noted, not raised."""
-    from edgedeploy.steps.build import BUILD
-    from edgedeploy.steps.lower import LOWER, to_int8
+    def _mixed(self, int8: Candidate, kept: Mapping[str, str], folder: Path) -> Artifact:
+        from edgedeploy.calibration.ruleset import load_rules
+        from edgedeploy.calibration.switches import mix
+        from edgedeploy.export.metadata import save_model
 
-    recipe = shop.job.recipe.model_copy(update={"precision": made.precision})
-    job, artifact = dataclasses.replace(shop.job, recipe=recipe), shop.artifact
-    (folder / "lowered").mkdir(parents=True)
-    (folder / "built").mkdir()
-    try:
-        made.lowered = artifact
-        if made.precision == "int8":
-            out = folder / "lowered" / artifact.path.name
-            made.lowered, made.quantised = to_int8(
-                artifact, job, out, shop.progress, shop.statistics, made.kept
+        assert int8.quantised is not None  # noqa: S101  only what was quantised is mixed
+        assert int8.lowered is not None  # noqa: S101
+        rules = load_rules(self.job.target.rules(int8.backend))
+        model = mix(int8.quantised, rules, kept)
+        details = {**int8.lowered.details, "kept_float": dict(kept)}
+        step = Step(name="mix", options={"layers": sorted(kept)}, hits=len(kept))
+        lowered = int8.lowered.with_step(step, details=details)
+        return save_model(model, lowered, folder / int8.lowered.path.name)
+
+    def _sign_forms(self, backends: Sequence[str]) -> list[Candidate]:
+        """Forms of a binary network that take its products in INT8, exactly; none of other networks."""
+        from edgedeploy.steps.build import sign_forms
+
+        found = []
+        for name, form in sign_forms(self.artifact, self._job("fp32", backends), self._folder()).items():
+            made = Candidate(f"signs in INT8, {name}", "fp32", name)
+            self._attempt(made, lambda folder, form=form: form)  # type: ignore[misc]  # noqa: ARG005
+            found.append(made)
+        return found
+
+    def _attempt(self, made: Candidate, lower: Callable[[Path], Artifact]) -> None:
+        """Lower, build and score; what a step or runtime refuses is noted, not raised."""
+        folder = self._folder()
+        backend = BACKENDS.get(made.backend)
+        try:
+            made.lowered = lower(folder)
+            shapes = run_shapes(made.lowered, self.job)
+            # What an engine that does not fit its device tells the user to build again.
+            known = made.lowered.model_copy(
+                update={"details": {**made.lowered.details, "source": self.job.source}}
             )
-        elif LOWER.wanted(artifact, job):
-            made.lowered = LOWER.work(artifact, job, folder / "lowered", shop.progress)
-        made.built = BUILD.work(made.lowered, job, folder / "built", shop.progress)
-    except EdgeDeployError as error:
-        # Without a runtime for the target none of the others will do either.
-        if isinstance(error, MissingDependencyError):
-            raise
-        made.refusal = str(error)
-        made.verdict = f"cannot be had: {error}"
-        return
-    made.here = _opens(made.built, scorer_shapes(made.built, job))
+            out = folder / f"{self.artifact.path.stem}.{self.job.target.name}{backend.suffix}"
+            made.built = backend.build(known, self.job.target, BuildOptions(opt_shapes=shapes), out)
+            made.here = _opens(made.built, shapes)
+            self._score(made)
+        except EdgeDeployError as error:
+            made.built, made.refusal, made.verdict = None, str(error), f"cannot be had: {error}"
 
+    def _lower(self, made: Candidate, folder: Path) -> Artifact:
+        from edgedeploy.steps.lower import LOWER, to_int8
 
-def _score(candidate: Candidate, scorer: Scorer, budgets: tuple[AccuracyBudget, ...]) -> None:
-    """Score where it ships; in ONNX Runtime where the device is not here."""
-    if candidate.built is None or candidate.lowered is None:
-        return
-    if candidate.here:
-        candidate.scores = scorer.score(candidate.built)
-    else:
-        candidate.scores = scorer.score(candidate.lowered, "onnxruntime")
-    candidate.missed = misses(budgets, candidate.scores, scorer.reference)
+        job = self._job(made.precision, [made.backend])
+        place = folder / "lowered"
+        place.mkdir()
+        if made.precision == "int8":
+            out = place / self.artifact.path.name
+            lowered, made.quantised = to_int8(self.artifact, job, out, self.progress, self.statistics)
+            return lowered
+        if LOWER.wanted(self.artifact, job):
+            return LOWER.work(self.artifact, job, place, self.progress)
+        return self.artifact
+
+    def _score(self, made: Candidate) -> None:
+        """Score where it ships; in ONNX Runtime where the device is not here."""
+        assert made.built is not None  # noqa: S101  `_attempt` built them
+        assert made.lowered is not None  # noqa: S101
+        if made.here:
+            made.scores = self.scorer.score(made.built)
+        else:
+            made.scores = self.scorer.score(made.lowered, "onnxruntime")
+        made.missed = misses(self.budgets, made.scores, self.scorer.reference)
+
+    def _job(self, precision: Precision, backends: Sequence[str]) -> Job:
+        """The job for one precision, and with the placement of these runtimes alone."""
+        target = self.job.target
+        rules = {name: target.rules(name) for name in backends}
+        narrow = target.model_copy(update={"backends": tuple(backends), "qdq": rules})
+        recipe = self.job.recipe.model_copy(update={"precision": precision})
+        return dataclasses.replace(self.job, recipe=recipe, target=narrow)
+
+    def _folder(self) -> Path:
+        folder = self.folder / str(sum(1 for _ in self.folder.iterdir()))
+        folder.mkdir()
+        return folder
 
 
 def time_in_turns(candidates: Sequence[Candidate], job: Job) -> None:
@@ -167,7 +240,7 @@ def time_in_turns(candidates: Sequence[Candidate], job: Job) -> None:
         feeds = {}
         for candidate in runnable:
             assert candidate.built is not None  # noqa: S101  `runnable` has those alone
-            shapes = scorer_shapes(candidate.built, job)
+            shapes = run_shapes(candidate.built, job)
             backend = BACKENDS.get(candidate.built.backend)
             session = backend.open(candidate.built, OpenOptions(shapes=shapes))
             sessions[candidate.name] = stack.enter_context(session)
@@ -177,7 +250,7 @@ def time_in_turns(candidates: Sequence[Candidate], job: Job) -> None:
             candidate.timing = result
 
 
-def scorer_shapes(artifact: Artifact, job: Job) -> dict[str, tuple[int, ...]]:
+def run_shapes(artifact: Artifact, job: Job) -> dict[str, tuple[int, ...]]:
     """Shapes to time at: the size asked for, else the model's own, else a usual one."""
     from edgedeploy.backends.feeds import representative_shapes
     from edgedeploy.tasks.base import task_for
@@ -189,6 +262,6 @@ def scorer_shapes(artifact: Artifact, job: Job) -> dict[str, tuple[int, ...]]:
 def _opens(built: Artifact, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     try:
         BACKENDS.get(built.backend).open(built, OpenOptions(shapes=shapes)).close()
-    except DeviceError:
+    except (DeviceError, EngineMismatchError):
         return False
     return True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.candidates import Candidate, scorer_shapes
+from edgedeploy.steps.candidates import Candidate, run_shapes
 
 
 def estimate(candidates: Sequence[Candidate], artifact: Artifact, job: Job) -> None:
@@ -24,7 +24,7 @@ def estimate(candidates: Sequence[Candidate], artifact: Artifact, job: Job) -> N
     from edgedeploy.calibration.costs import layer_costs, peak, roofline_ms
 
     figures = job.target.figures
-    costs = layer_costs(onnx.load(artifact.path), scorer_shapes(artifact, job))
+    costs = layer_costs(onnx.load(artifact.path), run_shapes(artifact, job))
     macs = sum(cost.macs for cost in costs.values())
     for candidate in absent:
         assert candidate.built is not None  # noqa: S101  `absent` has those alone

@@ -20,12 +20,12 @@ from edgedeploy.core.progress import Progress
 from edgedeploy.core.relabel import relabelled
 from edgedeploy.core.spec import Artifact, Step
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.candidates import ORDER, Candidate, Workshop, time_in_turns
+from edgedeploy.steps.candidates import Candidate, Workshop, time_in_turns
 from edgedeploy.steps.estimate import estimate
 from edgedeploy.steps.mixing import Mixing, analyse, rescue, without_slow
 from edgedeploy.steps.score import Scorer, default_budgets, make_scorer
 from edgedeploy.steps.split import Parts, split
-from edgedeploy.steps.verdict import NAMED, Decision, decide, layer_document
+from edgedeploy.steps.verdict import NAMED, Decision, best_int8, decide, layer_document
 from edgedeploy.tasks.base import task_for
 
 
@@ -47,12 +47,13 @@ def guard(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Art
         limit = job.recipe.calibration.limit
         parts = split(job.data, place / "data", limit, options.scored, job.labelled)
         job = dataclasses.replace(job, data=parts.calibration)
-        scorer = make_scorer(artifact, parts.scored, job)
+        (place / "exact").mkdir()
+        scorer = make_scorer(artifact, parts.scored, job, place / "exact")
         accuracy, clock = _budgets(artifact, job, scorer)
         (place / "built").mkdir()
         kept = statistics_root(folder)
         shop = Workshop(artifact, job, scorer, accuracy, place / "built", kept, progress)
-        candidates = [shop.make(precision) for precision in ORDER if precision in job.target.precisions]
+        candidates = shop.make_all()
         estimate(candidates, artifact, job)
         time_in_turns(candidates, job)
         mixing = _mix(candidates, shop)
@@ -86,9 +87,9 @@ def _budgets(
 
 def _mix(candidates: list[Candidate], shop: Workshop) -> Mixing:
     """Mixed candidates where they could win; where INT8 fails, at least what its layers cost."""
-    int8 = next((c for c in candidates if c.precision == "int8" and c.built is not None), None)
-    others = [c for c in candidates if c is not int8 and c.within and c.milliseconds is not None]
-    if int8 is None or not others:
+    int8 = best_int8(candidates)
+    others = [c for c in candidates if c.precision != "int8" and c.within and c.milliseconds is not None]
+    if int8 is None or int8.built is None or not others:
         return Mixing()
     other = min(others, key=lambda c: c.milliseconds or 0.0)
     slower = (int8.milliseconds or 0.0) >= (other.milliseconds or 0.0)
@@ -152,7 +153,10 @@ def _keep(winner: Candidate, report: dict[str, Any], folder: Path) -> Artifact:
     assert built is not None  # noqa: S101  `decide` takes none else
     out = folder / built.path.name
     step = Step(name="guard", options={"kept": winner.name, "budget": report["budget"]}, hits=1)
-    changes = {"details": {**built.details, "guard": report}, "history": (*built.history, step)}
+    details = {**built.details, "guard": report}
+    if not winner.here:
+        details["considered"] = [{"backend": winner.backend, "verdict": "kept, not measured: not here"}]
+    changes = {"details": details, "history": (*built.history, step)}
     if built.kind == "onnx":
         return relabelled(built, out, **changes)
     with replacing(out) as temporary:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.core.cache import data_digest, statistics_root
 from edgedeploy.core.caveats import RANDOM_DATA, caveats
-from edgedeploy.core.errors import CalibrationError, UsageError
+from edgedeploy.core.errors import CalibrationError, UnknownNameError, UsageError
+from edgedeploy.core.onnx_header import operators
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.relabel import relabelled
 from edgedeploy.core.spec import Artifact, Precision, Step
@@ -124,9 +125,8 @@ def to_int8(
     out: Path,
     progress: Progress,
     statistics: Path,
-    keep_float: Mapping[str, str] | None = None,
 ) -> tuple[Artifact, QuantizeResult]:
-    """The artifact in INT8 at `out` but for `keep_float` (node -> why), and how it came about.
+    """The artifact in INT8 at `out`, and how it came about.
 
     `statistics` is where those of the data are kept between runs. FP8 where that is the job's
     precision: the same placement.
@@ -147,7 +147,7 @@ def to_int8(
         rules=load_rules(rules).with_options(number=precision),
         corrections=options.corrections,
         memory_mb=options.memory_mb,
-        keep_float=keep_float,
+        keep_float=_kept(artifact, options.keep_float),
         progress=progress,
     )
     placement = result.report.placement
@@ -195,6 +195,15 @@ def _data(artifact: Artifact, job: Job, statistics: Path) -> CalibrationData:
     source = RandomFeeds(artifact, options.random, job.size) if job.data is None else job.data
     limit = options.random or options.limit
     return CalibrationData.of(artifact, source, limit, size=job.size, keep=statistics)
+
+
+def _kept(artifact: Artifact, names: Sequence[str]) -> dict[str, str]:
+    """Nodes that the user keeps in float -> why; raises UnknownNameError."""
+    known = [name for _, name in operators(artifact.path)]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("node", name, known)
+    return dict.fromkeys(names, "the recipe keeps it in float")
 
 
 def _notes(artifact: Artifact) -> list[str]:

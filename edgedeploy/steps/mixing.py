@@ -18,11 +18,11 @@ from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, me
 from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
 from edgedeploy.core.spec import Artifact, Precision
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.candidates import Candidate, Workshop, scorer_shapes
+from edgedeploy.steps.candidates import Candidate, Workshop, run_shapes
 from edgedeploy.steps.score import agreement_scores, misses
 from edgedeploy.tasks.base import task_for
 
-IMAGES = 3  # that sensitivity is measured on: its order settles after very few
+IMAGES = 2  # that sensitivity is measured on: its order settles after very few
 WORTH = 0.03  # share of INT8's time that layers must lose in INT8 for a mix without them to be tried
 
 
@@ -63,7 +63,7 @@ def calibration_inputs(shop: Workshop, count: int) -> list[Mapping[str, Any]]:
     """A few inputs out of those calibrated on."""
     data = shop.job.data
     assert data is not None  # noqa: S101  `check_precision` refused it
-    return list(islice(replace(shop.scorer, data=data, limit=count).feeds(), count))
+    return list(islice(replace(shop.scorer, data=data, limit=count, kept=None).feeds(), count))
 
 
 def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, float], bool]:
@@ -72,9 +72,9 @@ def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, floa
     model = int8.quantised.float_model
     if int8.built is None or other.built is None:
         return {}, True
-    shapes = scorer_shapes(int8.built, job)
+    shapes = run_shapes(int8.built, job)
     costs = layer_costs(model, shapes)
-    if int8.here and other.here:
+    if int8.here and other.here:  # the float candidate may be of another runtime: names are the model's
         from edgedeploy.backends.feeds import random_feeds
         from edgedeploy.bench.layers import layer_times
 
@@ -109,7 +109,7 @@ def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
         if not low < count < high:
             break
         kept = {layer.name: reason(layer, found.savings.get(layer.name)) for layer in order[:count]}
-        made = shop.make("int8", kept)
+        made = shop.mix(int8, kept)
         found.tried.append(made)
         if made.within:
             best, high = made, count
@@ -132,7 +132,7 @@ def without_slow(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
         return found
     kept = {name: f"INT8 is slower here by {-value:.3f} ms" for name, value in lost.items()}
     if len(kept) < len(quantised):
-        found.tried.append(shop.make("int8", kept))
+        found.tried.append(shop.mix(int8, kept))
     return found
 
 

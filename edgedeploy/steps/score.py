@@ -38,6 +38,7 @@ class Scorer:
         size: (height, width) of the inputs, None for each image's own.
         reference: the float model's metrics; empty where `data` has no labels.
         why_not: where it has none, why.
+        kept: folder for the float model's outputs on `data`; None computes them anew for every score.
     """
 
     exact: Artifact
@@ -46,6 +47,7 @@ class Scorer:
     size: tuple[int, int] | None = None
     reference: Mapping[str, float] = field(default_factory=dict)
     why_not: str = ""
+    kept: Path | None = None
 
     @property
     def labelled(self) -> bool:
@@ -57,13 +59,25 @@ class Scorer:
         with _session(model, task, self.size, backend) as session:
             metrics = dict(task.evaluate(session, self.data, self.limit)) if self.labelled else {}
             with _session(self.exact, task, self.size, None) as exact:
-                # The runtimes' memory is theirs again at the next run: copied.
                 pairs = (
-                    ({key: value.copy() for key, value in exact(feed).items()}, session(feed))
-                    for feed in self.feeds()
+                    (self._exact(number, feed, exact), session(feed))
+                    for number, feed in enumerate(self.feeds())
                 )
                 metrics |= agreement_scores(task, pairs)
         return metrics
+
+    def _exact(self, number: int, feed: Feeds, session: Any) -> dict[str, Any]:
+        """The float model's outputs, computed once and kept on disk."""
+        if self.kept is None:
+            # The runtimes' memory is theirs again at the next run: copied.
+            return {key: value.copy() for key, value in session(feed).items()}
+        names = [spec.name for spec in self.exact.outputs]
+        places = [self.kept / f"{number}-{index}.npy" for index in range(len(names))]
+        if not places[-1].exists():
+            found = session(feed)
+            for name, place in zip(names, places, strict=True):
+                np.save(place, found[name])
+        return {name: np.load(place) for name, place in zip(names, places, strict=True)}
 
     def feeds(self) -> Iterator[Feeds]:
         """The inputs, as the float model takes them."""
@@ -76,9 +90,9 @@ class Scorer:
         )
 
 
-def make_scorer(exact: Artifact, data: Path, job: Job) -> Scorer:
+def make_scorer(exact: Artifact, data: Path, job: Job, kept: Path | None = None) -> Scorer:
     """A scorer that knows what the float model reaches, where there are labels to tell it."""
-    plain = Scorer(exact, data, job.recipe.guard.scored, job.size)
+    plain = Scorer(exact, data, job.recipe.guard.scored, job.size, kept=kept)
     task = task_for(exact)
     try:
         with _session(exact, task, job.size, None) as session:

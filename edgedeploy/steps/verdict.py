@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,16 +87,23 @@ def _sentence(
     sensitivity: Sensitivity | None,
     target: Target,
 ) -> str:
-    int8 = next((c for c in candidates if c.precision == "int8" and not c.kept), None)
+    int8 = best_int8(candidates)
     if int8 is None:
         return f"{winner.name} ships: {target.title} does not run int8."
-    if winner is int8:
+    if winner.precision == "int8" and not winner.kept:
+        int8 = winner
         rest = [c for c in candidates if c is not int8 and c.milliseconds and c.within]
         nearest = min(rest, key=lambda c: c.milliseconds or 0.0, default=None)
         ratio = _ratio(nearest, int8) if nearest is not None else None
         gain = f", {ratio:.2f} times as fast as {nearest.name}" if nearest is not None and ratio else ""
-        return f"int8 ships: it keeps the budget{gain}."
-    return f"{winner.name} ships, not int8: {why_not_int8(int8, winner, late, sensitivity, target)}."
+        return f"{int8.name} ships: it keeps the budget{gain}."
+    return f"{winner.name} ships, not {int8.name}: {why_not_int8(int8, winner, late, sensitivity, target)}."
+
+
+def best_int8(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The INT8 candidate with all its layers that is to be talked of: built, and the fastest of those."""
+    whole = [c for c in candidates if c.precision == "int8" and not c.kept]
+    return min(whole, key=lambda c: (c.built is None, c.milliseconds or math.inf), default=None)
 
 
 def why_not_int8(
