@@ -67,7 +67,7 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def _entry_files(self) -> Iterator[str]:
-        """Files that enter something under their own name: `@decorator("name"` or `REGISTRY.register("name"`."""
+        """Files that enter something under their name: `@decorator("name"` or `REGISTRY.register("name"`."""
         (folder,) = importlib.import_module(self.package).__path__
         for stem in self._stems():
             name = re.escape(stem.replace("_", "-"))
