@@ -29,6 +29,7 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn,
     ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
+OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()}
 PLAIN = {f"edgedeploy.export.{name}" for name in ("graph", "shapes", "order", "weights")}
 KEEPING = [name for name in PASSES.names() if PASSES.get(name).keeps_contract]
 
@@ -57,6 +58,8 @@ def sites(tree: ast.Module) -> Iterator[Callable[[], None]]:
                 yield lambda node=node: node.ops.__setitem__(0, SWAPPED[type(node.ops[0])]())
             elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
                 yield lambda node=node: setattr(node, "value", node.value + 1)
+            elif isinstance(node, ast.Constant) and node.value in OPERATORS:
+                yield lambda node=node: setattr(node, "value", "Neg" if node.value != "Neg" else "Abs")
             elif isinstance(node, ast.If):
                 yield lambda node=node: setattr(node, "test", ast.UnaryOp(ast.Not(), node.test))
             elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
