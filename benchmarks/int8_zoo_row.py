@@ -83,7 +83,8 @@ def judge(model: onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> Row:
         "findings": [f"{e.id} {e.node}: {e.why}" for e in found if e.severity != "advice"],
         "advice": dict(Counter(e.id for e in found if e.severity == "advice")),
     }
-    exact = run(quantized, feeds)
+    exact, floats = run(quantized, feeds), run(model, feeds)
+    result["rounding_db"] = agreement(floats, exact)
     if rules.runtime in {"tensorrt", "tensorrt-rtx", "dla"}:
         result["engine"] = engine(quantized)
     if "openvino" in (rules.runtime, *rules.serves):
@@ -94,9 +95,13 @@ def judge(model: onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> Row:
             if result["openvino"]
             else quantized
         )
-        result["openvino_db"] = agreement(exact, [openvino(fixed, feed) for feed in feeds])
+        computed = [openvino(fixed, feed) for feed in feeds]
+        result["openvino_db"] = agreement(exact, computed)
+        result["openvino_loss"] = round(result["rounding_db"] - agreement(floats, computed), 1)
     if rules.runtime == "onnxruntime":
-        result["onnxruntime_db"] = agreement(exact, [onnxruntime(quantized, feed) for feed in feeds])
+        computed = [onnxruntime(quantized, feed) for feed in feeds]
+        result["onnxruntime_db"] = agreement(exact, computed)
+        result["onnxruntime_loss"] = round(result["rounding_db"] - agreement(floats, computed), 1)
     return result
 
 

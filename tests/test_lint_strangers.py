@@ -1,4 +1,4 @@
-"""Lint and fix on what other quantisers write: refused by TensorRT-RTX before, built, clean and the same after."""
+"""Lint and fix on what other quantisers write: refused by TensorRT-RTX before, built and clean after."""
 
 from __future__ import annotations
 

@@ -67,7 +67,9 @@ def run(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[Feeds]:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        session: Any = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, ["CPUExecutionProvider"]
+        )
         names = [output.name for output in session.get_outputs()]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception as error:
