@@ -18,7 +18,7 @@ KINDS = ["norm", "affine", "linear", "relu", "gemm"]
 
 
 def block(kind: str, outliers: float = 60.0) -> onnx.ModelProto:
-    """What precedes two products that read one tensor `t`, three channels of which are outliers; q weighs those less."""
+    """What precedes two products that read one tensor `t`, with three outliers that q weighs less."""
     rank = (1, 12, 16) if kind != "gemm" else (12, 16)
     net = Net(*rank)
     spread = np.ones(16, np.float32)
@@ -56,9 +56,7 @@ def inputs(model: onnx.ModelProto, count: int = 4) -> list[dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_float_model_computes_the_same_without_another_node(
-    kind: str, rng: np.random.Generator
-) -> None:
+def test_the_float_model_computes_the_same_without_another_node(kind: str, rng: np.random.Generator) -> None:
     model = block(kind)
     result = smooth(model, {"t": rng.uniform(0.05, 20, 16)})
     onnx.checker.check_model(result, full_check=True)
