@@ -2,7 +2,7 @@
 
 Placement and ranges are those of symmetric INT8; what changes is the type of the zero-points and codes, and
 the scales. Steps grow with the value, so outliers cost little and small values keep 3 bits of mantissa.
-Micikevicius et al., "FP8 Formats for Deep Learning", 2022, table 1 (E4M3: bias 7, no infinities, 448 largest).
+Micikevicius et al., "FP8 Formats for Deep Learning", 2022, table 1 (E4M3: bias 7, no infinities).
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.progress import Progress
 
 LEVELS = 7
+ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 OPSET = 21  # int4 and block_size
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's peak: what is clipped makes the other steps finer
 
@@ -47,7 +48,7 @@ def weight_only(
     feeds: FeedsFactory,
     *,
     block: int = 32,
-    alphas: Sequence[float] = tuple(i / 10 for i in range(11)),
+    alphas: Sequence[float] = ALPHAS,
     smallest: int = 4096,
     progress: Progress | None = None,
 ) -> WeightOnlyResult:
@@ -107,7 +108,8 @@ def _codes(blocks: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[n
 
 def _restored(w: NDArray[np.float64], block: int) -> NDArray[np.float64]:
     codes, scale = rounded(w, block)
-    return codes * np.repeat(scale, block, axis=0)
+    restored: NDArray[np.float64] = codes.astype(np.float64) * np.repeat(scale, block, axis=0)
+    return restored
 
 
 def _eligible(view: GraphView, block: int, smallest: int) -> tuple[list[int], dict[str, str]]:

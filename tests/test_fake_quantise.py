@@ -96,7 +96,7 @@ def test_quantising_a_rounded_network_loses_nothing(network: nn.Module) -> None:
 def test_the_exported_and_quantised_file_computes_what_was_trained(
     network: nn.Sequential, rules: str, activation: Literal["int8", "uint8"]
 ) -> None:
-    """Trained under rounding for some steps, rounded, exported, Q/DQ placed: the same outputs, not just near."""
+    """Trained under rounding, rounded, exported, Q/DQ placed: the same outputs, not just near."""
     x = torch.rand(4, 1, 12, 12)
     target = network(x).detach() * 1.1
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)

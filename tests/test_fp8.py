@@ -93,7 +93,7 @@ def test_tensorrt_rtx_builds_it_where_the_hardware_has_it(capability: str, accep
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: object, message: str) -> None:
+        def log(self, severity: object, message: str) -> None:  # noqa: ARG002
             messages.append(message)
 
     logger = Logger()

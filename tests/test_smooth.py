@@ -18,7 +18,7 @@ KINDS = ["norm", "affine", "linear", "relu", "gemm"]
 
 
 def block(kind: str, outliers: float = 60.0) -> onnx.ModelProto:
-    """What precedes two products that read one tensor `t`, three channels of which are outliers; q weighs those less."""
+    """What precedes two products that read one tensor `t`, with three outliers that q weighs less."""
     rank = (1, 12, 16) if kind != "gemm" else (12, 16)
     net = Net(*rank)
     spread = np.ones(16, np.float32)

@@ -20,9 +20,10 @@ from onnx import helper, numpy_helper
 from edgedeploy.calibration.collect import collect
 from edgedeploy.calibration.corrections.base import CORRECTIONS, BeforePlacement, Setting
 from edgedeploy.calibration.corrections.edits import drop_unused, give
-from edgedeploy.calibration.exclusions import trained_for_int8
+from edgedeploy.calibration.exclusions import trained_for_int8, weighted_after
 from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.plan import Plan, make_plan
+from edgedeploy.calibration.ruleset import RuleSet
 
 # f(a / r) = f(a) / r for r > 0 that differs from channel to channel.
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -38,21 +39,26 @@ class Equalize(BeforePlacement):
         strength: 0 (off) to 1 (channels fully alike); what x gains in levels w may lose.
         depthwise: the same for tensors that only depthwise convolutions read.
         multiply: operators behind which a Mul is put where no weight can take the factor.
+        trained: the same for tensors whose readers' weights lie on the int8 grid already. Factors move them
+            off it, so this pays only with a correction that chooses codes by the layer's output.
     """
 
     order = 10
     strength: float = 0.5
     depthwise: float = 0.5
     multiply: tuple[str, ...] = ("Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh")
+    trained: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.strength <= 1 and 0 <= self.depthwise <= 1):
-            raise ValueError("strength and depthwise must be 0 to 1")
+        if not all(0 <= strength <= 1 for strength in (self.strength, self.depthwise, self.trained)):
+            raise ValueError("strength, depthwise and trained must be 0 to 1")
 
     def prepare(self, model: onnx.ModelProto, setting: Setting) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         view = GraphView(model)
         plan = make_plan(view, setting.rules, keep_float=setting.keep_float)
-        names = candidates(view, plan, frozenset(self.multiply))
+        names = candidates(view, plan, frozenset(self.multiply), trained=self.trained > 0)
+        if not setting.rules.last:  # a last layer is quantised only for its grid
+            names = [name for name in names if not _ends(view, name, setting.rules)]
         strengths = {name: self._strength(view, name) for name in names}
         names = [name for name in names if strengths[name]]
         if not names:
@@ -74,27 +80,39 @@ class Equalize(BeforePlacement):
         return equalize(model, ratios), (f"channels of {len(ratios)} tensors equalised",)
 
     def _strength(self, view: GraphView, name: str) -> float:
+        if any(trained_for_int8(view, index) for index, _ in view.consumers[name]):
+            return self.trained
         deep = any(view.constants[view.nodes[i].input[1]].dims[1] > 1 for i, _ in view.consumers[name])
         return self.strength if deep else self.depthwise
 
 
-def candidates(view: GraphView, plan: Plan, multiply: frozenset[str] = frozenset()) -> list[str]:
+def candidates(
+    view: GraphView, plan: Plan, multiply: frozenset[str] = frozenset(), *, trained: bool = False
+) -> list[str]:
     """Tensors read by nothing but quantised convolutions, whose maker can take the factor.
 
     Where the weights lie on the int8 grid already, quantising them loses nothing and any factor would:
-    trained so, they are left alone.
+    without `trained` they are left alone.
     """
     found = []
     for name, edges in plan.reads.items():
         convolutions = all(position == 0 and view.nodes[index].op_type == "Conv" for index, position in edges)
-        trained = any(trained_for_int8(view, index) for index, _ in edges)
+        on_grid = not trained and any(trained_for_int8(view, index) for index, _ in edges)
         private = sorted(view.consumers[name]) == sorted(edges) and name not in view.captured
-        if convolutions and not trained and private and name not in view.outputs and plan.find(name) == name:
+        if convolutions and not on_grid and private and name not in view.outputs and plan.find(name) == name:
             producer = view.producer.get(name)
             kind = view.nodes[producer].op_type if producer is not None else ""
             if kind in multiply or source_of(view, name) is not None:
                 found.append(name)
     return found
+
+
+def _ends(view: GraphView, name: str, rules: RuleSet) -> bool:
+    """Whether a last layer whose weights lie on the int8 grid reads the tensor."""
+    return any(
+        trained_for_int8(view, index) and not weighted_after(view, index, rules)
+        for index, _ in view.consumers[name]
+    )
 
 
 def factors(peaks: NDArray[np.float64], strength: float) -> NDArray[np.float32]:

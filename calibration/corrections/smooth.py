@@ -1,4 +1,4 @@
-"""x W = (x / s)(diag(s) W), s_j = max|x_j|^alpha / max_k|W_jk|^(1 - alpha): outliers of x moved into the weights.
+"""x W = (x / s)(diag(s) W), s_j = max|x_j|^alpha / max_k|W_jk|^(1 - alpha): outliers of x go into W.
 
 In a transformer a few channels of what a norm gives are a hundred times the others, and an activation has one
 scale; a weight has one for each output. 1/s goes into the norm's own scale and shift, or into the layer

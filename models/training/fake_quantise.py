@@ -1,9 +1,9 @@
 """Train in the presence of 8-bit rounding, so that the weights survive it.
 
 Weights are rounded per output channel, a convolution's input per tensor: q(x) = s * round(x / s), s = max|x|
-/ 127, or as `Activation` says, which names the Q/DQ that the exported network will get. The gradient passes as if nothing were rounded (straight-through
-estimator). Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference", 2018.
+/ 127, or as `Activation` says. The gradient passes as if nothing were rounded (straight-through estimator).
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+2018.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-# "int8": symmetric, as TensorRT's rules have it. "uint8": with a zero-point, as OpenVINO's and ONNX Runtime's.
+# What the exported network's Q/DQ will be. "int8": symmetric, as TensorRT's rules have it. "uint8": with a
+# zero-point, as OpenVINO's and ONNX Runtime's.
 # "either": symmetric where something is negative, else all 255 levels: near enough to both.
 Activation = Literal["int8", "uint8", "either"]
 
@@ -57,10 +58,10 @@ def fake_quantised(model: nn.Module, activation: Activation = "either") -> Itera
     """
     layers = _layers(model)
 
-    def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def rounding(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (round_activation(inputs[0], activation), *inputs[1:])
 
-    hooks = [layer.register_forward_pre_hook(hook) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(rounding) for layer in layers]
     try:
         for layer in layers:  # an attribute of the instance hides the parameter, which stays where it is
             layer.__dict__["weight"] = round_weight(layer.weight)
