@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 BINS = 4096  # on either side of zero; at least half of them lie below the largest magnitude
-BLOCK = 1 << 17  # elements handled at once: the temporaries stay in the processor's cache
+BLOCK = 1 << 18  # elements handled at once: temporaries stay in cache, and counts are exact in float32
 _SMALLEST = -110  # exponent of the first limit: keeps BINS / limit within float32
 # Neighbours are counted in tables of their own: half of what a ReLU makes is zero, and additions to one and
-# the same counter wait for each other (measured: 1.7 instead of 2.3 ns a value).
-_LANES = 4
-_OFFSETS = np.tile(np.arange(_LANES, dtype=np.int32) * (2 * BINS) + BINS, BLOCK // _LANES)
+# the same counter wait for each other. OpenCV counts 16-bit integers faster than numpy, which widens them to
+# 64 bits first. Measured: 2.3 ns a value with one table of numpy's, 1.2 so.
+_LANES = 2
+_OFFSETS = np.tile(np.arange(_LANES, dtype=np.uint16) * (2 * BINS) + BINS, BLOCK // _LANES)
+_WHOLE = _LANES * 2 * BINS
 
 
 class Histogram:
@@ -48,11 +51,10 @@ class Histogram:
             block = flat[start : start + BLOCK]
             position = np.multiply(block, scale)
             np.floor(position, out=position)
-            index = position.astype(np.int32)
-            lanes = _LANES if block.size > BLOCK // _LANES else 1
-            index += _OFFSETS[: block.size] if lanes > 1 else BINS
-            found = np.bincount(index, minlength=lanes * 2 * BINS)
-            self.counts += found.reshape(lanes, 2 * BINS).sum(axis=0)
+            index = position.astype(np.int16).view(np.uint16)
+            index += _OFFSETS[: block.size]  # wraps around: negative positions come out right
+            found = cv2.calcHist([index.reshape(1, -1)], [0], None, [_WHOLE], [0, _WHOLE])
+            self.counts += found.reshape(_LANES, 2 * BINS).sum(axis=0).astype(np.int64)
 
     def magnitudes(self) -> NDArray[np.int64]:
         """Counts of |x| over [0, limit) in BINS bins of the same width."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Cli
+from tests.cli.test_calibration import network
 from tests.conftest import ROOT
 
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -67,6 +68,15 @@ def test_readme_commands_run_in_order(cli: Cli, desk: Path) -> None:
         "restored.mp4",
     ):
         assert (desk / made).stat().st_size > 0
+
+
+def test_calibration_commands_run(cli: Cli, desk: Path) -> None:
+    network(desk / "model.onnx")
+    lines = commands("docs/calibration.md")
+    assert len(lines) >= 4
+    for words in lines:
+        outcome = cli(*words)
+        assert outcome.code == 0, f"{words}: {outcome.err}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
