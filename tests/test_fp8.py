@@ -55,7 +55,9 @@ def test_outliers_cost_less_than_in_int8_and_nodes_are_the_same() -> None:
         numpy_helper.from_array(_without(model, 3), "y_w")
     )
     data = [{"x": feed(model)}]
-    int8, fp8 = (quantize(model, lambda: data, method="minmax", rules=rules).model for rules in (RULES, FP8))
+    int8, fp8 = (
+        quantize(model, lambda: data, method="minmax", rules=rules).model for rules in (RULES, FP8)
+    )
     onnx.checker.check_model(fp8, full_check=True)
     assert [n.op_type for n in int8.graph.node] == [n.op_type for n in fp8.graph.node]
     kinds = {t.data_type for t in fp8.graph.initializer if t.name.endswith(("zero_point", "quantized"))}

@@ -56,7 +56,9 @@ def inputs(model: onnx.ModelProto, count: int = 4) -> list[dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_float_model_computes_the_same_without_another_node(kind: str, rng: np.random.Generator) -> None:
+def test_the_float_model_computes_the_same_without_another_node(
+    kind: str, rng: np.random.Generator
+) -> None:
     model = block(kind)
     result = smooth(model, {"t": rng.uniform(0.05, 20, 16)})
     onnx.checker.check_model(result, full_check=True)
