@@ -7,7 +7,7 @@ and weights. Kernels launch, convert and miss their peak, so real layers take lo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -16,6 +16,7 @@ from edgedeploy.calibration.graph_view import GraphView, concrete, elements
 from edgedeploy.core.spec import Precision
 from edgedeploy.core.target import Figures
 
+FUSED = frozenset({"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid"})
 ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
 
@@ -71,6 +72,22 @@ def layer_costs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
         name = view.label(index)
         costs[name] = LayerCost(name, macs, read, written, count)
     return costs
+
+
+def layer_names(model: onnx.ModelProto, layers: Iterable[str]) -> dict[str, str]:
+    """Node -> the layer that it is fused into: layers themselves, activations and sums right after them."""
+    view, chosen = GraphView(model), set(layers)
+    names = {}
+    for index, node in enumerate(view.nodes):
+        if view.label(index) not in chosen:
+            continue
+        names[view.label(index)] = view.label(index)
+        output = node.output[0]
+        while len(readers := view.consumers[output]) == 1 and view.nodes[readers[0][0]].op_type in FUSED:
+            follower = readers[0][0]
+            names[view.label(follower)] = view.label(index)
+            output = view.nodes[follower].output[0]
+    return names
 
 
 def roofline_ms(costs: Mapping[str, LayerCost], figures: Figures, precision: Precision) -> float | None:

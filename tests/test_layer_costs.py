@@ -10,7 +10,7 @@ import pytest
 from edgedeploy.backends.base import BACKENDS, BuildOptions, LayerTime
 from edgedeploy.backends.feeds import random_feeds
 from edgedeploy.bench.layers import gather, layer_times
-from edgedeploy.calibration.costs import layer_costs, peak, roofline_ms
+from edgedeploy.calibration.costs import layer_costs, layer_names, peak, roofline_ms
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import Figures, load_target
 from tests.qdq_nets import Net
@@ -56,18 +56,18 @@ def test_roofline_takes_the_slower_of_arithmetic_and_memory() -> None:
 
 
 def test_times_go_to_the_layer_before_and_names_are_matched_whole() -> None:
-    layers = ["conv1", "conv10", "p2o.Conv.1"]
+    layers = {name: name for name in ("conv1", "conv10", "p2o.Conv.1")} | {"relu10": "conv10"}
     times = [
         LayerTime("x_reorder", "Reorder", 0.5),
         LayerTime("conv1/WithoutBiases", "Convolution", 1.0),
         LayerTime("conv1_f32_bf16_conv10", "Reorder", 0.25),
-        LayerTime("conv10", "Convolution", 2.0),
+        LayerTime("relu10_nchwc", "Conv", 2.0),
         LayerTime("Pool", "Pooling", 4.0),
         LayerTime("p2o.Conv.12", "Convolution", 8.0),
         LayerTime("p2o.Conv.1/WithoutBiases", "Convolution", 16.0),
     ]
     assert gather(times, layers) == {"conv1": 1.75, "conv10": 14.0, "p2o.Conv.1": 16.0}
-    assert gather(times, ["other"]) == {}
+    assert gather(times, {"other": "other"}) == {}
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
@@ -80,6 +80,8 @@ def test_a_real_profile_knows_every_weighted_layer(backend: str, tmp_path: Path)
     plain = Artifact.load(tmp_path / "m.onnx")
     built = BACKENDS.get(backend).build(plain, load_target("cpu"), BuildOptions(), tmp_path / "b.onnx")
     shapes = {"x": SHAPE}
-    found = layer_times(built, ["a", "wise", "up"], random_feeds(plain, shapes), shapes)
+    names = layer_names(model, ["a", "wise", "up"])
+    assert names == {"a": "a", "r": "a", "wise": "wise", "up": "up"}
+    found = layer_times(built, names, random_feeds(plain, shapes), shapes)
     assert set(found) == {"a", "wise", "up"}
     assert all(milliseconds > 0 for milliseconds in found.values())

@@ -15,9 +15,12 @@ RUNS = 12
 
 
 def layer_times(
-    built: Artifact, layers: Sequence[str], feeds: Feeds, shapes: Mapping[str, tuple[int, ...]]
+    built: Artifact, layers: Mapping[str, str], feeds: Feeds, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
-    """Milliseconds of each layer; empty where the runtime has no profile or names its layers otherwise."""
+    """Milliseconds of each layer; empty where the runtime has no profile or names its layers otherwise.
+
+    `layers` has for the names of nodes the layer that they count with: themselves, and activations that fuse.
+    """
     least: dict[str, float] = {}
     backend = BACKENDS.get(built.backend)
     with backend.open(built, OpenOptions(shapes=shapes, profile=True)) as session:
@@ -32,7 +35,7 @@ def layer_times(
     return least
 
 
-def gather(times: Sequence[LayerTime], layers: Sequence[str]) -> dict[str, float]:
+def gather(times: Sequence[LayerTime], layers: Mapping[str, str]) -> dict[str, float]:
     """Sums per layer; what comes before the first goes to it."""
     found: dict[str, float] = {}
     current, early = "", 0.0
@@ -48,7 +51,7 @@ def gather(times: Sequence[LayerTime], layers: Sequence[str]) -> dict[str, float
     return found
 
 
-def _layer_of(name: str, layers: Sequence[str]) -> str:
+def _layer_of(name: str, layers: Mapping[str, str]) -> str:
     """The layer that a runtime's layer is named after: the longest name that it begins with, as a word."""
     best = ""
     for layer in layers:
@@ -57,4 +60,4 @@ def _layer_of(name: str, layers: Sequence[str]) -> str:
             # "conv1_f32_bf16_conv2" is a conversion, which belongs to what stands before it: conv1.
             if not rest[:1].isalnum() and rest[:1] != ".":
                 best = layer
-    return best
+    return layers.get(best, "")

@@ -65,7 +65,8 @@ class AccuracyBudget:
 
 def change(metric: str, value: float, reference: float) -> float:
     """By how much a metric differs: in points of 100, or in its own unit."""
-    return (value - reference) * (1.0 if _is_own_unit(metric) else POINTS)
+    # Rounded: 0.697 - 0.7 is not quite -0.003 in binary, and a budget may be spent to the last digit.
+    return round((value - reference) * (1.0 if _is_own_unit(metric) else POINTS), 9)
 
 
 def unit(metric: str) -> str:

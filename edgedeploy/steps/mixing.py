@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from edgedeploy.calibration.costs import layer_costs
+from edgedeploy.calibration.costs import layer_costs, layer_names
 from edgedeploy.calibration.emulate import Emulator
 from edgedeploy.calibration.mixed import float_order, least_prefix, reason
 from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, measure
@@ -79,8 +79,8 @@ def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, floa
         from edgedeploy.bench.layers import layer_times
 
         feeds = random_feeds(int8.built, shapes)
-        names = [node.name for node in model.graph.node]
-        ours, theirs = (layer_times(c.built, list(costs) or names, feeds, shapes) for c in (int8, other))  # type: ignore[arg-type]  # both were built
+        names = layer_names(model, costs)
+        ours, theirs = (layer_times(c.built, names, feeds, shapes) for c in (int8, other))  # type: ignore[arg-type]  # both were built
         return {name: theirs[name] - ours[name] for name in ours if name in theirs}, False
     figures = job.target.figures
     # TensorRT-RTX writes the outputs of INT8 convolutions as float32, which is what makes it slow.

@@ -140,14 +140,14 @@ def _savings(
     artifact: Artifact, lowered: Artifact, job: Job, float_model: Any, folder: Path
 ) -> tuple[dict[str, float], str]:
     """Per layer, of INT8 over what the target would take else; and how that is known."""
-    from edgedeploy.calibration.costs import layer_costs
+    from edgedeploy.calibration.costs import layer_costs, layer_names
     from edgedeploy.steps.candidates import run_shapes
 
     shapes = run_shapes(artifact, job)
     costs = layer_costs(float_model, shapes)
     figures, usual = job.target.figures, job.target.default_precision
     if figures.memory_gb_per_s is None:
-        return _profiled(artifact, lowered, job, list(costs), folder)
+        return _profiled(artifact, lowered, job, layer_names(float_model, costs), folder)
     # TensorRT-RTX writes the outputs of INT8 convolutions as float32, which is what makes it slow.
     wide: Precision | None = "fp32" if job.target.backends[0] == "tensorrt-rtx" else None
     found = {
@@ -158,7 +158,7 @@ def _savings(
 
 
 def _profiled(
-    artifact: Artifact, lowered: Artifact, job: Job, layers: list[str], folder: Path
+    artifact: Artifact, lowered: Artifact, job: Job, layers: Mapping[str, str], folder: Path
 ) -> tuple[dict[str, float], str]:
     from edgedeploy.backends.base import BACKENDS, BuildOptions
     from edgedeploy.backends.feeds import random_feeds

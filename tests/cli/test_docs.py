@@ -52,8 +52,8 @@ def test_readme_commands_run_in_order(cli: Cli, desk: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     lines = commands("README.md")
     assert [words[0] for words in lines] == [
-        "models", "train", "export", "optimize", "quantize", "lint", "build", "build", "bench", "eval",
-        "demo", "stdo", "stdo", "doctor",
+        "models", "train", "export", "optimize", "quantize", "lint", "sensitivity", "build", "build", "build",
+        "bench", "eval", "demo", "stdo", "stdo", "doctor",
     ]  # fmt: skip
     for words in lines:
         outcome = cli(*words, *SHORTER.get(tuple(words[:2]), ()))
