@@ -30,7 +30,7 @@ def images(artifact: Artifact, folder: Path, count: int) -> Iterator[Feeds]:
 
 
 def ours(artifact: Artifact, folder: Path, count: int, mem: int) -> dict[str, Any]:
-    """Memory and seconds of quantising, all included but corrections of weights, which the peer has none of."""
+    """Memory and seconds of quantising, without corrections of weights: the peer has none."""
     from edgedeploy.calibration import CalibrationData, quantize
 
     model = onnx.load(artifact.path)

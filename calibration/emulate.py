@@ -70,4 +70,4 @@ class Emulator:
         switches = {f"{SWITCH}{layer}": np.asarray(layer in active) for layer in self._switches}
         fed = {name: value for name, value in feeds.items() if name in self.inputs}
         values = self._session.run(wanted, {**fed, **switches})
-        return dict(zip(wanted, values, strict=True))
+        return {name: np.asarray(value) for name, value in zip(wanted, values, strict=True)}

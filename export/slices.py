@@ -37,9 +37,11 @@ def ranges(node: Node) -> dict[int, Range]:
     steps = value_of(node.inputs[4], "its step").reshape(-1).tolist() if has(node, 4) else [1] * len(starts)
     found: dict[int, Range] = {}
     for axis, begin, end, step in zip(named, starts, ends, steps, strict=True):
-        if axis < 0 and shape is None:
-            raise Skip("the rank is not known")
-        place = int(axis) + (len(shape) if axis < 0 else 0)
+        place = int(axis)
+        if axis < 0:
+            if shape is None:
+                raise Skip("the rank is not known")
+            place += len(shape)
         size = shape[place] if shape is not None and isinstance(shape[place], int) else None
         if step < 1:
             raise Skip("it runs backwards")

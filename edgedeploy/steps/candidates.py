@@ -118,7 +118,7 @@ class Workshop:
             raise MissingDependencyError(
                 f"no runtime for {target.title} is installed: {backend.why_not()}", backend.install_hint()
             )
-        pairs = [
+        pairs: list[tuple[Precision, str]] = [
             (precision, name)
             for precision in ORDER
             for name in usable
