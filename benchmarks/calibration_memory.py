@@ -57,7 +57,8 @@ def main() -> None:
         row = measure("beside inference", model, arguments.data, count)
         print(
             f"\n{count} images: collecting and ranges {row['seconds']:.1f} s, plain inference "
-            f"{row['plain_seconds']:.1f} s, ratio {row['ratio']:.2f}",
+            f"{row['plain_seconds']:.1f} s, ratio {row['ratio']:.2f}, "
+            f"of processor time {row['processor_ratio']:.2f}",
             flush=True,
         )
 

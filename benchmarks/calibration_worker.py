@@ -45,7 +45,7 @@ def ours(artifact: Artifact, folder: Path, count: int, mem: int) -> dict[str, An
 def beside_inference(artifact: Artifact, folder: Path, count: int) -> dict[str, Any]:
     """Seconds of collecting and ranges over those of plain inference, image by image in turn.
 
-    Both decode every image themselves.
+    Both decode every image themselves. Processor time is told too, for machines that others use meanwhile.
     """
     from edgedeploy.calibration import load_rules, make_calibrator
     from edgedeploy.calibration.collect import collect
@@ -57,7 +57,7 @@ def beside_inference(artifact: Artifact, folder: Path, count: int) -> dict[str, 
     # Its threads would otherwise run on in a loop while the other side is timed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     plain = onnxruntime.InferenceSession(str(artifact.path), options, ["CPUExecutionProvider"])
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
 
     class Turns:
         def __len__(self) -> int:
@@ -66,18 +66,35 @@ def beside_inference(artifact: Artifact, folder: Path, count: int) -> dict[str, 
         def __iter__(self) -> Iterator[Feeds]:
             mine, theirs = images(artifact, folder, count), images(artifact, folder, count)
             for _ in range(count):
-                begin = time.perf_counter()
+                begin = clocks()
                 plain.run(None, dict(next(theirs)))
-                times.append(time.perf_counter() - begin)
+                times.append(since(begin))
                 yield next(mine)
 
-    start = time.perf_counter()
+    start = clocks()
     found = collect(model, tensors, Turns, histograms=True)
     calibrator = make_calibrator("entropy", {})
     for entry in found.statistics.values():
         calibrator.range_of(entry)
-    seconds = time.perf_counter() - start - sum(times)
-    return {"seconds": seconds, "plain_seconds": sum(times), "ratio": seconds / sum(times)}
+    wall, processor = since(start)
+    plain_wall, plain_processor = (sum(column) for column in zip(*times, strict=True))
+    return {
+        "seconds": wall - plain_wall,
+        "plain_seconds": plain_wall,
+        "ratio": (wall - plain_wall) / plain_wall,
+        "processor_ratio": (processor - plain_processor) / plain_processor,
+    }
+
+
+def clocks() -> tuple[float, float]:
+    """Wall and processor time of this process in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(begin: tuple[float, float]) -> tuple[float, float]:
+    """How far the clocks went."""
+    wall, processor = clocks()
+    return wall - begin[0], processor - begin[1]
 
 
 def theirs(artifact: Artifact, folder: Path, count: int) -> dict[str, Any]:

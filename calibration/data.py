@@ -49,7 +49,7 @@ class DataReport:
 
     Attributes:
         used: inputs that were yielded.
-        duplicates: those of them that had been yielded before, byte for byte.
+        duplicates: those of them whose image, or arrays, had been used before, byte for byte.
         skipped: name of each file that could not be used, and why.
         kinds: how many image files were no plain RGB, by what they were.
         sizes: how many different sizes the images had, before any resizing.
