@@ -81,15 +81,15 @@ def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path,
     built = run(job(breaks, photos, "guard.mixed=false"), Listener(), cache)
     found = by_name(built)
     assert built.precision in ("fp32", "bf16")
-    assert not found["int8, openvino"]["within"]
-    assert "agreement" in found["int8, openvino"]["missed"][0]
+    assert not found["int8 in openvino"]["within"]
+    assert "agreement" in found["int8 in openvino"]["missed"][0]
     sentence = built.details["guard"]["sentence"]
-    assert f"{built.precision}, {built.backend} ships, not int8, " in sentence
+    assert f"{built.precision} in {built.backend} ships, not int8, " in sentence
     assert "it loses too much" in sentence
     assert "b (" in sentence, "the layer that costs most is named"
     assert built.details["guard"]["layers"][0]["layer"] == "b"
     assert {entry["scored_in"] for entry in found.values() if entry["scores"]} <= {"openvino", "onnxruntime"}
-    assert found["fp32, openvino"]["scores"]["agreement"] > 0.9999
+    assert found["fp32 in openvino"]["scores"]["agreement"] > 0.9999
     assert built.details["guard"]["calibrated_on"] + built.details["guard"]["scored_on"] <= 12
     assert Artifact.load(built.path) == built
     assert not list(built.path.parent.glob(".guard-*")), "nothing is left over"

@@ -28,7 +28,7 @@ class Candidate:
     """One form of the model.
 
     Attributes:
-        name: "fp32", "int8, openvino", "int8 but 3 layers".
+        name: "fp32", "int8 in openvino", "int8 but 3 layers".
         backend: that it is built for.
         lowered, built: its ONNX and what was built of it; None where that was refused.
         quantised: how it became INT8.
@@ -135,7 +135,7 @@ class Workshop:
         several: bool = False,
     ) -> Candidate:
         """Lower to a precision, build in one runtime, and score."""
-        made = Candidate(f"{precision}, {backend}" if several else precision, precision, backend)
+        made = Candidate(f"{precision} in {backend}" if several else precision, precision, backend)
         self._attempt(made, lambda folder: self._lower(made, folder))
         return made
 
@@ -166,7 +166,7 @@ class Workshop:
 
         found = []
         for name, form in sign_forms(self.artifact, self._job("fp32", backends), self._folder()).items():
-            made = Candidate(f"signs in INT8, {name}", "fp32", name)
+            made = Candidate(f"signs in INT8 in {name}", "fp32", name)
             self._attempt(made, lambda folder, form=form: form)  # type: ignore[misc]  # noqa: ARG005
             found.append(made)
         return found

@@ -99,7 +99,7 @@ def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
     found.savings, found.estimated = savings(int8, other, shop.job)
     order = float_order(found.sensitivity, found.savings)
     most = _affordable(order, found.savings, int8, other)
-    inputs = calibration_inputs(shop, IMAGES)
+    inputs = [(feed, emulator.run(feed, ())) for feed in calibration_inputs(shop, IMAGES)]
     proxy = _proxy(shop.budgets, shop.artifact)
     names = [layer.name for layer in order]
     count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, shop.artifact, proxy))
@@ -159,13 +159,13 @@ def _proxy(budgets: tuple[AccuracyBudget, ...], artifact: Artifact) -> tuple[Acc
 
 def _emulated(
     emulator: Emulator,
-    inputs: Sequence[Mapping[str, Any]],
+    inputs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
     kept: Sequence[str],
     artifact: Artifact,
     budgets: tuple[AccuracyBudget, ...],
 ) -> bool:
-    """Whether a mix keeps budgets that need no labels, computed exactly."""
+    """Whether a mix keeps budgets that need no labels, on inputs with the float model's outputs."""
     on = set(emulator.layers) - set(kept)
     run: Callable[..., dict[str, Any]] = emulator.run
-    pairs = [(run(feed, ()), run(feed, on)) for feed in inputs]
+    pairs = [(exact, run(feed, on)) for feed, exact in inputs]
     return not misses(budgets, agreement_scores(task_for(artifact), pairs), {})

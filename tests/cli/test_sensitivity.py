@@ -88,7 +88,7 @@ def test_report_of_auto(kind: str, cli: Cli, desk: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert "ships" in outcome.err
     text = (desk / f"r.{kind}").read_text()
-    assert "fp32, onnxruntime" in text
+    assert "fp32 in onnxruntime" in text
     assert "sqnr>=20" in text or "sqnr&gt;=20" in text
     late = cli("build", "m.onnx", *words[:-1], "p50<0.00001ms", "-o", "late.onnx")
     assert late.code == 4
