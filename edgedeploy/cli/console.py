@@ -123,7 +123,9 @@ def print_table(
     for name in dispensable:
         if name in shown and sum(widths[head] + 3 for head in shown) + 1 > console.width:
             shown.remove(name)
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    if title:  # a path in it stays in one piece, however narrow the table is
+        console.print(f"[italic]{escape(title)}[/italic]", soft_wrap=True)
+    table = Table(header_style="bold")
     for name in shown:
         cells = [row[heads.index(name)] for row in data]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "-+<" for cell in cells)
