@@ -179,7 +179,8 @@ def _find(info: ModelInfo, source: str | Path | None) -> Path:
     names = bundled_weights(info)
     if source is None:
         if info.default_weights not in names:
-            raise UsageError(f"no weights of {info.name} come with the package", "name a checkpoint file")
+            known = f"name weights: {' or '.join(names)}" if names else "name a checkpoint file"
+            raise UsageError(f"no weights of {info.name} are taken by default", known)
         source = info.default_weights
     if str(source) in names:
         return Path(str(files(WEIGHTS).joinpath(f"{info.name}-{source}.safetensors")))

@@ -258,6 +258,13 @@ def test_a_model_without_bundled_weights_asks_for_a_file() -> None:
     assert caught.value.hint
 
 
+def test_weights_that_are_not_the_default_are_named() -> None:
+    """DDRNet's are of another number of classes than its builder's."""
+    with pytest.raises(UsageError, match="are taken by default") as caught:
+        load_weights("ddrnet_23_slim")
+    assert "camvid" in caught.value.hint
+
+
 @pytest.mark.parametrize("name", MODELS.names())
 def test_bundled_weights_load_and_have_a_card(name: str) -> None:
     info = MODELS.get(name)

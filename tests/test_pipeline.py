@@ -203,6 +203,14 @@ def test_zoo_model_end_to_end(tmp_path: Path, rng: np.random.Generator) -> None:
     assert result.shape == (1, 1, 48, 64)
 
 
+def test_a_model_whose_weights_are_of_other_classes_starts_from_random_ones(tmp_path: Path) -> None:
+    captured, listener = deploy(
+        "ddrnet_23_slim", tmp_path / "cache", "capture.height=64", "capture.width=64", until="capture"
+    )
+    assert captured.details["weights"] == "random"
+    assert any("--weights camvid" in note for note in listener.notes)
+
+
 def test_what_is_delivered_is_whole_and_replaces_what_was_there(network: Path, tmp_path: Path) -> None:
     built, _ = deploy(network, tmp_path / "cache", until="capture")
     out = tmp_path / "out" / "net.onnx"

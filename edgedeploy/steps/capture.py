@@ -57,11 +57,11 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
         out = folder / f"{job.source.partition(':')[2]}.onnx"
         return export_network(job.source, options, out, builder_options=job.model_options)
     from edgedeploy.models import MODELS
-    from edgedeploy.models.checkpoint import bundled_weights, load_checkpoint
+    from edgedeploy.models.checkpoint import load_checkpoint
 
     info = MODELS.get(job.source).variant(**job.model_options)
     out = folder / f"{job.source}.onnx"
-    if job.weights == "random" or (job.weights is None and not bundled_weights(job.source)):
+    if job.weights == "random" or (job.weights is None and not info.default_weights):
         network, weights = _random(info, job), {"weights": "random"}
     else:
         loaded = load_checkpoint(job.source, job.weights, **job.model_options)
@@ -97,10 +97,20 @@ def _random(info: ModelInfo, job: Job) -> nn.Module:
         return info.build(**job.model_options).eval()
 
 
+def _bundled(model: str) -> list[str]:
+    """Weights that come with the package, of a model of the zoo; none of others."""
+    from edgedeploy.models import MODELS
+    from edgedeploy.models.checkpoint import bundled_weights
+
+    return bundled_weights(model) if model in MODELS.names() else []
+
+
 def _notes(artifact: Artifact) -> list[str]:
     notes = []
     if artifact.details.get("weights") == "random":
-        notes.append("random weights: good for timing, not for results (name others with --weights)")
+        names = _bundled(artifact.model)
+        others = f"--weights {' or '.join(names)}" if names else "name others with --weights"
+        notes.append(f"random weights: good for timing, not for results ({others})")
     step = next((step for step in artifact.history if step.name == "capture"), None)
     if step is not None and step.options.get("why"):
         notes.append(f"exported by {step.options['exporter']}: {step.options['why']}")
