@@ -144,6 +144,21 @@ def test_a_quantised_file_of_others_is_held_to_what_int8_can(
     assert all(entry["max_rel"] > 1e-3 and "milliseconds" in entry for entry in considered.values())
 
 
+@pytest.mark.parametrize(("height", "right"), [(SHAPE[2], True), (SHAPE[2] + 1, False)])
+def test_runtimes_are_compared_on_real_inputs_of_their_shape(
+    height: int, right: bool, cpu: Target, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that outweighs what comes of noise is nothing beside what comes of large inputs."""
+    for name in cpu.backends:
+        alter(monkeypatch, name, noise=0.5)
+    real = [{model.inputs[0].name: np.full((*SHAPE[:2], height, SHAPE[3]), 1e6, np.float32)}]
+    if right:
+        build_fastest(model, cpu, None, tmp_path / "b.onnx", inputs=real)
+        return
+    with pytest.raises(ParityError):
+        build_fastest(model, cpu, None, tmp_path / "b.onnx", inputs=real)
+
+
 def test_nobody_right_is_an_error(
     cpu: Target, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

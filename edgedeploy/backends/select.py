@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgedeploy.backends._contest import Verdicts, check, interleaved_ms
-from edgedeploy.backends.base import BACKENDS, Backend, BuildOptions, OpenOptions, Session, Shapes
+from edgedeploy.backends.base import BACKENDS, Backend, BuildOptions, Feeds, OpenOptions, Session, Shapes
 from edgedeploy.backends.feeds import random_feeds, representative_shapes
 from edgedeploy.core.errors import (
     ArtifactError,
@@ -67,10 +67,11 @@ def build_fastest(
     out: Path,
     shapes: Shapes | None = None,
     forms: Mapping[str, Artifact] | None = None,
+    inputs: Sequence[Feeds] = (),
 ) -> Artifact:
     """Build with every installed backend of the target and keep the fastest that agrees with the reference.
 
-    `forms` has for some backends another form of the same model, which takes part as well; the reference is
+    They are compared on `inputs`, real ones, or on random ones where none has the right shapes. `forms` has for some backends another form of the same model, which takes part as well; the reference is
     the artifact itself.
 
     Where nothing that was built can run here (an engine for a GPU elsewhere), the first that builds is kept.
@@ -85,7 +86,7 @@ def build_fastest(
     with _workplace(out) as folder:
         candidates = _candidates(artifact, target, forms or {})
         built, verdicts = _build_all(candidates, target, options, out, Path(folder))
-        winner = _measure(artifact, built, verdicts, shapes)
+        winner = _measure(artifact, built, verdicts, shapes, inputs)
         return _move(winner, out, {**winner.details, "considered": list(verdicts.values())})
 
 
@@ -124,7 +125,13 @@ def _build_all(
     return built, verdicts
 
 
-def _measure(artifact: Artifact, built: dict[str, Artifact], verdicts: Verdicts, shapes: Shapes) -> Artifact:
+def _measure(
+    artifact: Artifact,
+    built: dict[str, Artifact],
+    verdicts: Verdicts,
+    shapes: Shapes,
+    inputs: Sequence[Feeds],
+) -> Artifact:
     with ExitStack() as stack:
         sessions: dict[str, Session] = {}
         for name, candidate in built.items():
@@ -138,7 +145,7 @@ def _measure(artifact: Artifact, built: dict[str, Artifact], verdicts: Verdicts,
             first = next(iter(built))
             verdicts[first]["verdict"] = f"kept, {verdicts[first]['verdict']}"
             return built[first]
-        passed = check(artifact, sessions, verdicts, shapes)
+        passed = check(artifact, sessions, verdicts, shapes, inputs)
         times = interleaved_ms({n: sessions[n] for n in passed}, random_feeds(artifact, shapes))
     medians = {name: float(np.median(values)) for name, values in times.items()}
     fastest = min(medians, key=lambda name: medians[name])

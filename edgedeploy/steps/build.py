@@ -6,12 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedeploy.core.cache import data_digest
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import Job, PipelineStep
 
 if TYPE_CHECKING:
-    from edgedeploy.backends.base import Shapes
+    from edgedeploy.backends.base import Feeds, Shapes
+
+REAL_INPUTS = 2
 
 
 def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
@@ -24,6 +27,7 @@ def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
         "source": job.source,
         "processor": processor(),
         "surgery": job.recipe.surgery.model_dump(),
+        "data": data_digest(job.data) if job.data else None,
     }
 
 
@@ -37,7 +41,8 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     known = artifact.model_copy(update={"details": {**artifact.details, "source": job.source}})
     with tempfile.TemporaryDirectory(dir=folder) as workplace:
         forms = sign_forms(known, job, Path(workplace))
-        return build_fastest(known, job.target, None, out, _run_shapes(artifact, job), forms)
+        inputs = _real_inputs(artifact, job)
+        return build_fastest(known, job.target, None, out, _run_shapes(artifact, job), forms, inputs)
 
 
 def sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact]:
@@ -60,6 +65,22 @@ def sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact
         out = folder / f"{artifact.path.stem}.signs-{form}.onnx"
         made[form] = lower_signs(artifact, form, job.recipe.surgery, out)
     return {name: lowered for name, form in wanted.items() if (lowered := made[form]) is not None}
+
+
+def _real_inputs(artifact: Artifact, job: Job) -> list[Feeds]:
+    """A few of the job's data, to compare runtimes on; none where it has no data."""
+    if job.data is None:
+        return []
+    from edgedeploy.calibration.data import calibration_feeds
+    from edgedeploy.tasks.base import task_for
+
+    names = tuple(spec.name for spec in artifact.inputs)
+    preprocess = task_for(artifact).preprocess
+    return list(
+        calibration_feeds(
+            job.data, preprocess, REAL_INPUTS, inputs=names, specs=artifact.inputs, size=job.size
+        )
+    )
 
 
 def _run_shapes(artifact: Artifact, job: Job) -> Shapes:
