@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions, Session
+from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions, Session, openvino
 from edgedeploy.backends.base import Feeds
 from edgedeploy.core.errors import ArtifactError, BuildError, DeviceError, UnsupportedOpError, UsageError
 from edgedeploy.core.parity import compare
@@ -235,3 +235,21 @@ def test_details_are_json(backend: Backend, target: Target, tmp_path: Path) -> N
     source = Artifact.load(save_two_inputs(tmp_path / "m.onnx"))
     built = backend.build(source, target, BuildOptions(), tmp_path / f"b{backend.suffix}")
     assert json.loads(json.dumps(built.details)) == built.details
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_float_layers_of_int8_are_float32_where_that_is_asked(
+    exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    backend = openvino.OpenVino()
+    monkeypatch.setattr(openvino, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(backend, "_faster_hint", lambda *_: "bf16")  # as if that had been measured
+    source = Artifact.load(save_quantised(tmp_path / "m.onnx", STATIC))
+    source = source.model_copy(update={"precision": "int8"})
+    target = Target(
+        name="t", title="t", backends=("openvino",), precisions=("int8",), default_precision="int8"
+    )
+    built = backend.build(source, target, BuildOptions(exact_float=exact), tmp_path / "b.onnx")
+    assert built.details[openvino.HINT_KEY] == ("f32" if exact else "bf16")
+    assert backend.rounds_float

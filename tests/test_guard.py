@@ -84,7 +84,7 @@ def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path,
     assert not found["int8 in openvino"]["within"]
     assert "agreement" in found["int8 in openvino"]["missed"][0]
     sentence = built.details["guard"]["sentence"]
-    assert f"{built.precision} in {built.backend} ships, not int8, " in sentence
+    assert f"{built.precision} in {built.backend} ships, not int8 in " in sentence
     assert "it loses too much" in sentence
     assert "b (" in sentence, "the layer that costs most is named"
     assert built.details["guard"]["layers"][0]["layer"] == "b"

@@ -1,8 +1,8 @@
 """The contest between backends of one target: who computes the right thing, and how fast.
 
-Right means: as ONNX Runtime does with its optimisations off, on real inputs where there are some, else on random
-ones in the task's range; class maps and 8-bit images are judged by how many elements moved, and how far. Fast is measured in turns in one process,
-so that whatever else the machine does hits all candidates alike.
+Right means: as ONNX Runtime does with its optimisations off, on real inputs where there are some, else on
+random ones in the task's range; class maps and 8-bit images are judged by how many elements moved, and how
+far. Fast is measured in turns in one process, so that whatever else the machine does hits all alike.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def check(
 ) -> list[str]:
     """Names of the sessions that agree with the reference; all of them where no reference is installed.
 
-    `inputs` are real ones, of which those of these shapes are taken: what a detector finds in noise is next to
-    nothing, and a ratio to nothing says nothing. Writes what it found of each into `verdicts`. Raises ParityError if none agrees.
+    `inputs` are real ones, of which those of these shapes are taken: what a detector finds in noise is next
+    to nothing, and a ratio to nothing says nothing. Writes what it found of each into `verdicts`. Raises
+    ParityError if none agrees.
     """
     reference = BACKENDS.get("onnxruntime")
     worst, nudged = dict.fromkeys(sessions, SAME), SAME

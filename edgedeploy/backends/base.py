@@ -40,6 +40,7 @@ class BuildOptions:
         optimization_level: 0 to 5 where the SDK has it; None is its default.
         min_shapes, opt_shapes, max_shapes: per input, for engines with a dynamic size.
         verbose: let the SDK talk.
+        exact_float: what is float in an int8 model is computed in float32, even where less is faster.
     """
 
     workspace_mb: int | None = None
@@ -48,6 +49,7 @@ class BuildOptions:
     opt_shapes: Shapes = field(default_factory=dict)
     max_shapes: Shapes = field(default_factory=dict)
     verbose: bool = False
+    exact_float: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Backend(ABC):
         package: import name of the SDK, or "" if nothing is needed.
         extra: what to install, e.g. "edgedeploy[cpu]".
         precisions: precisions it can run.
+        rounds_float: whether it may compute what is float in an int8 model in less, where that is faster.
         suffix: of the files it builds.
     """
 
@@ -137,6 +140,7 @@ class Backend(ABC):
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    rounds_float: ClassVar[bool] = False
     suffix: ClassVar[str] = ".onnx"
 
     def why_not(self) -> str:

@@ -79,6 +79,7 @@ class OpenVino(Backend):
     package = "openvino"
     extra = "edgedeploy[cpu]"
     precisions = ("fp32", "bf16", "fp16", "int8", "int4")
+    rounds_float = True
 
     def version(self) -> str:
         return str(_sdk().get_version()).split("-", maxsplit=1)[0]
@@ -87,7 +88,8 @@ class OpenVino(Backend):
         start = time.perf_counter()
         rehearse(artifact, _hint(artifact))
         shapes = {**{s.name: s.shape for s in artifact.inputs if s.is_static}, **options.opt_shapes}
-        if artifact.precision == "int8" and _has_bfloat16() and len(shapes) == len(artifact.inputs):
+        choice = artifact.precision == "int8" and not options.exact_float and _has_bfloat16()
+        if choice and len(shapes) == len(artifact.inputs):
             hint = self._faster_hint(artifact, concrete_shapes(artifact, options.opt_shapes))
         else:
             hint = _hint(artifact)

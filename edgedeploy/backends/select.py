@@ -71,8 +71,9 @@ def build_fastest(
 ) -> Artifact:
     """Build with every installed backend of the target and keep the fastest that agrees with the reference.
 
-    They are compared on `inputs`, real ones, or on random ones where none has the right shapes. `forms` has for some backends another form of the same model, which takes part as well; the reference is
-    the artifact itself.
+    They are compared on `inputs`, real ones, or on random ones where none has the right shapes. `forms` has
+    for some backends another form of the same model, which takes part as well; the reference is the artifact
+    itself.
 
     Where nothing that was built can run here (an engine for a GPU elsewhere), the first that builds is kept.
     `details["considered"]` of the result tells of each: median milliseconds, max_rel, sqnr_db, verdict.

@@ -139,11 +139,14 @@ class Workshop:
         self._attempt(made, lambda folder: self._lower(made, folder))
         return made
 
-    def mix(self, int8: Candidate, kept: Mapping[str, str]) -> Candidate:
-        """An INT8 candidate with some layers back in float: layer -> why; the rest is as it was quantised."""
-        count = f"int8 but {len(kept)} layer{'s' * (len(kept) > 1)}"
+    def mix(self, int8: Candidate, kept: Mapping[str, str], *, exact: bool = False) -> Candidate:
+        """An INT8 candidate with some layers back in float: layer -> why; the rest is as it was quantised.
+
+        `exact` has them in float32, where the runtime would choose less.
+        """
+        count = f"int8 but {len(kept)} layer{'s' * (len(kept) > 1)}{' in fp32' * exact}"
         made = Candidate(int8.name.replace("int8", count, 1), "int8", int8.backend, kept=kept)
-        self._attempt(made, lambda folder: self._mixed(int8, kept, folder))
+        self._attempt(made, lambda folder: self._mixed(int8, kept, folder), exact)
         return made
 
     def _mixed(self, int8: Candidate, kept: Mapping[str, str], folder: Path) -> Artifact:
@@ -171,7 +174,7 @@ class Workshop:
             found.append(made)
         return found
 
-    def _attempt(self, made: Candidate, lower: Callable[[Path], Artifact]) -> None:
+    def _attempt(self, made: Candidate, lower: Callable[[Path], Artifact], exact: bool = False) -> None:
         """Lower, build and score; what a step or runtime refuses is noted, not raised."""
         folder = self._folder()
         backend = BACKENDS.get(made.backend)
@@ -183,7 +186,8 @@ class Workshop:
                 update={"details": {**made.lowered.details, "source": self.job.source}}
             )
             out = folder / f"{self.artifact.path.stem}.{self.job.target.name}{backend.suffix}"
-            made.built = backend.build(known, self.job.target, BuildOptions(opt_shapes=shapes), out)
+            options = BuildOptions(opt_shapes=shapes, exact_float=exact)
+            made.built = backend.build(known, self.job.target, options, out)
             made.here = _opens(made.built, shapes)
             self._score(made)
         except EdgeDeployError as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from edgedeploy.backends.base import BACKENDS
 from edgedeploy.calibration.costs import layer_costs, layer_names
 from edgedeploy.calibration.emulate import Emulator
 from edgedeploy.calibration.mixed import float_order, least_prefix, reason
@@ -93,7 +94,10 @@ def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, floa
 
 
 def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
-    """Mixes that may keep the budget that INT8 misses and yet be faster than `other`, built and scored."""
+    """Mixes that may keep the budget that INT8 misses and yet be faster than `other`, built and scored.
+
+    Where none does with the float layers in what the runtime likes best, they are tried in float32.
+    """
     found = Mixing()
     found.sensitivity, emulator = analyse(int8, shop)
     found.savings, found.estimated = savings(int8, other, shop.job)
@@ -103,21 +107,39 @@ def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
     proxy = _proxy(shop.budgets, shop.artifact)
     names = [layer.name for layer in order]
     count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, shop.artifact, proxy))
-    low, high, best = 0, most + 1, None
     count = max(1, count)
+    for exact in (False, True):
+        if exact and not BACKENDS.get(int8.backend).rounds_float:
+            break
+        if _bisect(int8, order[:most], count, shop, found, exact=exact):
+            break
+    return found
+
+
+def _bisect(
+    int8: Candidate,
+    order: Sequence[LayerSensitivity],
+    count: int,
+    shop: Workshop,
+    found: Mixing,
+    *,
+    exact: bool,
+) -> bool:
+    """Mixes without the first layers of `order`, `count` of them at first; whether one keeps the budgets."""
+    low, high, kept_it = 0, len(order) + 1, False
     for _ in range(shop.job.recipe.guard.rounds):
         if not low < count < high:
             break
         kept = {layer.name: reason(layer, found.savings.get(layer.name)) for layer in order[:count]}
-        made = shop.mix(int8, kept)
+        made = shop.mix(int8, kept, exact=exact)
         found.tried.append(made)
         if made.within:
-            best, high = made, count
+            kept_it, high = True, count
             count = (low + high) // 2
         else:
             low = count
-            count = (low + high) // 2 if best is not None else min(2 * count, high - 1)
-    return found
+            count = (low + high) // 2 if kept_it else min(2 * count, high - 1)
+    return kept_it
 
 
 def without_slow(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
