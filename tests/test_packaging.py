@@ -114,7 +114,9 @@ def test_no_tracked_file_holds_a_path_of_a_machine_or_a_large_blob() -> None:
         path = ROOT / name
         if not path.is_file() or path.is_symlink():
             continue
-        assert path.stat().st_size < 5_000_000, name
+        # The weights have a bound of their own, all together: tests/test_models_checkpoint.py.
+        weights = name.startswith("models/weights/") and path.suffix == ".safetensors"
+        assert weights or path.stat().st_size < 5_000_000, name
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt", ".json"} and path != Path(__file__):
             text = path.read_text(encoding="utf-8")
             for start in ("/root" + "/", "/home" + "/", "/work" + "/"):
