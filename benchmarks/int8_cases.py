@@ -190,9 +190,10 @@ def zoo(name: str, data: str, metric: str, allowed: float, *edits: str) -> Any:
     def make(folder: Path, images: int, limit: int) -> Case:
         from edgedeploy.models.checkpoint import bundled_weights
 
-        if not bundled_weights(name):
+        weights = bundled_weights(name)
+        if not weights:
             raise NoWeights(name)
-        artifact = folded(name, folder, name, *edits)
+        artifact = folded(name, folder, name, *edits, weights=weights[0])
         task = task_for(artifact)
         root = SHARED / "data" / data
         chosen = list_images(root / "train") or list_images(root)
@@ -224,6 +225,6 @@ CASES: dict[str, Callable[[Path, int, int], Case]] = {
     "cls": unlabelled(
         "PP-OCR cls", "ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192), 127.5, 127.5, True
     ),
-    "ddrnet": zoo("ddrnet_23_slim", "camvid", "miou", 0.3),
-    "tvconv": zoo("tvconv_mobilenetv2_face", "faces_orl", "accuracy", 0.5),
+    "ddrnet": zoo("ddrnet_23_slim", "camvid", "miou", 0.3, "capture.height=360", "capture.width=480"),
+    "tvconv": zoo("tvconv_face_x0_1", "faces_orl", "accuracy", 0.5),
 }
