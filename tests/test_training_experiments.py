@@ -69,6 +69,19 @@ def test_examples_follow_from_seed_step_and_position(name: str, tmp_path: Path) 
     assert not torch.equal(whole[0], reseeded.batch(3, positions)[0])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_rounds_neither_images_nor_targets_that_a_loss_is_given(
+    name: str, tmp_path: Path
+) -> None:
+    recipe, given = CASES[name].recipe(steps=1, precision="bf16-mixed"), []
+    training = Training(recipe, drawn(name, tmp_path), tmp_path / "x.ckpt", Every(1, 10**6))
+    training.objective.register_forward_pre_hook(lambda _, batch: given.append(batch))
+    *_, last = training.run()
+    assert last.losses["loss"] == last.losses["loss"]  # a number
+    for column, wanted in zip(given[0], training.experiment.batch(0, range(recipe.batch)), strict=True):
+        assert torch.equal(column, wanted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_loss_falls(name: str, tmp_path: Path) -> None:

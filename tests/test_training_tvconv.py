@@ -52,6 +52,20 @@ def test_disc_cup_loss_is_the_cross_entropy_of_each_pixel() -> None:
     torch.testing.assert_close(disc_cup_loss(logits, targets), want)
 
 
+def test_disc_cup_loss_adds_one_minus_the_dice_of_each_channel() -> None:
+    logits, targets = torch.randn(2, 2, 5, 6), torch.randint(0, 2, (2, 2, 5, 6)).float()
+    p = logits.sigmoid()
+    shares = [
+        1 - 2 * (p[:, c] * targets[:, c]).sum() / (p[:, c].sum() + targets[:, c].sum()) for c in range(2)
+    ]
+    want = disc_cup_loss(logits, targets) + 3 * (shares[0] + shares[1]) / 2
+    torch.testing.assert_close(disc_cup_loss(logits, targets, dice=3.0), want)
+
+
+def test_disc_cup_loss_is_a_number_where_there_is_no_disc() -> None:
+    assert torch.isfinite(disc_cup_loss(torch.full((1, 2, 4, 4), -200.0), torch.zeros(1, 2, 4, 4), dice=1.0))
+
+
 def test_the_small_network_learns_two_people() -> None:
     torch.manual_seed(0)
     network, loss = create_model("tvconv_face_micro"), AMSoftmax(128, 2)

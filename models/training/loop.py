@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -241,13 +242,26 @@ def _fabric(recipe: TrainingRecipe) -> Fabric:
     """One process, or one of those that `torchrun` started and told so by environment variables."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        return Fabric(devices=1, precision=recipe.precision)
+        return Fabric(devices=1, plugins=_precision(recipe))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     # Not every network uses every parameter in every step: heads of training, tokens that nothing reads.
     strategy = DDPStrategy(find_unused_parameters=True)
-    fabric = Fabric(devices=local, num_nodes=world // local, strategy=strategy, precision=recipe.precision)
+    fabric = Fabric(devices=local, num_nodes=world // local, strategy=strategy, plugins=_precision(recipe))
     fabric.launch()
     return fabric
+
+
+class _Autocast(MixedPrecision):
+    """Autocast alone says what is rounded; Fabric's own rounds all that a step is given, labels too."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def _precision(recipe: TrainingRecipe) -> Precision:
+    if recipe.precision == "32-true":
+        return Precision()
+    return _Autocast(recipe.precision, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _first_network(recipe: TrainingRecipe) -> nn.Module:

@@ -48,6 +48,16 @@ def disc_cup_targets(levels: Tensor) -> Tensor:
     return torch.stack([levels <= RIM, levels <= BACKGROUND], dim=1).float()
 
 
-def disc_cup_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of the sigmoid of each channel, mean over everything."""
-    return F.binary_cross_entropy_with_logits(logits, targets)
+def disc_cup_loss(logits: Tensor, targets: Tensor, dice: float = 0.0) -> Tensor:
+    """Binary cross-entropy of the sigmoid of each channel, mean over everything, + `dice` x the Dice loss.
+
+    1 - 2 sum(p t) / (sum(p) + sum(t)), p the sigmoid and t the target, over the batch, then the mean of the
+    channels: where discs cover a fiftieth of an image, cross-entropy alone learns their outlines slowly. The
+    authors do without.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, targets)
+    if not dice:
+        return loss
+    p, pixels = logits.sigmoid(), (0, 2, 3)
+    overlap, areas = (p * targets).sum(pixels), (p + targets).sum(pixels)
+    return loss + dice * (1 - 2 * overlap / areas.clamp_min(1e-6)).mean()

@@ -43,8 +43,10 @@ class DiscCupSettings(Section):
     folds, fold: parts that the images are in, and the one to measure on.
     scale: by which an example is enlarged before a window of it is taken, drawn from this range.
     often: share of the examples that are enlarged at all.
+    angle: by which an example is turned about its middle at most, in degrees.
     flip: mirror every other example.
     jitter: largest relative change of brightness, contrast and saturation.
+    dice: weight of the Dice loss beside cross-entropy, see `disc_cup_loss`.
     """
 
     split: str = ""
@@ -52,8 +54,10 @@ class DiscCupSettings(Section):
     fold: int = Field(default=0, ge=0)
     scale: tuple[float, float] = (1.0, 1.5)
     often: float = Field(default=0.5, ge=0, le=1)
+    angle: float = Field(default=0.0, ge=0, le=180)
     flip: bool = True
     jitter: float = Field(default=0.0, ge=0, lt=1)
+    dice: float = Field(default=0.0, ge=0)
 
 
 class DiscCup(Experiment[DiscCupSettings]):
@@ -84,7 +88,7 @@ class DiscCup(Experiment[DiscCupSettings]):
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
         refuse_teacher(self.recipe)
-        return DiscCupLoss(network)
+        return DiscCupLoss(network, self.settings.dice)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         return self.task.score(runner(network, self.info), self.val)
@@ -118,6 +122,12 @@ class DiscCup(Experiment[DiscCupSettings]):
         side = min(whole, max(1, round(whole / scale)))
         y, x = (int(rng.integers(0, whole - side + 1)) for _ in range(2))
         image, masks = (part[y : y + side, x : x + side] for part in (image, masks))
+        if settings.angle:
+            degrees = float(rng.uniform(-settings.angle, settings.angle))
+            turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), degrees, 1.0)
+            image, masks = (
+                cv2.warpAffine(part, turn, (side, side)).astype(np.uint8) for part in (image, masks)
+            )
         if settings.flip and rng.integers(2):
             image, masks = image[:, ::-1], masks[:, ::-1]
         size = self.info.input_shape[2]
@@ -131,10 +141,14 @@ class DiscCup(Experiment[DiscCupSettings]):
 
 
 class DiscCupLoss(Objective):
-    """Binary cross-entropy of both masks."""
+    """Binary cross-entropy of both masks, and the Dice loss by its weight."""
+
+    def __init__(self, network: nn.Module, dice: float) -> None:
+        super().__init__(network)
+        self.dice = dice
 
     def forward(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        return {"loss": disc_cup_loss(self.network(images).float(), masks)}
+        return {"loss": disc_cup_loss(self.network(images).float(), masks, self.dice)}
 
 
 EXPERIMENTS.register("disc-cup")(DiscCup)
