@@ -50,6 +50,9 @@ def main() -> None:
     for count, mem in budgets:
         row = measure("ours", model, arguments.data, count, mem)
         _print("edgedeploy", count, mem, row["passes"], row)
+    for count in arguments.counts:
+        row = measure("ours, corrected", model, arguments.data, count)
+        _print("edgedeploy, weights corrected", count, 512, row["passes"], row)
     for count in arguments.peer_counts:
         row = measure("theirs", model, arguments.data, count)
         _print("ONNX Runtime quantize_static", count, "", "", row)

@@ -6,11 +6,10 @@ Reads a request as JSON from the command line, prints the row as JSON.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import onnx
 import onnxruntime
 
 from edgedeploy.backends.base import Feeds
+from edgedeploy.bench.memory import peak_mb
 from edgedeploy.core.spec import Artifact
 
 
@@ -29,15 +29,17 @@ def images(artifact: Artifact, folder: Path, count: int) -> Iterator[Feeds]:
     yield from CalibrationData.of(artifact, folder, count)()
 
 
-def ours(artifact: Artifact, folder: Path, count: int, mem: int) -> dict[str, Any]:
-    """Memory and seconds of quantising, without corrections of weights: the peer has none."""
+def ours(
+    artifact: Artifact, folder: Path, count: int, mem: int, corrections: Sequence[str] | None
+) -> dict[str, Any]:
+    """Memory and seconds of quantising; [] for no corrections of weights, as the peer has none."""
     from edgedeploy.calibration import CalibrationData, quantize
 
     model = onnx.load(artifact.path)
     before = peak_mb()
     start = time.perf_counter()
     data = CalibrationData.of(artifact, folder, count)
-    result = quantize(model, data, rules="openvino", corrections=[], memory_mb=mem)
+    result = quantize(model, data, rules="openvino", corrections=corrections, memory_mb=mem)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "before_mb": before, "passes": result.report.passes}
 
@@ -121,16 +123,13 @@ def theirs(artifact: Artifact, folder: Path, count: int) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "before_mb": before}
 
 
-def peak_mb() -> float:
-    """Peak resident memory of this process in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
 def main() -> None:
     request = json.loads(sys.argv[1])
     artifact, folder = Artifact.load(request["model"]), Path(request["data"])
     if request["row"] == "ours":
-        row = ours(artifact, folder, request["count"], request["mem"])
+        row = ours(artifact, folder, request["count"], request["mem"], [])
+    elif request["row"] == "ours, corrected":
+        row = ours(artifact, folder, request["count"], request["mem"], None)
     elif request["row"] == "beside inference":
         row = beside_inference(artifact, folder, request["count"])
     else:

@@ -23,7 +23,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Probe:
-    """Runs a float model and yields chosen tensors of it.
+    """Runs a model and yields chosen tensors of it; Q/DQ rounds, and all else is computed in float.
 
     Args:
         model: is not changed.
@@ -141,6 +141,7 @@ def _session(model: onnx.ModelProto, tensors: Sequence[str]) -> Any:
     options.log_severity_level = 3
     # Its threads would wait for the next run in a loop, on the processors that count the last one's values.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:

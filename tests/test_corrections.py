@@ -11,7 +11,9 @@ from onnx import numpy_helper
 
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.corrections import CORRECTIONS, AfterPlacement, make_corrections
-from edgedeploy.calibration.corrections.adaround import AdaptiveRounding
+from edgedeploy.calibration.corrections.adaround import AdaptiveRounding, _descend, _sequential
+from edgedeploy.calibration.corrections.base import Setting
+from edgedeploy.calibration.corrections.probe import values
 from edgedeploy.core.errors import RecipeError, UnknownNameError
 from edgedeploy.core.parity import compare
 from tests.qdq_nets import Net, run
@@ -114,6 +116,45 @@ def test_rounding_is_never_worse_and_nearly_the_best_there_is(rng: np.random.Gen
         ratios.append(own / best)
     assert np.median(ratios) < 1.3
     assert np.abs(q).max() <= 127
+
+
+def correlated(rng: np.random.Generator, depth: int) -> np.ndarray:
+    root = rng.standard_normal((depth, depth)) + 0.5
+    return root @ root.T / depth + 0.05 * np.eye(depth)
+
+
+def test_blocks_of_columns_round_as_one_column_after_the_other_does(rng: np.random.Generator) -> None:
+    """Against GPTQ as published: the error of each column moved on through the inverse of what is left."""
+    depth = 150  # two whole blocks and a part
+    c, w = correlated(rng, depth), rng.uniform(-100, 100, (7, depth))
+    left, q, open_columns = w.copy(), np.zeros_like(w), list(range(depth))
+    for column in np.argsort(-np.diag(c), kind="stable"):
+        inverse = np.linalg.inv(c[np.ix_(open_columns, open_columns)])
+        place = open_columns.index(column)
+        q[:, column] = np.clip(np.rint(left[:, column]), -127, 127)
+        error = (left[:, column] - q[:, column]) / inverse[place, place]
+        left[:, open_columns] -= error[:, None] * inverse[place]
+        open_columns.remove(column)
+    np.testing.assert_array_equal(_sequential(w, c), q)
+
+
+def test_descent_ends_where_no_single_code_can_gain(rng: np.random.Generator) -> None:
+    depth = 150
+    c, w = correlated(rng, depth), rng.uniform(-100, 100, (7, depth))
+    q = np.rint(w)
+    _descend(w, q, c, sweeps=50)
+    gradient = (w - q) @ c
+    # A move of one unit changes the cost by C_jj -+ 2 gradient_j.
+    assert (np.diag(c) - 2 * np.abs(gradient) > -1e-6).all()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_means_are_taken_of_a_sample_of_many_inputs(known: bool) -> None:
+    inputs = [{"x": np.full((1, 8, 20, 20), number, np.float32)} for number in range(200)]
+    setting = Setting(RULES, lambda: inputs if known else iter(inputs))
+    seen = [float(found["x"].mean()) for found in values(chain("dense"), ["x"], setting, at_most=5)]
+    assert seen == ([0, 50, 100, 149, 199] if known else [0, 1, 2, 3, 4])
+    assert len(list(values(chain("dense"), ["x"], setting))) == 200
 
 
 def test_codes_keep_their_scales_and_move_little() -> None:

@@ -19,7 +19,7 @@ from edgedeploy.calibration.corrections.layers import Layer, Placed
 from edgedeploy.calibration.corrections.moments import Moments, input_moments, rows, understood, unrows
 from edgedeploy.calibration.weights import LEVELS, on_grid
 
-_BLOCK = 64  # columns whose updates of the columns behind them are made together
+_BLOCK = 64
 
 
 @CORRECTIONS.register("adaround")
@@ -98,13 +98,9 @@ class AdaptiveRounding(AfterPlacement):
         """Codes (outputs, K) in [-127, 127] for weights in units of their step, never worse than given."""
         damped = c + np.eye(c.shape[0]) * max(self.damping * float(np.trace(c)) / c.shape[0], 1e-30)
         q = _sequential(w, damped)
-        for start in (q, nearest.copy()):
-            _descend(w, start, damped, self.sweeps)
-        first, second = q, start
-        better = _cost(w - first, c) < _cost(w - second, c)
-        result = np.where(better[:, None], first, second)
-        worse = _cost(w - result, c) > _cost(w - nearest, c)
-        return np.where(worse[:, None], nearest, result)
+        _descend(w, q, damped, self.sweeps)
+        worse = _cost(w - q, c) > _cost(w - nearest, c)
+        return np.where(worse[:, None], nearest, q)
 
 
 def _cost(error: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -114,22 +110,24 @@ def _cost(error: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _sequential(w: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
-    """GPTQ: round column by column, those of the largest variance first, the error moved to the rest."""
-    order = np.argsort(-np.diag(c), kind="stable")
-    # The upper factor U of C^-1 = U^T U holds, row by row, how an error moves to the columns behind it.
-    inverse = np.linalg.inv(c[np.ix_(order, order)])
-    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    left, q = w[:, order].copy(), np.empty_like(w)
-    for start in range(0, w.shape[1], _BLOCK):
-        stop = min(start + _BLOCK, w.shape[1])
-        errors = np.zeros((w.shape[0], stop - start))
-        for column in range(start, stop):
-            code = np.clip(np.rint(left[:, column]), -LEVELS, LEVELS)
-            q[:, order[column]] = code
-            error = (left[:, column] - code) / upper[column, column]
-            left[:, column + 1 : stop] -= error[:, None] * upper[column, column + 1 : stop]
-            errors[:, column - start] = error
-        left[:, stop:] -= errors @ upper[start:stop, stop:]
+    """GPTQ: round column by column, those of the largest variance first, the error moved to the rest.
+
+    With C = R^T R, R upper, the rest's best answer to the errors e so far is to aim column j at
+    w_j + sum_k R_jk e_k / R_jj, k from j + 1 on, if the last column comes first: no inverse of C is needed.
+    """
+    order = np.argsort(np.diag(c), kind="stable")  # the last is rounded first
+    upper = np.linalg.cholesky(c[np.ix_(order, order)]).T
+    upper /= np.diag(upper)[:, None].copy()
+    x = w[:, order]
+    errors = np.zeros_like(x)
+    for start, stop in reversed(_blocks(w.shape[1])):
+        aim = x[:, start:stop] + errors[:, stop:] @ upper[start:stop, stop:].T
+        for column in range(stop - 1, start - 1, -1):
+            later = errors[:, column + 1 : stop] @ upper[column, column + 1 : stop]
+            code = np.clip(np.rint(aim[:, column - start] + later), -LEVELS, LEVELS)
+            errors[:, column] = x[:, column] - code
+    q = np.empty_like(w)
+    q[:, order] = np.rint(x - errors)
     return q
 
 
@@ -139,12 +137,22 @@ def _descend(w: NDArray[np.float64], q: NDArray[np.float64], c: NDArray[np.float
     diagonal = np.diag(c)
     for _ in range(sweeps):
         moved = False
-        for column in range(w.shape[1]):
-            step = np.rint(gradient[:, column] / diagonal[column])
-            step = np.clip(q[:, column] + step, -LEVELS, LEVELS) - q[:, column]
-            if step.any():
+        for start, stop in _blocks(w.shape[1]):
+            before, within = q[:, start:stop].copy(), gradient[:, start:stop].copy()
+            for column in range(start, stop):
+                step = np.rint(within[:, column - start] / diagonal[column])
+                step = np.clip(q[:, column] + step, -LEVELS, LEVELS) - q[:, column]
+                if step.any():
+                    q[:, column] += step
+                    within -= step[:, None] * c[column, start:stop]
+            steps = q[:, start:stop] - before
+            if steps.any():
                 moved = True
-                q[:, column] += step
-                gradient -= step[:, None] * c[column]
+                gradient -= steps @ c[start:stop]
         if not moved:
             break
+
+
+def _blocks(columns: int) -> list[tuple[int, int]]:
+    """Runs of columns; what one does to those of other runs is added up in one product of matrices."""
+    return [(start, min(start + _BLOCK, columns)) for start in range(0, columns, _BLOCK)]

@@ -19,7 +19,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from edgedeploy.calibration.corrections.base import CORRECTIONS, AfterPlacement, Setting
 from edgedeploy.calibration.corrections.layers import Layer, Placed
-from edgedeploy.calibration.corrections.probe import values
+from edgedeploy.calibration.corrections.probe import SAMPLE, values
 
 _MOVING = frozenset(
     {
@@ -60,7 +60,8 @@ class BiasCorrection(AfterPlacement):
         twins = _Twins(placed)
         found = {layer.node.output[0]: np.zeros(layer.outputs) for layer in placed.layers}
         count = 0
-        for tensors in values(twins.model, [name for pair in twins.means.values() for name in pair], setting):
+        means = [name for pair in twins.means.values() for name in pair]
+        for tensors in values(twins.model, means, setting, at_most=SAMPLE):
             count += 1
             for name, (exact, rounded) in twins.means.items():
                 error = tensors[exact].astype(np.float64).ravel() - tensors[rounded].ravel()

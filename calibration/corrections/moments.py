@@ -1,23 +1,25 @@
 """m = E[x], H = E[x x^T] of the vectors x that a layer's weight is multiplied with, K of them in H's side.
 
-A convolution's x are patches, drawn evenly from its output positions, the same number of every input; so
-memory is K^2 a layer (K^2 / groups for a grouped one) whatever the number and size of images, and layers are
-taken in several passes over the data where that exceeds the budget. Frantar and Alistarh, 2022, eq. 3 (H).
+A convolution's x are patches, drawn evenly from its output positions, the same number of each of at most
+SAMPLE inputs; so memory is K^2 a layer (K^2 / groups for a grouped one) whatever the number and size of
+images, and layers are taken in several passes over the data where that exceeds the budget. Frantar and
+Alistarh, 2022, eq. 3 (H).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.calibration.corrections.base import Setting
 from edgedeploy.calibration.corrections.layers import Layer, Placed
-from edgedeploy.calibration.corrections.probe import values
+from edgedeploy.calibration.corrections.probe import SAMPLE, values
 from edgedeploy.calibration.graph_view import attribute
 
-SAMPLES = 1024  # patches of each input and layer
+PATCHES = 16384  # of a layer, from all inputs together
+MOST, LEAST = 1024, PATCHES // SAMPLE  # of one input
 
 
 class Moments:
@@ -27,13 +29,24 @@ class Moments:
         self.count = 0
         self.first = np.zeros((groups, depth))
         self.second = np.zeros((groups, depth, depth))
+        self._waiting: list[NDArray[np.float32]] = []
 
     def add(self, x: NDArray[np.float32]) -> None:
         """Take in vectors (groups, n, K); those that are not finite are left out."""
         x = x[:, np.isfinite(x).all(axis=(0, 2))]
         self.count += x.shape[1]
-        self.first += x.sum(axis=1, dtype=np.float64)
-        self.second += np.matmul(x.transpose(0, 2, 1), x)
+        self._waiting.append(x)
+        # Writing K x K doubles costs as much as multiplying some hundred vectors.
+        if sum(each.shape[1] for each in self._waiting) >= MOST:
+            self.finish()
+
+    def finish(self) -> None:
+        """Add up what still waits."""
+        if self._waiting:
+            x = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting, axis=1)
+            self._waiting.clear()
+            self.first += x.sum(axis=1, dtype=np.float64)
+            self.second += np.matmul(x.transpose(0, 2, 1), x)
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -52,11 +65,22 @@ def input_moments(
     """Moments of what each layer's codes are multiplied with, in the quantised network; in their order."""
     for group in _passes(layers, setting.memory_mb << 20):
         found = {layer.node.output[0]: Moments(*_size(layer)) for layer in group}
-        for tensors in values(placed.model, [layer.node.input[0] for layer in group], setting):
+        inputs = [layer.node.input[0] for layer in group]
+        patches = _patches(setting)
+        for tensors in values(placed.model, inputs, setting, at_most=SAMPLE):
             for layer in group:
-                found[layer.node.output[0]].add(vectors(layer, tensors[layer.node.input[0]]))
+                found[layer.node.output[0]].add(vectors(layer, tensors[layer.node.input[0]], patches))
         for layer in group:
-            yield layer, found.pop(layer.node.output[0])
+            moments = found.pop(layer.node.output[0])
+            moments.finish()
+            yield layer, moments
+
+
+def _patches(setting: Setting) -> int:
+    """How many vectors of one input make PATCHES of all, as far as their number is known."""
+    source = setting.feeds()
+    inputs = len(source) if isinstance(source, Sized) else SAMPLE
+    return min(MOST, max(LEAST, PATCHES // max(1, inputs)))
 
 
 def rows(layer: Layer, w: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,12 +110,12 @@ def understood(layer: Layer) -> bool:
     return node.op_type == "MatMul" and layer.w.ndim == 2
 
 
-def vectors(layer: Layer, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a layer's weight is multiplied with, (groups, n, K), at most SAMPLES of them."""
+def vectors(layer: Layer, x: NDArray[np.float32], most: int = MOST) -> NDArray[np.float32]:
+    """What a layer's weight is multiplied with, (groups, n, K), at most so many of them."""
     node = layer.node
     if node.op_type != "Conv":
         flat = x.reshape(-1, x.shape[-1])
-        return flat[_even(flat.shape[0])][None]
+        return flat[_even(flat.shape[0], most)][None]
     groups = int(attribute(node, "group", 1))
     strides = list(attribute(node, "strides", [1, 1]))
     dilations = list(attribute(node, "dilations", [1, 1]))
@@ -99,7 +123,7 @@ def vectors(layer: Layer, x: NDArray[np.float32]) -> NDArray[np.float32]:
     kernel = layer.w.shape[2:]
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
     sizes = [(x.shape[2 + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(2)]
-    chosen = _even(x.shape[0] * sizes[0] * sizes[1])
+    chosen = _even(x.shape[0] * sizes[0] * sizes[1], most)
     image, place = np.divmod(chosen, sizes[0] * sizes[1])
     y, column = np.divmod(place, sizes[1])
     ys = y[:, None] * strides[0] + np.arange(kernel[0]) * dilations[0]
@@ -110,11 +134,11 @@ def vectors(layer: Layer, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(patches.transpose(1, 0, 2), dtype=np.float32)
 
 
-def _even(count: int) -> NDArray[np.int64]:
-    """At most SAMPLES of `count` positions, evenly spread but out of step with rows and columns."""
-    if count <= SAMPLES:
+def _even(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of `count` positions, evenly spread but out of step with rows and columns."""
+    if count <= most:
         return np.arange(count)
-    picks = (np.arange(SAMPLES) + 0.5 + 0.37 * np.cos(np.arange(SAMPLES))) * (count / SAMPLES)
+    picks = (np.arange(most) + 0.5 + 0.37 * np.cos(np.arange(most))) * (count / most)
     return np.clip(picks, 0, count - 1).astype(np.int64)
 
 
@@ -129,7 +153,7 @@ def _passes(layers: Sequence[Layer], budget: int) -> list[list[Layer]]:
     used = 0
     for layer in layers:
         groups, depth = _size(layer)
-        need = 8 * groups * depth * (depth + 1)
+        need = 8 * groups * depth * (depth + 1 + MOST)  # and of vectors that wait, at most twice MOST floats
         if passes[-1] and used + need > budget:
             passes.append([])
             used = 0
