@@ -17,7 +17,7 @@ from edgedeploy.core.spec import Precision
 from edgedeploy.core.target import Figures
 
 FUSED = frozenset({"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid"})
-ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class LayerCost:
 
 def peak(figures: Figures, precision: Precision) -> float | None:
     """Peak rate in 1e12 operations a second; what a device has no rate for runs as fast as the next wider."""
+    eight_bit = figures.int8_tops or figures.fp16_tflops or figures.fp32_tflops
     rates = {
         "fp32": figures.fp32_tflops,
         "fp16": figures.fp16_tflops or figures.fp32_tflops,
         "bf16": figures.fp16_tflops or figures.fp32_tflops,
-        "int8": figures.int8_tops or figures.fp16_tflops or figures.fp32_tflops,
+        "fp8": eight_bit,  # of Ada, Hopper and Blackwell alike
+        "int8": eight_bit,
     }
     return rates[precision]
 

@@ -110,7 +110,8 @@ def quantize(
     if not placement.quantized:
         why = "; ".join(f"{note.node}: {note.reason}" for note in placement.excluded[:3])
         raise CalibrationError(
-            f"no operator can run in INT8 ({why or 'none has weights'})", "deploy it in fp16 or fp32 instead"
+            f"no operator can run in {rules.number.upper()} ({why or 'none has weights'})",
+            "deploy it in fp16 or fp32 instead",
         )
     for tool in tools:
         if isinstance(tool, AfterPlacement) and rules.number == "int8":  # they choose integers

@@ -155,6 +155,8 @@ def test_without_the_device_nothing_is_timed(photos: Path, tmp_path: Path) -> No
     built = run(words, Listener(), Cache(tmp_path / "cache"))
     found = by_name(built)
     assert (built.precision, built.kind) == ("fp16", "engine")
+    assert [entry["precision"] for entry in found.values()] == ["fp32", "fp16", "fp8", "int8"]
+    assert not any("cannot be had" in entry["verdict"] for entry in found.values())
     assert all(entry["interval"] is None and entry["estimated"] for entry in found.values())
     assert all(entry["scored_in"] == "onnxruntime" for entry in found.values())
     assert all(0 < entry["milliseconds"] < 1 for entry in found.values())

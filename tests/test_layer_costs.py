@@ -49,6 +49,7 @@ def test_roofline_takes_the_slower_of_arithmetic_and_memory() -> None:
     slow_sums = Figures(fp32_tflops=1, memory_gb_per_s=1e6)
     assert a.milliseconds(slow_sums, "fp32") == pytest.approx(2 * a.macs / 1e9)
     assert peak(slow_sums, "int8") == 1, "what a device has no rate for runs as fast as the next wider"
+    assert a.milliseconds(slow_memory, "fp8") == a.milliseconds(slow_memory, "int8")
     assert roofline_ms(costs, Figures(), "fp16") is None
     assert roofline_ms(costs, slow_sums, "fp32") == pytest.approx(
         sum(2 * cost.macs / 1e9 for cost in costs.values())
