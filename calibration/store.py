@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.calibration.accumulate import Accumulator
 from edgedeploy.calibration.histogram import Histogram
-from edgedeploy.core.cache import code_digest
+from edgedeploy.core.cache import code_digest, mark_used
 from edgedeploy.core.files import replacing, sha256_text
 
 _UNDER_WAY = "under-way.npz"
@@ -58,6 +58,7 @@ class StatisticsStore:
     def finished(self, tensors: Sequence[str], *, histograms: bool, channels: bool) -> Group:
         """What is known of the tensors; those that are not, or not as fully as asked for, are left out."""
         result = Group()
+        mark_used(self.folder)
         for path in sorted(self.folder.glob("group-*.npz")):
             group = _read(path)
             if group is None:

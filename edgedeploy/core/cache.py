@@ -2,6 +2,7 @@
 
 An entry is a folder that appears whole or not at all. The key covers the input's digest, the step's options,
 this package's own files and the versions of the libraries that do the work, so nothing stale is ever served.
+What no run has asked for in 30 days goes: those of an older version are never asked for again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ LIBRARIES = (
     "tensorrt-rtx",
 )
 DAY_S = 86400
+UNUSED_S = 30 * DAY_S
 
 
 class Cache:
@@ -56,9 +59,12 @@ class Cache:
         entry = self.root / name[:2] / name
         if entry.is_dir():
             try:
-                return Artifact.load(entry / (entry / "main").read_text()), True
+                found = Artifact.load(entry / (entry / "main").read_text())
             except (EdgeDeployError, OSError):
                 shutil.rmtree(entry, ignore_errors=True)
+            else:
+                mark_used(entry)
+                return found, True
         try:
             self._sweep()
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -84,15 +90,31 @@ class Cache:
         return f"once-{secrets.token_hex(16)}"
 
     def _sweep(self) -> None:
-        """Remove entries without a key, and what killed processes left half made, after a day."""
-        for pattern in ("on/once-*", "*/.making-*"):
+        """Remove what nobody will ask for again.
+
+        After a day, entries without a key and what killed processes left half made; after UNUSED_S, artifacts
+        and statistics that were not asked for since.
+        """
+        sweep = (
+            ("on/once-*", DAY_S),
+            ("*/.making-*", DAY_S),
+            ("??/*", UNUSED_S),
+            ("statistics/??/*", UNUSED_S),
+        )
+        for pattern, seconds in sweep:
             for entry in self.root.glob(pattern):
                 try:
-                    old = time.time() - entry.stat().st_mtime > DAY_S
+                    old = time.time() - entry.stat().st_mtime > seconds
                 except FileNotFoundError:  # it was renamed or removed by another process just now
                     continue
                 if old:
                     shutil.rmtree(entry, ignore_errors=True)
+
+
+def mark_used(entry: Path) -> None:
+    """Say that an entry, if it is there, was asked for just now."""
+    with suppress(OSError):  # somebody else's cache can be read, too
+        os.utime(entry)
 
 
 def default_root() -> Path:

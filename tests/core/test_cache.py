@@ -63,7 +63,7 @@ def test_what_was_left_a_day_ago_is_swept(tmp_path: Path) -> None:
     old, new, once, kept = (
         tmp_path / name for name in ("9a/.making-old", "9a/.making-new", "on/once-1", "9a/9abc")
     )
-    long_ago = time.time() - 90000
+    long_ago = time.time() - 90000  # a day, and no month
     for folder in (old, new, once, kept):
         folder.mkdir(parents=True)
         (folder / "half.onnx").write_text("half")
@@ -71,6 +71,19 @@ def test_what_was_left_a_day_ago_is_swept(tmp_path: Path) -> None:
             os.utime(folder, (long_ago, long_ago))
     Cache(tmp_path).get_or_make("abc", Maker())
     assert [folder.exists() for folder in (old, new, once, kept)] == [False, True, False, True]
+
+
+def test_what_nobody_asked_for_in_a_month_is_swept(tmp_path: Path) -> None:
+    cache, months = Cache(tmp_path), time.time() - 40 * 86400
+    unused, used = (cache.get_or_make(key, Maker())[0].path.parent for key in ("aa1", "bb2"))
+    measured = tmp_path / "statistics" / "cc" / "cc3"
+    measured.mkdir(parents=True)
+    for folder in (unused, used, measured):
+        os.utime(folder, (months, months))
+    assert cache.get_or_make("bb2", Maker())[1]
+    assert unused.exists(), "reading removes nothing"
+    cache.get_or_make("dd4", Maker())
+    assert [folder.exists() for folder in (unused, used, measured)] == [False, True, False]
 
 
 def test_an_unwritable_cache_says_what_to_set(tmp_path: Path) -> None:
