@@ -177,6 +177,7 @@ def slab_deit_micro(
     image_size: int = 32,
     steps: int = 300,
     *,
+    patch: int = 4,
     norm: Literal["prepbn", "layernorm"] = "prepbn",
     attention: Literal["linear", "softmax"] = "linear",
 ) -> DeiT:
@@ -190,4 +191,4 @@ def slab_deit_micro(
         return PRepBN(channels, steps=steps) if norm == "prepbn" else nn.LayerNorm(channels, 1e-6)
 
     linear = attention == "linear"
-    return DeiT(64, 2, 4, make, linear=linear, classes=classes, image_size=image_size, patch=4)
+    return DeiT(64, 2, 4, make, linear=linear, classes=classes, image_size=image_size, patch=patch)
