@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 
 from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.checkpoint import load_weights
-from edgedeploy.models.training.loop import Every, Training, TrainingError
+from edgedeploy.models.training.loop import Every, Training, TrainingError, _average
 from edgedeploy.models.training.measure import measure
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.runs import Run
@@ -52,6 +54,25 @@ def test_training_beats_bicubic_on_its_own_pictures(photographs: Path, tmp_path:
     assert scores["psnr_y"] > scores["psnr_y_bicubic"] + 0.5
     fresh = measure(create_model("espcn_x2"), MODELS.get("espcn_x2"), photographs / "a")
     assert fresh["psnr_y"] < scores["psnr_y"] - 5
+
+
+def test_averages_forget_the_first_steps_soon() -> None:
+    """Batch statistics of an untrained network may be huge, and 0.99^300 of 1e6 is 49 thousand."""
+    average = AveragedModel(torch.nn.BatchNorm1d(2), multi_avg_fn=partial(_average, 0.99), use_buffers=True)
+    average.n_averaged.fill_(1)
+    values = torch.nn.BatchNorm1d(2)
+    for step in range(300):
+        values.running_var.fill_(1e6 if step < 3 else 2.0)
+        values.num_batches_tracked.fill_(step)
+        average.update_parameters(values)
+    torch.testing.assert_close(average.module.running_var, torch.full((2,), 2.0), rtol=1e-3, atol=0)
+    assert int(average.module.num_batches_tracked) == 299
+
+
+def test_averages_settle_at_the_decay_that_was_asked_for() -> None:
+    entries = [torch.zeros(1)]
+    _average(0.9, entries, [torch.ones(1)], torch.tensor(10**6))
+    torch.testing.assert_close(entries[0], torch.tensor([0.1]))
 
 
 @pytest.mark.parametrize("quantised", [0, 20])
@@ -148,13 +169,13 @@ def test_two_processes_do_what_one_does(photographs: Path, tmp_path: Path) -> No
 
 def test_averaged_weights_lag_behind_by_the_decay(photographs: Path, tmp_path: Path) -> None:
     path, before = tmp_path / "x.ckpt", None
-    for _ in Training(upscaling(steps=5, ema=0.75), photographs, path, Every(1, 100)).run():
+    for _ in Training(upscaling(steps=5, ema=0.15), photographs, path, Every(1, 100)).run():
         state = torch.load(path, weights_only=True)
         now, average = (
             state["objective"]["network.first_part.0.weight"], state["average"]["first_part.0.weight"]
         )  # fmt: skip
         if before is not None:
-            torch.testing.assert_close(average, 0.75 * before + 0.25 * now)
+            torch.testing.assert_close(average, 0.15 * before + 0.85 * now)
         before = average
     assert not torch.equal(now, average)
     loaded = load_weights("espcn_x2", path).state_dict()  # our checkpoints are weights, too

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from edgedeploy.core.errors import EdgeDeployError, UsageError
@@ -94,14 +95,13 @@ class Training:
         self.average = None
         if recipe.ema:
             self.average = AveragedModel(
-                self.network,
-                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema),  # type: ignore[no-untyped-call]
-                use_buffers=True,
+                self.network, multi_avg_fn=partial(_average, recipe.ema), use_buffers=True
             )
-            self.average.n_averaged.fill_(1)  # the first weights are the average's first entry
         self.objective = self.experiment.objective(self.network, _teacher(recipe))
         self.optimiser = make_optimiser(recipe.optimiser, self.objective)
         self.step = self._resume()
+        if self.average is not None:
+            self.average.n_averaged.fill_(self.step + 1)  # the first weights are the average's first entry
 
     @property
     def result(self) -> nn.Module:
@@ -249,6 +249,21 @@ def _fabric(recipe: TrainingRecipe) -> Fabric:
     fabric = Fabric(devices=local, num_nodes=world // local, strategy=strategy, plugins=_precision(recipe))
     fabric.launch()
     return fabric
+
+
+def _average(decay: float, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+    """Exponential averages of parameters and buffers, over fewer steps as long as there were few.
+
+    With `decay` from the first step on, a short run's average keeps percents of the first steps' batch statistics,
+    which may be a thousand times as large as the last ones'.
+    """
+    taken = int(count)
+    share = 1 - min(decay, (1 + taken) / (10 + taken))
+    for average, value in zip(averages, values, strict=True):
+        if average.is_floating_point():
+            average.lerp_(value, share)
+        else:
+            average.copy_(value)
 
 
 class _Autocast(MixedPrecision):
