@@ -254,8 +254,8 @@ def _fabric(recipe: TrainingRecipe) -> Fabric:
 def _average(decay: float, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
     """Exponential averages of parameters and buffers, over fewer steps as long as there were few.
 
-    With `decay` from the first step on, a short run's average keeps percents of the first steps' batch statistics,
-    which may be a thousand times as large as the last ones'.
+    With `decay` from the first step on, a short run keeps percents of the batch statistics of its first
+    steps, which may be a thousand times as large as those of the last.
     """
     taken = int(count)
     share = 1 - min(decay, (1 + taken) / (10 + taken))
