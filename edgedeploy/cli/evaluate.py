@@ -7,8 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from edgedeploy.cli.console import Reporter, Stage, command_line, print_json, print_next, print_table
-from edgedeploy.cli.options import Json, Limit, Threads
+from edgedeploy.cli.console import (
+    Reporter,
+    Stage,
+    command_line,
+    parse_size,
+    print_json,
+    print_next,
+    print_table,
+)
+from edgedeploy.cli.options import Json, Limit, Size, TaskName, Threads
 
 PYTORCH = "pytorch"
 
@@ -29,6 +37,8 @@ def command(
         str | None,
         typer.Option(help="Of zoo models: bundled weights by name, or a file.", show_default=False),
     ] = None,
+    task: TaskName = None,
+    size: Size = None,
     limit: Limit = None,
     threads: Threads = 0,
     json: Json = False,
@@ -40,6 +50,9 @@ def command(
     named = [_source(name) for name in artifacts]
     if weights is not None and not any(path is None for path, _ in named):
         raise UsageError("--weights is for models of the zoo", "an artifact holds its own")
+    if size is not None and task is None:
+        raise UsageError("--size is for a file whose task is not known", "name that, too: --task")
+    told = None if task is None else (task, parse_size(size))
     reporter = Reporter(quiet=json)
     rows: list[dict[str, Any]] = []
     for name, (path, backend) in zip(artifacts, named, strict=True):
@@ -47,7 +60,7 @@ def command(
             if path is None:
                 rows.append(_zoo_model(name, weights, data, limit, threads, stage))
             else:
-                rows.append(_artifact(path, backend, data, limit, threads, stage))
+                rows.append(_artifact(path, backend, told, data, limit, threads, stage))
         for caveat in rows[-1].get("caveats", ()):
             reporter.note(f"{name}: {caveat}")
     if json:
@@ -58,7 +71,7 @@ def command(
         (row["artifact"], row["precision"], row["backend"], *(_format(row["metrics"].get(n)) for n in names))
         for row in rows
     ]
-    print_table(("artifact", "precision", "backend", *names), cells, dispensable=("backend", "precision"))
+    print_table(("artifact", "format", "backend", *names), cells, dispensable=("backend", "format"))
     files = [str(path) for path, _ in named if path is not None]
     if files:
         print_next(command_line("bench", *files))
@@ -85,15 +98,24 @@ def _source(name: str) -> tuple[Path | None, str | None]:
 
 
 def _artifact(
-    path: Path, backend: str | None, data: Path, limit: int | None, threads: int, stage: Stage
+    path: Path,
+    backend: str | None,
+    told: tuple[str, tuple[int, int] | None] | None,
+    data: Path,
+    limit: int | None,
+    threads: int,
+    stage: Stage,
 ) -> dict[str, Any]:
+    """Scores of one file; `told` is the task and size that the user names for those that do not say."""
     from edgedeploy.backends.pool import SessionPool
     from edgedeploy.backends.select import backend_for
     from edgedeploy.core.caveats import caveats
     from edgedeploy.core.spec import Artifact
-    from edgedeploy.tasks.base import task_for
+    from edgedeploy.tasks.base import task_for, task_spec
 
     artifact = Artifact.load(path)
+    if told is not None and told[0] != artifact.task.name:
+        artifact = artifact.model_copy(update={"task": task_spec(*told, {})})
     task = task_for(artifact)
     with SessionPool(artifact, threads=threads, backend=backend) as pool:
         metrics = task.evaluate(pool, data, limit, stage.progress)

@@ -39,11 +39,9 @@ def _task(job: Job) -> TaskSpec | None:
     known = Artifact.load(job.source).task
     if asked.name is None or asked.name == known.name:
         return known.model_copy(update={"options": {**known.options, **asked.options}})
-    from edgedeploy.tasks.base import TASKS
+    from edgedeploy.tasks.base import task_spec
 
-    kind = TASKS.get(asked.name)
-    options = kind.options_for(*job.size) if job.size else {}
-    return TaskSpec(name=asked.name, options={**options, **asked.options})
+    return task_spec(asked.name, job.size, asked.options)
 
 
 ADOPT = PipelineStep("adopt", "check the ONNX file", _adopt, _decides, wanted=_wanted)

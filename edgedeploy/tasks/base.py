@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgedeploy.core.errors import ArtifactError, UsageError
 from edgedeploy.core.progress import Progress as Progress  # every task file needs it
 from edgedeploy.core.registry import Registry
-from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
 from edgedeploy.tasks.agreement import likeness
 
 Image = NDArray[np.uint8]
@@ -119,6 +119,15 @@ TASKS: Registry[type[Task]] = Registry("task", "edgedeploy.tasks")
 def task_for(artifact: Artifact) -> Task:
     """The task object of an artifact; raises UnknownNameError, or another error where it does not fit."""
     return TASKS.get(artifact.task.name)(artifact)
+
+
+def task_spec(name: str, size: tuple[int, int] | None, options: Mapping[str, Any]) -> TaskSpec:
+    """What a file from elsewhere does, at a height and width where it leaves them open.
+
+    Raises UnknownNameError.
+    """
+    usual = TASKS.get(name).options_for(*size) if size else {}
+    return TaskSpec(name=name, options={**usual, **options})
 
 
 def channels_last(spec: TensorSpec) -> bool:

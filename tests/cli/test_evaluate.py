@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import torch
 
@@ -74,6 +76,25 @@ def test_what_is_not_there_is_named(words: tuple[str, ...], message: str, cli: C
     outcome = cli("eval", *words, "--data", tmp_path)
     assert outcome.code == 2
     assert message in outcome.err
+
+
+def test_a_strangers_file_is_scored_by_the_task_that_the_user_names(cli: Cli, tmp_path: Path) -> None:
+    text = '''<ir_version: 8, opset_import: ["" : 19]> g (float[1,3,h,w] x) => (float[1,1,h,w] y)
+        <int64[1] axis = {1}> { m = ReduceMean(x, axis) y = Sigmoid(m) }'''
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    (tmp_path / "data").mkdir()
+    words = ("eval", tmp_path / "net.onnx", "--data", draw_signs(tmp_path / "data") / "signs")
+    told = cli(*words, "--task", "text-detection", "--size", "96x128", "--json")
+    assert told.code == 0, told.err
+    (row,) = json.loads(told.out)
+    assert 0 <= row["metrics"]["f_measure"] <= 1
+    assert row["precision"] == "fp32"
+    headers = cli(*words, "--task", "text-detection", "--size", "96x128").out.splitlines()[1]
+    assert headers.count("precision") == 1, "of the words, not of the numbers"
+    assert cli(*words).code == 2
+    alone = cli(*words, "--size", "96x128")
+    assert alone.code == 2
+    assert "--task" in alone.err
 
 
 def test_weights_and_backends_that_fit_nothing_are_refused(cli: Cli, relu: Path) -> None:
