@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from benchmarks.zoo import ABSENT, ROOT, append, by_size, read_rows
-from edgedeploy.core.files import sha256_file, sha256_text, write_text
-from edgedeploy.core.installed import installed_version
+from benchmarks.zoo import ABSENT, ROOT, append, by_size, in_process, read_rows, state, versions
+from edgedeploy.core.files import write_text
 
 CODE = ("models", "export", "calibration", "edgedeploy/core", "edgedeploy/steps", "edgedeploy/backends")
+FILES = ("benchmarks/int8_zoo_row.py",)
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "tensorrt-rtx")
 # A kernel that rounds ties otherwise differs by less than the first; in a deep network by as much as rounding
 # itself does, but then it is no farther from the float model than the file is.
@@ -48,14 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(options.row)))
         return 0
     names = [name for name in by_size() if any(fnmatch(name, glob) for glob in options.models)]
-    key, known, rows = state(), read_rows(options.rows), list[Row]()
+    key = state(CODE, FILES, LIBRARIES)
+    known, rows = read_rows(options.rows), list[Row]()
     for number, name in enumerate(names, start=1):
         row = known.get((name, key))
         if row is None and options.known:
             continue
         if row is None:
             print(f"{number}/{len(names)} {name}", file=sys.stderr, flush=True)
-            row = {**in_process(name, options.timeout), "state": key}
+            row = {**in_process(name, options.timeout, "benchmarks.int8_zoo"), "state": key}
             append(options.rows, row)
         rows.append(row)
         print(f"{name}: {'; '.join(problems(row)) or 'as it should be'}", flush=True)
@@ -63,37 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_text(options.out, document(rows, len(names)))
         print(f"wrote {options.out}")
     return 1 if any(problems(row) for row in rows) else 0
-
-
-def state() -> str:
-    """Hash of the code and of the versions that decide a row."""
-    files = [ROOT / "benchmarks" / "int8_zoo_row.py"]
-    files += [
-        path for folder in CODE for kind in ("py", "toml") for path in (ROOT / folder).rglob(f"*.{kind}")
-    ]
-    parts = [f"{path.relative_to(ROOT)} {sha256_file(path)}" for path in sorted(files)]
-    return sha256_text(*parts, *(f"{name} {found}" for name, found in versions().items()))[:16]
-
-
-def versions() -> dict[str, str]:
-    return {name: installed_version(name) or "absent" for name in LIBRARIES}
-
-
-def in_process(name: str, timeout: float) -> Row:
-    """The row of a model from a process of its own; a crash or a timeout is a row too."""
-    command = [sys.executable, "-m", "benchmarks.int8_zoo", "--row", name]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"model": name, "failed": f"took longer than {timeout:.0f} s"}
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        why = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        return {"model": name, "failed": f"its process ended with {why}"}
-    row: Row = json.loads(lines[-1])
-    return row
 
 
 def problems(row: Row) -> list[str]:
@@ -123,7 +92,7 @@ def document(rows: Sequence[Row], total: int) -> str:
         "OpenVINO runs TensorRT's", "advice")  # fmt: skip
     table = [head, ("---",) * len(head), *(cells(row) for row in sorted(rows, key=lambda r: r["model"]))]
     lines = [f"| {' | '.join(line)} |" for line in table]
-    used = ", ".join(f"{name} {found}" for name, found in versions().items())
+    used = ", ".join(f"{name} {found}" for name, found in versions(LIBRARIES).items())
     failures = [f"* `{row['model']}`: {text[:300]}" for row in rows for text in problems(row)]
     why = Counter(
         result["nothing"].partition("(")[2].rstrip(")")

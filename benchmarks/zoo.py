@@ -88,19 +88,21 @@ def by_size() -> list[str]:
         )
 
 
-def state() -> str:
+def state(
+    folders: Sequence[str] = CODE, files: Sequence[str] = FILES, libraries: Sequence[str] = LIBRARIES
+) -> str:
     """Hash of the code and of the versions that decide a row."""
-    files = [ROOT / name for name in FILES]
-    files += [
-        path for folder in CODE for kind in ("py", "toml") for path in (ROOT / folder).rglob(f"*.{kind}")
+    paths = [ROOT / name for name in files]
+    paths += [
+        path for folder in folders for kind in ("py", "toml") for path in (ROOT / folder).rglob(f"*.{kind}")
     ]
-    parts = [f"{path.relative_to(ROOT)} {sha256_file(path)}" for path in sorted(files)]
-    return sha256_text(*parts, *(f"{name} {found}" for name, found in versions().items()))[:16]
+    parts = [f"{path.relative_to(ROOT)} {sha256_file(path)}" for path in sorted(paths)]
+    return sha256_text(*parts, *(f"{name} {found}" for name, found in versions(libraries).items()))[:16]
 
 
-def versions() -> dict[str, str]:
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Versions of the libraries that take part; "absent" where one is not installed."""
-    return {name: installed_version(name) or "absent" for name in LIBRARIES}
+    return {name: installed_version(name) or "absent" for name in libraries}
 
 
 def read_rows(path: Path) -> dict[tuple[str, str], Row]:
@@ -127,9 +129,9 @@ def append(path: Path, row: Row) -> None:
         os.fsync(stream.fileno())
 
 
-def in_process(name: str, timeout: float) -> Row:
-    """The row of a model from a process of its own; a crash or a timeout is a row too."""
-    command = [sys.executable, "-m", "benchmarks.zoo", "--row", name]
+def in_process(name: str, timeout: float, module: str = "benchmarks.zoo") -> Row:
+    """The row of a model by a module's --row in a process of its own; a crash or a timeout is a row too."""
+    command = [sys.executable, "-m", module, "--row", name]
     started = time.perf_counter()
     try:
         done = subprocess.run(
