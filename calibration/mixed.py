@@ -1,8 +1,8 @@
 """Which layers to keep in float: the least time within a noise budget, layers added until it is kept.
 
-minimise the time of all layers, subject to sum of the noise of INT8 ones <= budget: a knapsack, solved by noise
-per millisecond that INT8 saves (Dantzig's order), after the layers that save next to nothing. Noise does not
-just add up: how far to go is tried on the emulated model, and what is proposed has to be measured whole.
+minimise the time of all layers, subject to sum of the noise of INT8 ones <= budget: a knapsack, solved by
+noise per millisecond that INT8 saves (Dantzig's order), after the layers that save next to nothing. Noise
+does not just add up: how far to go is tried on the emulated model, and what is proposed is measured whole.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def float_order(
 
 
 def negligible(savings: Mapping[str, float], share: float) -> float:
-    """The largest saving among the smallest ones, which together are at most this share of all that is saved."""
+    """The largest of the smallest savings that together are at most this share of all that is saved."""
     known = sorted(value for value in savings.values() if value > 0)
     together, largest = 0.0, 0.0
     for value in known:

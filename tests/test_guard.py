@@ -138,7 +138,7 @@ def test_layers_that_int8_hardly_speeds_up_go_to_float_at_once(shop: Workshop) -
 
 
 def test_layers_are_compared_with_what_they_become_in_the_mix() -> None:
-    """In OpenVINO float layers of a mix run in bfloat16 where that is faster: INT8 saves less than over fp32."""
+    """In OpenVINO float layers of a mix run in bfloat16 where that is faster: INT8 then saves less."""
     times: list[tuple[Precision, float]] = [("fp32", 10.0), ("bf16", 6.0), ("int8", 5.0)]
     forms = [candidate(precision, precision, time) for precision, time in times]
     foreign = candidate("fp32 in onnxruntime", "fp32", 4.0)
