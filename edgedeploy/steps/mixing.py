@@ -23,6 +23,7 @@ from edgedeploy.steps.candidates import Candidate, Workshop, run_shapes
 from edgedeploy.steps.score import agreement_scores, misses
 from edgedeploy.tasks.base import task_for
 
+FLOATS = ("fp32", "bf16", "fp16")
 IMAGES = 2  # that sensitivity is measured on: its order settles after very few
 IDLE = 0.2  # share of what INT8 saves that is not worth noise: the layers with the least of it
 WORTH = 0.03  # share of INT8's time that layers must lose in INT8 for a mix without them to be tried
@@ -130,7 +131,7 @@ def float_form(int8: Candidate, other: Candidate, forms: Sequence[Candidate], *,
     if not BACKENDS.get(int8.backend).rounds_float:
         return other
     there = {c.precision: c for c in reversed(forms) if c.backend == int8.backend and c.built and not c.kept}
-    known = [c for c in there.values() if c.precision != "int8" and c.milliseconds is not None]
+    known = [c for c in there.values() if c.precision in FLOATS and c.milliseconds is not None]
     able = [c for c in known if c.precision == "fp32"] if exact else known
     return min(able, key=lambda c: c.milliseconds or 0.0, default=other)
 
