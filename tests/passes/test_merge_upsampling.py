@@ -1,4 +1,4 @@
-"""Transposed convolutions of windows side by side: which pairs become 1x1 convolutions, and which must not."""
+"""Transposed convolutions of windows side by side: which pairs become 1x1 convolutions, which must not."""
 
 from __future__ import annotations
 
