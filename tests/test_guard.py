@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import BudgetError, CalibrationError, UsageError
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact, Precision
-from edgedeploy.core.target import load_target
+from edgedeploy.core.target import Figures, load_target
 from edgedeploy.pipeline import run
 from edgedeploy.steps.base import Job
 from edgedeploy.steps.candidates import Candidate, Workshop
-from edgedeploy.steps.mixing import rescue
+from edgedeploy.steps.mixing import float_form, rescue
 from edgedeploy.steps.score import make_scorer
 from edgedeploy.steps.split import split
 from edgedeploy.steps.verdict import decide
@@ -95,7 +96,8 @@ def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path,
     assert not list(built.path.parent.glob(".guard-*")), "nothing is left over"
 
 
-def test_a_mix_without_the_culprit_keeps_the_budget(breaks: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def shop(breaks: Path, photos: Path, tmp_path: Path) -> Workshop:
     artifact = run(job(breaks, photos), Listener(), Cache(tmp_path / "cache"), until="adapt")
     parts = split(photos, tmp_path / "parts", 6, 4)
     here = job(breaks, parts.calibration)
@@ -103,19 +105,49 @@ def test_a_mix_without_the_culprit_keeps_the_budget(breaks: Path, photos: Path, 
     assert not scorer.labelled
     (tmp_path / "built").mkdir()
     statistics = tmp_path / "statistics"
-    shop = Workshop(artifact, here, scorer, BUDGET, tmp_path / "built", statistics, lambda *_: None)
+    return Workshop(artifact, here, scorer, BUDGET, tmp_path / "built", statistics, lambda *_: None)
+
+
+def test_a_mix_without_the_culprit_keeps_the_budget(shop: Workshop) -> None:
     made = {precision: shop.make(precision, "openvino") for precision in ("fp32", "int8")}
-    made["int8"].estimated_ms, made["fp32"].estimated_ms = 1.0, 1000.0
+    made["int8"].estimated_ms, made["fp32"].estimated_ms = 1.0, 1000.0  # any mix is affordable
     assert made["int8"].missed
     found = rescue(made["int8"], made["fp32"], shop)
     best = [candidate for candidate in found.tried if candidate.within]
     assert best
     assert "b" in best[-1].kept
-    assert "dB at the output" in best[-1].kept["b"] or "saves no time" in best[-1].kept["b"]
+    assert "dB at the output" in best[-1].kept["b"] or "time here" in best[-1].kept["b"]
     assert best[-1].scores["agreement"] >= 0.97 > made["int8"].scores["agreement"]
     assert best[-1].lowered is not None
     kinds = [node.op_type for node in onnx.load(best[-1].lowered.path).graph.node]
     assert "QuantizeLinear" in kinds, "the others are still in INT8"
+
+
+def test_layers_that_int8_hardly_speeds_up_go_to_float_at_once(shop: Workshop) -> None:
+    # A roofline of multiplications alone, the same on every machine: `b` is 1x1, `c` and `d` are 3x3.
+    figures = Figures(fp32_tflops=0.001, int8_tops=0.004, memory_gb_per_s=1e6)
+    target = shop.job.target.model_copy(update={"figures": figures})
+    shop = dataclasses.replace(shop, job=dataclasses.replace(shop.job, target=target))
+    fp32, int8 = (shop.make(precision, "openvino") for precision in ("fp32", "int8"))
+    fp32.here = int8.here = False
+    int8.estimated_ms, fp32.estimated_ms = 1.0, 1000.0
+    found = rescue(int8, fp32, shop, [fp32, int8])
+    assert 0 < found.savings["b"] < 0.2 * found.savings["c"]
+    assert "too little time" in found.tried[0].kept["b"]
+    assert not {"c", "d"} <= set(found.tried[0].kept), "some are left in INT8"
+
+
+def test_layers_are_compared_with_what_they_become_in_the_mix() -> None:
+    """In OpenVINO float layers of a mix run in bfloat16 where that is faster: INT8 then saves less."""
+    times: list[tuple[Precision, float]] = [("fp32", 10.0), ("bf16", 6.0), ("int8", 5.0)]
+    forms = [candidate(precision, precision, time) for precision, time in times]
+    foreign = candidate("fp32 in onnxruntime", "fp32", 4.0)
+    foreign.backend = "onnxruntime"
+    int8, everything = forms[2], [foreign, *forms]
+    assert float_form(int8, foreign, everything, exact=False) is forms[1]
+    assert float_form(int8, foreign, everything, exact=True) is forms[0]
+    assert float_form(int8, foreign, [foreign], exact=True) is foreign
+    assert float_form(foreign, forms[0], everything, exact=False) is forms[0], "it rounds nothing"
 
 
 def test_nothing_within_the_budget_is_exit_4_and_tells_what_came_closest(

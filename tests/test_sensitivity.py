@@ -12,7 +12,7 @@ import pytest
 
 from edgedeploy.calibration import QuantizeResult, Range, load_rules, quantize
 from edgedeploy.calibration.emulate import Emulator
-from edgedeploy.calibration.mixed import float_order, least_prefix
+from edgedeploy.calibration.mixed import float_order, least_prefix, negligible
 from edgedeploy.calibration.placement import place
 from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, measure
 from edgedeploy.calibration.switches import mix
@@ -131,8 +131,22 @@ def layer(name: str, decibel: float) -> LayerSensitivity:
 
 def test_float_order_is_noise_per_time_saved_and_the_useless_first() -> None:
     found = Sensitivity((layer("noisy", 10), layer("dear", 12), layer("quiet", 60), layer("slow", 90)), 1, 8)
-    order = float_order(found, {"noisy": 10.0, "dear": 0.1, "quiet": 1.0, "slow": -0.2})
+    savings = {"noisy": 10.0, "dear": 0.1, "quiet": 1.0, "slow": -0.2}
+    order, idle = float_order(found, savings)
     assert [entry.name for entry in order] == ["slow", "dear", "noisy", "quiet"]
+    assert idle == 1
+    # What saves less than is asked for does not pay, however quiet: it goes before the noisy one that does.
+    order, idle = float_order(found, savings, 1.0)
+    assert [entry.name for entry in order] == ["slow", "dear", "quiet", "noisy"]
+    assert idle == 3
+
+
+def test_negligible_is_what_the_smallest_save_together() -> None:
+    savings = {"head": 6.0, "neck": 2.5, "a": 0.9, "b": 0.5, "slower": -3.0}
+    assert negligible(savings, 0.2) == 0.9, "1.4 of 9.9; with the neck it would be 3.9"
+    assert negligible(savings, 0.1) == 0.5
+    assert negligible(dict.fromkeys("abcdef", 1.0), 0.1) == 0.0, "none of many like ones"
+    assert negligible({}, 0.2) == 0.0
 
 
 @pytest.mark.parametrize("needed", [0, 1, 4, 7])

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from edgedeploy.backends.base import BACKENDS, Feeds, LayerTime, OpenOptions
 from edgedeploy.core.spec import Artifact
 
-RUNS = 12
+RUNS = 30  # milliseconds each; on a busy machine a dozen may all be disturbed
 
 
 def layer_times(

@@ -95,7 +95,7 @@ def _mix(candidates: list[Candidate], shop: Workshop) -> Mixing:
     slower = (int8.milliseconds or 0.0) >= (other.milliseconds or 0.0)
     if not shop.job.recipe.guard.mixed or (int8.missed and slower) or not int8.here:
         return Mixing(analyse(int8, shop)[0]) if int8.missed else Mixing()
-    return (rescue if int8.missed else without_slow)(int8, other, shop)
+    return rescue(int8, other, shop, candidates) if int8.missed else without_slow(int8, other, shop)
 
 
 def _worth_timing(tried: list[Candidate]) -> list[Candidate]:

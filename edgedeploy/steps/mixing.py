@@ -14,7 +14,7 @@ from typing import Any
 from edgedeploy.backends.base import BACKENDS
 from edgedeploy.calibration.costs import layer_costs, layer_names
 from edgedeploy.calibration.emulate import Emulator
-from edgedeploy.calibration.mixed import float_order, least_prefix, reason
+from edgedeploy.calibration.mixed import float_order, least_prefix, negligible, reason
 from edgedeploy.calibration.sensitivity import LayerSensitivity, Sensitivity, measure
 from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
 from edgedeploy.core.spec import Artifact, Precision
@@ -23,7 +23,9 @@ from edgedeploy.steps.candidates import Candidate, Workshop, run_shapes
 from edgedeploy.steps.score import agreement_scores, misses
 from edgedeploy.tasks.base import task_for
 
+FLOATS = ("fp32", "bf16", "fp16")
 IMAGES = 2  # that sensitivity is measured on: its order settles after very few
+IDLE = 0.2  # share of what INT8 saves that is not worth noise: the layers with the least of it
 WORTH = 0.03  # share of INT8's time that layers must lose in INT8 for a mix without them to be tried
 
 
@@ -93,44 +95,68 @@ def savings(int8: Candidate, other: Candidate, job: Job) -> tuple[dict[str, floa
     return {name: value for name, value in estimates.items() if value == value}, True
 
 
-def rescue(int8: Candidate, other: Candidate, shop: Workshop) -> Mixing:
+def rescue(int8: Candidate, other: Candidate, shop: Workshop, forms: Sequence[Candidate] = ()) -> Mixing:
     """Mixes that may keep the budget that INT8 misses and yet be faster than `other`, built and scored.
 
-    Where none does with the float layers in what the runtime likes best, they are tried in float32.
+    `forms` are the candidates that there are, to compare layers with. Where no mix keeps the budget with the
+    float layers in what the runtime likes best, they are tried in float32.
     """
     found = Mixing()
     found.sensitivity, emulator = analyse(int8, shop)
-    found.savings, found.estimated = savings(int8, other, shop.job)
-    order = float_order(found.sensitivity, found.savings)
-    most = _affordable(order, found.savings, int8, other)
     inputs = [(feed, emulator.run(feed, ())) for feed in calibration_inputs(shop, IMAGES)]
     proxy = _proxy(shop.budgets, shop.artifact)
-    names = [layer.name for layer in order]
-    count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, shop.artifact, proxy))
-    count = max(1, count)
     for exact in (False, True):
         if exact and not BACKENDS.get(int8.backend).rounds_float:
             break
-        if _bisect(int8, order[:most], count, shop, found, exact=exact):
+        form = float_form(int8, other, forms, exact=exact)
+        found.savings, found.estimated = savings(int8, form, shop.job)
+        least = negligible(found.savings, IDLE)
+        order, idle = float_order(found.sensitivity, found.savings, least)
+        if idle == len(order):
+            continue
+        names = [layer.name for layer in order]
+        count = least_prefix(names, lambda kept: _emulated(emulator, inputs, kept, shop.artifact, proxy))
+        reach = order[: max(idle, _affordable(order, found.savings, int8, other))]
+        if _bisect(int8, reach, max(1, idle, count), max(0, idle - 1), least, shop, found, exact=exact):
             break
     return found
+
+
+def float_form(int8: Candidate, other: Candidate, forms: Sequence[Candidate], *, exact: bool) -> Candidate:
+    """What tells the time of the layers that a mix keeps in float: the float model in the same runtime.
+
+    Where that may round, and `exact` does not forbid it, the fastest of its precisions; `other` where there
+    is none, or the runtime computes float layers as they are written.
+    """
+    if not BACKENDS.get(int8.backend).rounds_float:
+        return other
+    there = {c.precision: c for c in reversed(forms) if c.backend == int8.backend and c.built and not c.kept}
+    known = [c for c in there.values() if c.precision in FLOATS and c.milliseconds is not None]
+    able = [c for c in known if c.precision == "fp32"] if exact else known
+    return min(able, key=lambda c: c.milliseconds or 0.0, default=other)
 
 
 def _bisect(
     int8: Candidate,
     order: Sequence[LayerSensitivity],
     count: int,
+    low: int,
+    least: float,
     shop: Workshop,
     found: Mixing,
     *,
     exact: bool,
 ) -> bool:
-    """Mixes without the first layers of `order`, `count` of them at first; whether one keeps the budgets."""
-    low, high, kept_it = 0, len(order) + 1, False
+    """Mixes without the first layers of `order`, `count` of them at first; whether one keeps the budgets.
+
+    So many as `low` are too few; `least` is what a layer has to save.
+    """
+    high, kept_it = len(order) + 1, False
+    count = min(count, len(order))
     for _ in range(shop.job.recipe.guard.rounds):
         if not low < count < high:
             break
-        kept = {layer.name: reason(layer, found.savings.get(layer.name)) for layer in order[:count]}
+        kept = {layer.name: reason(layer, found.savings.get(layer.name), least) for layer in order[:count]}
         made = shop.mix(int8, kept, exact=exact)
         found.tried.append(made)
         if made.within:

@@ -130,7 +130,7 @@ class _Judge:
 def _proposal(known: Study, judge: _Judge, budgets: tuple[AccuracyBudget, ...]) -> dict[str, str]:
     from edgedeploy.calibration.mixed import float_order, least_prefix, reason
 
-    order = float_order(known.sensitivity, known.savings)
+    order, _ = float_order(known.sensitivity, known.savings)
     names = [layer.name for layer in order]
     count = least_prefix(names, lambda kept: judge.enough(kept, budgets))
     return {layer.name: reason(layer, known.savings.get(layer.name)) for layer in order[:count]}

@@ -79,8 +79,8 @@ def test_what_is_not_there_is_named(words: tuple[str, ...], message: str, cli: C
 
 
 def test_a_strangers_file_is_scored_by_the_task_that_the_user_names(cli: Cli, tmp_path: Path) -> None:
-    text = '''<ir_version: 8, opset_import: ["" : 19]> g (float[1,3,h,w] x) => (float[1,1,h,w] y)
-        <int64[1] axis = {1}> { m = ReduceMean(x, axis) y = Sigmoid(m) }'''
+    text = """<ir_version: 8, opset_import: ["" : 19]> g (float[1,3,h,w] x) => (float[1,1,h,w] y)
+        <int64[1] axis = {1}> { m = ReduceMean(x, axis) y = Sigmoid(m) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
     (tmp_path / "data").mkdir()
     words = ("eval", tmp_path / "net.onnx", "--data", draw_signs(tmp_path / "data") / "signs")
