@@ -98,7 +98,7 @@ def _bundle(method: str, source: Path, scale: int, plan: Plan, folder: Path, crf
         steps=plan.steps // trainings,
         batch=plan.batch,
         crf=crf,
-        precision="w8",
+        precision="fp16",
         patch=plan.patch,
     )
     out = folder / method.replace(" ", "_")
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--scales", nargs="+", type=int, default=[2, 3], choices=(2, 3, 4))
     parser.add_argument("--size", default="360x640", help="HEIGHTxWIDTH that clips are shrunk to")
     parser.add_argument("--frames", type=int, default=120)
-    parser.add_argument("--steps", type=int, default=1200, help="updates of each method in all")
+    parser.add_argument("--steps", type=int, default=900, help="updates of each method in all")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--patch", default="24x32", help="of the small video, HEIGHTxWIDTH")
     parser.add_argument("--crf", type=float, default=18.0, help="of the small video beside the chunks")

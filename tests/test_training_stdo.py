@@ -1,4 +1,4 @@
-"""Overfitting to patches: that it learns, repeats itself, goes on where it was stopped, and pays on its chunk."""
+"""Overfitting to patches: it learns, repeats itself, goes on where it was stopped, and pays on its chunk."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from edgedeploy import __version__
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import sha256_file, sha256_text
 
-PRECISIONS = ("auto", "fp32", "fp16", "w8", "int8")
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
 # 1080p enlarged by 2 in the paper's grid, 10 rows of 20: 54 x 48 pixels.
 PATCH = (54, 48)
 WIDEST_HALO = 8  # beyond it what a deep network still sees weighs little, and costs what it does near by
