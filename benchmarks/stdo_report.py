@@ -87,7 +87,7 @@ def plot(cases: Sequence[Case], out: Path) -> None:
                     marker=".",
                     label=row.method,
                 )
-        for row, marker in zip((r for r in case.rows if r.networks), "o^s", strict=False):
+        for row, marker in zip((r for r in case.rows if r.networks), "o^sDv", strict=False):
             axes.plot([row.total_bytes / 1000], [row.psnr], marker, label=row.method)
         axes.set_title(f"{case.clip}, x{case.scale}")
         axes.set_xlabel("kB of everything sent")
