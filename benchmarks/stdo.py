@@ -93,7 +93,7 @@ def _at_equal_bytes(
             yield Row(method, 0, 0, best.crf, best.bytes, 0, best.bytes, dict(curve)[best.bytes], curve)
     # A network is as large in every bundle, and a manifest of one network is no larger than that of several.
     spent = first.models[0].path.stat().st_size + (first.folder / "manifest.json").stat().st_size
-    # Kept: an encoding that goes on must be asked for as it was, and x264 need not write the same bytes twice.
+    # Kept: an encoding that goes on is asked for as it was, and x264 need not write the same bytes twice.
     kept = folder / "crf.json"
     if not kept.is_file():
         write_text(kept, json.dumps(rates.within(low, total - spent)[0].crf))
