@@ -37,8 +37,11 @@ class Plan:
         size: height and width that clips are shrunk to.
         frames: from the beginning of each.
         steps: updates of each method in all.
+        network: family in the zoo, without its scale.
         batch, patch, crf, chunks: as `edgedeploy stdo encode` has them.
     """
+
+    network: str
 
     size: tuple[int, int]
     frames: int
@@ -107,7 +110,7 @@ def _bundle(method: str, source: Path, scale: int, plan: Plan, folder: Path, crf
     kind = method.removesuffix(SAME_VIDEO)
     trainings = {PER_CHUNK: 1 + plan.chunks, JOINT: 2, GENERAL: 1}[kind]
     options = EncodeOptions(
-        model=f"stdo_espcn_x{scale}",
+        model=f"{plan.network}_x{scale}",
         chunks={PER_CHUNK: plan.chunks, JOINT: None, GENERAL: 1}[kind],
         joint=kind == JOINT,
         steps=plan.steps // trainings,
@@ -147,9 +150,10 @@ def main() -> None:
     parser.add_argument("--clips", nargs="+", default=["bbb_1080p_5s", "road_solidWhiteRight"])
     parser.add_argument("--scales", nargs="+", type=int, default=[2, 3], choices=(2, 3, 4))
     parser.add_argument("--size", default="360x640", help="HEIGHTxWIDTH that clips are shrunk to")
+    parser.add_argument("--network", default="stdo_espcn_micro", help="of the zoo, without _x2")
     parser.add_argument("--frames", type=int, default=120)
-    parser.add_argument("--steps", type=int, default=900, help="updates of each method in all")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=1500, help="updates of each method in all")
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--patch", default="24x32", help="of the small video, HEIGHTxWIDTH")
     parser.add_argument("--crf", type=float, default=18.0, help="of the small video beside the chunks")
     parser.add_argument("--chunks", type=int, default=2)
@@ -160,7 +164,14 @@ def main() -> None:
     if size is None or patch is None:
         parser.error("sizes are HEIGHTxWIDTH")
     plan = Plan(
-        size, arguments.frames, arguments.steps, arguments.batch, patch, arguments.crf, arguments.chunks
+        arguments.network,
+        size,
+        arguments.frames,
+        arguments.steps,
+        arguments.batch,
+        patch,
+        arguments.crf,
+        arguments.chunks,
     )
     cases = []
     for name in arguments.clips:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Enlarge = Callable[[Pixels], Pixels]
 LOWEST_CRF, FIRST_CRF, HIGHEST_CRF = 1.0, 20.0, 51.0  # at 0 x264 loses nothing, by another way of coding
-BYTES_PER_CRF, CLOSE, TRIES = 0.12, 0.99, 8
+BYTES_PER_CRF, CLOSE, TRIES = 0.12, 0.985, 8
 
 
 @dataclass(frozen=True)

@@ -176,16 +176,20 @@ def test_a_stopped_training_ends_in_the_same_weights(
     assert not list(tmp_path.glob("*.state"))
 
 
-def test_without_a_step_it_interpolates(tmp_path: Path) -> None:
-    out = tmp_path / "start.safetensors"
-    overfit_file("stdo_espcn_x2", drawing((np.zeros(0), np.zeros(0))), out, steps=0, crop=0, seed=0)
-    network = create_model("stdo_espcn_x2")
+@pytest.mark.parametrize("name", ["stdo_espcn_x2", "stdo_espcn_micro_x2", "stdo_espcn_micro_x3"])
+def test_without_a_step_it_interpolates(tmp_path: Path, name: str) -> None:
+    out, scale = tmp_path / "start.safetensors", int(name[-1])
+    overfit_file(name, drawing((np.zeros(0), np.zeros(0))), out, steps=0, crop=0, seed=0)
+    network = create_model(name)
     network.load_state_dict(load_file(out))
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8), (3, 3), 1.0)
     with torch.no_grad():
         made = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
     found = made[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
-    np.testing.assert_allclose(found[8:-8, 8:-8], imresize(image, 40, 48)[8:-8, 8:-8], atol=1)
+    inner = slice(4 * scale, -4 * scale)
+    np.testing.assert_allclose(
+        found[inner, inner], imresize(image, scale * 20, scale * 24)[inner, inner], atol=1
+    )
 
 
 @pytest.mark.slow
