@@ -79,16 +79,20 @@ def plot(cases: Sequence[Case], out: Path) -> None:
     FigureCanvasAgg(figure)
     for index, case in enumerate(cases):
         axes = figure.add_subplot(lines, columns, index + 1)
+        markers = iter("o^sDv")
         for row in case.rows:
+            label = f"{row.method}: {row.psnr:.2f} dB"
             if row.curve:
-                axes.plot(
-                    [size / 1000 for size, _ in row.curve],
-                    [psnr for _, psnr in row.curve],
-                    marker=".",
-                    label=row.method,
-                )
-        for row, marker in zip((r for r in case.rows if r.networks), "o^sDv", strict=False):
-            axes.plot([row.total_bytes / 1000], [row.psnr], marker, label=row.method)
+                sizes, values = zip(*row.curve, strict=True)
+                axes.plot([size / 1000 for size in sizes], values, marker=".", label=label)
+            else:
+                axes.plot([row.total_bytes / 1000], [row.psnr], next(markers), label=label)
+        # x264 at full size is decibels away and would press all else into a line: its label says where.
+        near = [row.psnr for row in case.rows if row.networks or row.same_video_bicubic]
+        near += [psnr for row in case.rows if row.method == "bicubic" for _, psnr in row.curve]
+        sent = case.rows[0].total_bytes / 1000
+        axes.set_xlim(0.5 * sent, 1.5 * sent)
+        axes.set_ylim(min(near) - 0.2, max(near) + 0.6)
         axes.set_title(f"{case.clip}, x{case.scale}")
         axes.set_xlabel("kB of everything sent")
         axes.set_ylabel("PSNR of RGB, dB")
