@@ -40,7 +40,15 @@ def recorded_checkpoint(shared: Path, name: str, folder: Path, prefix: str = "")
 
 def test_every_recorded_network_is_in_the_zoo(shared: Path) -> None:
     assert {path.stem for path in (shared / "reference/keys").glob("stdo_*.json")} == set(NAMES)
-    assert {name for name in MODELS.names() if name.startswith("stdo_")} == set(NAMES)
+    ours = {f"stdo_espcn_micro_x{scale}" for scale in (2, 3, 4)}
+    assert {name for name in MODELS.names() if name.startswith("stdo_")} == set(NAMES) | ours
+
+
+def test_micro_networks_are_the_same_with_fewer_channels() -> None:
+    for scale, params in ((2, 6_828), (3, 9_003), (4, 12_048)):
+        micro, full = create_model(f"stdo_espcn_micro_x{scale}"), create_model(f"stdo_espcn_x{scale}")
+        assert list(micro.state_dict()) == list(full.state_dict())
+        assert count(micro, (1, 3, 8, 8)).params == params
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +114,7 @@ def test_weight_norm_is_the_one_of_pytorch_and_folds() -> None:
     torch.testing.assert_close(ours.fuse()(x), theirs(x))
 
 
-@pytest.mark.parametrize("name", [f"stdo_{backbone}_x2" for backbone in BACKBONES])
+@pytest.mark.parametrize("name", [f"stdo_{backbone}_x2" for backbone in (*BACKBONES, "espcn_micro")])
 def test_margin_is_how_far_a_pixel_reaches(name: str) -> None:
     info, scale = MODELS.get(name), 2
     margin = info.task.options["margin"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.stdo.chunks import joint_sample, pooled_psnr, split_by_score, uniform_sample
+from edgedeploy.stdo.chunks import joint_sample, split_by_score
 from edgedeploy.stdo.patches import PatchGrid
 
 SCORES = st.lists(st.one_of(st.floats(0, 90), st.just(math.inf), st.integers(0, 4)), min_size=1, max_size=40)
@@ -127,14 +127,6 @@ def test_chunks_of_distinct_scores_are_equal_in_number_and_the_first_is_the_hard
     assert np.argmin(scores) in chunks.members(0)
 
 
-def test_pooled_psnr_is_that_of_the_pooled_error() -> None:
-    errors = np.array([1.0, 4.0, 0.0, 25.0])
-    with np.errstate(divide="ignore"):
-        scores = 10 * np.log10(255.0**2 / errors)
-    assert pooled_psnr(scores) == pytest.approx(10 * math.log10(255.0**2 / 7.5))
-    assert pooled_psnr(np.full(3, math.inf)) == math.inf
-
-
 def test_the_joint_sample_leaves_out_the_easiest_and_thins_the_rest() -> None:
     chunks = split_by_score(np.random.default_rng(2).permutation(np.linspace(25, 60, 400)), 5)
     sample = joint_sample(chunks, seed=3)
@@ -148,15 +140,6 @@ def test_the_joint_sample_leaves_out_the_easiest_and_thins_the_rest() -> None:
     assert joint_sample(split_by_score(np.array([0.0, 0, 9, 9]), 2), 0).tolist() == [0, 1]
 
 
-def test_the_uniform_sample_is_a_share_of_all() -> None:
-    sample = uniform_sample(1000, 0.3, seed=1)
-    assert len(set(sample.tolist())) == 300
-    assert (np.histogram(sample, 4, (0, 1000))[0] > 50).all()
-    np.testing.assert_array_equal(sample, np.sort(uniform_sample(1000, 0.3, seed=1)))
-    assert uniform_sample(5, 1.0, 0).tolist() == [0, 1, 2, 3, 4]
-    assert len(uniform_sample(5, 0.01, 0)) == 1
-
-
 def test_unfit_scores_are_refused() -> None:
     with pytest.raises(UsageError, match="one number a patch"):
         split_by_score(np.array([30.0, math.nan]), 1)
@@ -167,6 +150,3 @@ def test_unfit_scores_are_refused() -> None:
             split_by_score(np.array([30.0, 31.0]), k)
     with pytest.raises(ValueError, match="chunk 2"):
         split_by_score(np.array([30.0, 31.0]), 2).members(2)
-    for share in (0.0, 1.1):
-        with pytest.raises(UsageError, match="share"):
-            uniform_sample(5, share, 0)

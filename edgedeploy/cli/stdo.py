@@ -32,7 +32,7 @@ def encode_command(
     steps: Annotated[int, typer.Option(help="Updates of each network.")] = 2000,
     batch: Annotated[int, typer.Option(help="Patches in an update.")] = 16,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    crf: Annotated[int, typer.Option(help="Quality of the small video, 0 to 51; less is better.")] = 18,
+    crf: Annotated[float, typer.Option(help="Quality of the small video, 0 to 51; less is better.")] = 18.0,
     precision: Annotated[str, typer.Option(help="Of the weights: auto, fp32, fp16 or int8.")] = "auto",
     patch: Annotated[str, typer.Option(metavar="HxW", help="Size of a patch in the small video.")] = "54x48",
     halo: Annotated[

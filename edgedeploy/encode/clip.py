@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -28,6 +29,9 @@ from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.stdo.patches import Pixels
 from edgedeploy.stdo.sound import copy_sound
 from edgedeploy.tasks.resize import imresize
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 LOW, HIGH_PIXELS, LOW_PIXELS = "low.mp4", "high.rgb", "low.rgb"
 X264_THREADS = 4
@@ -74,12 +78,12 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
     source = open_clip_source(path)
     with closing(source):
         s = options.factor
-        # 4:2:0 video has even sides; what is added below and at the right is cut off by the client.
-        height, width = (-(-side // (2 * s)) * 2 for side in (source.height, source.width))
+        height, width = low_size(source.height, source.width, s)
         done = folder / "low.json"
         total = options.limit if source.total is None else min(source.total, options.limit or source.total)
         _require_space(folder, total, source.height * source.width * 3 + height * width * 3)
-        sink = None if done.is_file() else VideoSink(folder / "pictures.mp4", source.fps, _x264(options))
+        coder = x264(options.crf, options.preset)
+        sink = None if done.is_file() else VideoSink(folder / "pictures.mp4", source.fps, coder)
         try:
             count, first = 0, 0.0
             with (folder / HIGH_PIXELS).open("wb") as pixels:
@@ -91,10 +95,7 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
                     pixels.write(np.ascontiguousarray(frame.rgb).data)
                     first = frame.timestamp if not count else first
                     if sink is not None:
-                        low = imresize(_covering(frame.rgb, s * height, s * width), height, width)
-                        picture = as_yuv(low)
-                        picture.colorspace = as_yuv(frame.content).colorspace
-                        sink.write(picture, frame.timestamp - first, "")
+                        sink.write(low_picture(frame, s, height, width), frame.timestamp - first, "")
                     count += 1
                     if progress:
                         progress(count, total)
@@ -119,10 +120,26 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
     )
 
 
-def _x264(options: EncodeOptions) -> dict[str, str]:
+def low_size(height: int, width: int, scale: int) -> tuple[int, int]:
+    """Height and width of the low-resolution video.
+
+    4:2:0 video has even sides; what is added below and at the right is cut off by the client.
+    """
+    return -(-height // (2 * scale)) * 2, -(-width // (2 * scale)) * 2
+
+
+def low_picture(frame: Frame, scale: int, height: int, width: int) -> VideoFrame:
+    """A source frame, shrunk to `low_size`, as it goes to the encoder."""
+    picture = as_yuv(imresize(_covering(frame.rgb, scale * height, scale * width), height, width))
+    picture.colorspace = as_yuv(frame.content).colorspace
+    return picture
+
+
+def x264(crf: float, preset: str = "medium") -> dict[str, str]:
+    """Options of the encoder, for VideoSink."""
     # x264 takes the number of its threads from the machine otherwise, and writes something else with another.
     # Even so two encodings of one clip may differ in bytes, so a resumed run keeps the video it has.
-    return {"preset": options.preset, "crf": str(options.crf), "x264-params": f"threads={X264_THREADS}"}
+    return {"preset": preset, "crf": f"{crf:g}", "x264-params": f"threads={X264_THREADS}"}
 
 
 def _decode(video: Path, out: Path, count: int) -> None:

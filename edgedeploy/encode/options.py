@@ -44,7 +44,7 @@ class EncodeOptions:
     steps: int = 2000
     batch: int = 16
     seed: int = 0
-    crf: int = 18
+    crf: float = 18.0
     preset: str = "medium"
     precision: str = "auto"
     patch: tuple[int, int] = PATCH

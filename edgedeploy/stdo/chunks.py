@@ -8,7 +8,6 @@ is in chunk 0. Equal scores stay together, so chunks can differ in size, and all
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,25 +60,6 @@ def split_by_score(scores: NDArray[Any], chunks: int) -> Chunks:
     tops = [ordered[(i + 1) * len(values) // chunks - 1] for i in range(chunks)]
     index = np.searchsorted(tops, values, side="left").astype(np.int64)
     return Chunks(index, np.array([0.0, *tops]))
-
-
-def pooled_psnr(scores: NDArray[Any]) -> float:
-    """PSNR in dB of the mean squared error over patches of one size, from the PSNR of each; inf if all are.
-
-    What STDO reports of a video; the mean of the patches' PSNR is larger.
-    """
-    error = float(np.mean(10.0 ** (-np.asarray(scores, np.float64) / 10)))
-    return -10 * math.log10(error) if error else math.inf
-
-
-def uniform_sample(patches: int, share: float, seed: int) -> NDArray[np.int64]:
-    """Positions of a share in (0, 1] of all patches, drawn without repetition, ascending, at least one.
-
-    What a general model is trained on.
-    """
-    if patches < 1 or not 0 < share <= 1:
-        raise UsageError(f"a share of {share:g} of {patches} patches is none", "give a share in (0, 1]")
-    return _draw(np.arange(patches), share, np.random.default_rng(seed))
 
 
 def joint_sample(chunks: Chunks, seed: int) -> NDArray[np.int64]:

@@ -1,12 +1,14 @@
 """Overfit a super-resolution network to patches of one video.
 
 L = mean |N(x) - y| over a patch without its halo: the network sees what surrounds a patch, and is judged by
-what it makes of the patch itself. Adam with a cosine from 1e-3 to 4e-8, as STDO's authors have it. The random
-generator is seeded, so the same patches, weights, steps and seed give the same network.
+what it makes of the patch itself. Adam with a cosine from 1e-3 to 4e-8, as STDO's authors have it. Not
+`Training` of loop.py: encoding does without Fabric and recipes, and its batches come from a clip in memory.
+Li et al., Spatial-Temporal Data Overfitting, CVPR 2023.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgedeploy.core.files import write_bytes
+from edgedeploy.core.errors import UsageError
+from edgedeploy.core.files import replacing, write_bytes
 from edgedeploy.core.progress import Progress
 from edgedeploy.models.checkpoint import load_checkpoint
 from edgedeploy.models.registry import MODELS
@@ -26,6 +29,7 @@ from edgedeploy.models.training.interpolating import start_from_interpolation
 Pixels = NDArray[np.uint8]
 Draw = Callable[[np.random.Generator], tuple[Pixels, Pixels]]
 RATE, LAST_RATE = 1e-3, 4e-8
+SAVE_EVERY = 100
 
 
 def overfit_file(
@@ -41,11 +45,14 @@ def overfit_file(
 ) -> None:
     """Train the network `name` of the zoo on batches and write its weights to `out`, a safetensors file.
 
+    A training that was stopped goes on from `out` with the suffix .state, which is gone when it is done.
+
     Args:
         draw: gives a batch, uint8 RGB: low resolution (N, h, w, 3), and high resolution (N, H, W, 3) of the
             middle: s*h = H + 2 crop, s*w = W + 2 crop.
         steps: updates; with none the start itself is written.
         crop: pixels at each side of what the network makes that do not count.
+        seed: of the first weights and, with the step's number, of each batch.
         start: weights to begin with; by default the network begins as an interpolation, see there.
     """
     torch.manual_seed(seed)
@@ -54,8 +61,10 @@ def overfit_file(
     else:
         network = MODELS.get(name).build()
         start_from_interpolation(network)
-    overfit(network, draw, steps=steps, crop=crop, seed=seed, progress=progress)
+    state = out.with_suffix(".state")
+    overfit(network, draw, steps=steps, crop=crop, seed=seed, checkpoint=state, progress=progress)
     write_bytes(out, save({key: value.contiguous() for key, value in network.state_dict().items()}))
+    state.unlink(missing_ok=True)
 
 
 def overfit(
@@ -65,31 +74,64 @@ def overfit(
     steps: int,
     crop: int,
     seed: int,
+    checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train in place, leave in eval mode; arguments as in `overfit_file`. Returns the loss of every step."""
-    generator = np.random.default_rng(seed)
+    """Train in place, leave in eval mode; arguments as in `overfit_file`. Returns the loss of every update.
+
+    Every batch is drawn from (seed, step) alone, so with a `checkpoint`, written each SAVE_EVERY steps, a
+    training that was killed ends in the weights that it would have had, bit for bit on the same machine.
+    Losses are then those of the updates made here.
+
+    Raises UsageError where network and patches do not fit, or the checkpoint is of another network.
+    """
     optimiser = torch.optim.Adam(network.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps), LAST_RATE)
+    first = _resume(checkpoint, network, optimiser) if checkpoint and checkpoint.is_file() else 0
     losses = []
     network.train()
-    for step in range(steps):
-        low, high = (_tensor(pixels) for pixels in draw(generator))
-        loss = F.l1_loss(_inner(network(low), crop), high)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
+    for step in range(first, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = LAST_RATE + 0.5 * (RATE - LAST_RATE) * (1 + math.cos(math.pi * step / steps))
+        losses.append(_update(network, optimiser, draw(np.random.default_rng([seed, step])), crop))
+        if checkpoint and (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
+            with replacing(checkpoint) as temporary:
+                state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+                torch.save({**state, "step": step + 1}, temporary)
         if progress:
             progress(step + 1, steps)
     network.eval()
     return losses
 
 
+def _update(
+    network: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[Pixels, Pixels], crop: int
+) -> float:
+    low, high = (_tensor(pixels) for pixels in batch)
+    made = network(low)
+    inner = made[..., crop : made.shape[2] - crop, crop : made.shape[3] - crop]
+    if inner.shape != high.shape:
+        raise UsageError(
+            f"the network makes patches of {inner.shape[3]}x{inner.shape[2]}, "
+            f"not {high.shape[3]}x{high.shape[2]}",
+            "take a network of the scale of the patches",
+        )
+    loss = F.l1_loss(inner, high)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return loss.item()
+
+
+def _resume(checkpoint: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Updates made already; `network` and `optimiser` are as they were after them."""
+    state = torch.load(checkpoint, weights_only=True)
+    try:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+    except RuntimeError:
+        raise UsageError(f"{checkpoint} is of another network", f"delete {checkpoint}") from None
+    return int(state["step"])
+
+
 def _tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) / 255
-
-
-def _inner(batch: Tensor, crop: int) -> Tensor:
-    return batch[..., crop : batch.shape[2] - crop, crop : batch.shape[3] - crop]

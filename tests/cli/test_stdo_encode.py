@@ -12,14 +12,16 @@ import av
 import numpy as np
 import onnx
 import pytest
+import torch
 
-from edgedeploy.cli.console import Reporter
+from edgedeploy.cli.console import Reporter, Stage
 from edgedeploy.core.errors import UnknownNameError, UsageError
 from edgedeploy.encode import run as encoding
 from edgedeploy.encode.clip import read_clip
 from edgedeploy.encode.networks import Patches
 from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.encode.run import encode
+from edgedeploy.models.training import overfit
 from edgedeploy.stdo.bundle import Bundle, open_bundle
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.patches import PatchGrid
@@ -123,28 +125,35 @@ def test_one_network_of_another_kind_in_fp32(clip: Path, tmp_path: Path) -> None
 
 
 class Interrupting(Reporter):
-    """The user presses Ctrl-C when a stage begins."""
+    """The user presses Ctrl-C in the middle of a stage."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, done: int) -> None:
         super().__init__(quiet=True)
-        self.title = title
+        self.title, self.done = title, done
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[object]:
-        if title.startswith(self.title):
-            raise KeyboardInterrupt
+    def stage(self, title: str) -> Iterator[Stage]:
         with super().stage(title) as stage:
+            if title.startswith(self.title):
+                stage.progress = self._stop  # type: ignore[method-assign]
             yield stage
+
+    def _stop(self, done: int, total: int | None) -> None:  # noqa: ARG002
+        if done == self.done:
+            raise KeyboardInterrupt
 
 
 def test_an_interrupted_encoding_goes_on(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bundle"
+    monkeypatch.setattr(overfit, "SAVE_EVERY", 25)
     with pytest.raises(KeyboardInterrupt):
-        encode(clip, out, QUICK, Interrupting("train chunk01"))
+        encode(clip, out, QUICK, Interrupting("train chunk01", 40))
     assert not out.exists()
     partial = tmp_path / "bundle.partial"
     kept = {path: path.stat().st_mtime_ns for path in partial.glob("*.safetensors")}
     assert {path.name for path in kept} == {"general.safetensors", "chunk00.safetensors"}
+    assert [path.name for path in partial.glob("*.state")] == ["chunk01.state"]
+    assert torch.load(partial / "chunk01.state", weights_only=True)["step"] == 25
     (tmp_path / "whole.partial").mkdir()
     for name in ("key", "low.mp4", "low.json"):
         shutil.copy(partial / name, tmp_path / "whole.partial")
