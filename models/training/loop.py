@@ -33,6 +33,8 @@ from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.schedule import learning_rate, make_optimiser
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -251,7 +253,7 @@ def _fabric(recipe: TrainingRecipe) -> Fabric:
     return fabric
 
 
-def _average(decay: float, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+def _average(decay: float, averages: Tensors, values: Tensors, count: Tensor | int) -> None:
     """Exponential averages of parameters and buffers, over fewer steps as long as there were few.
 
     With `decay` from the first step on, a short run keeps percents of the batch statistics of its first
