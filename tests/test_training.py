@@ -132,6 +132,31 @@ def test_killed_at_random_moments_it_ends_in_the_same_weights(photographs: Path,
     assert (out / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
 
 
+def test_a_run_killed_between_its_log_and_its_checkpoint_logs_that_step_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, recipe, every = draw_streets(tmp_path / "data"), streets(steps=6), Every(2, 2)
+    *_, last = Run(recipe, data, tmp_path / "whole", every=every).train()
+    save = Training._save
+
+    def killed(self: Training, optimiser: object) -> None:
+        if self.step == 4:
+            raise KeyboardInterrupt
+        save(self, optimiser)
+
+    monkeypatch.setattr(Training, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(Run(recipe, data, tmp_path / "part", every=every).train())
+    assert "\n4," in (tmp_path / "part" / "log.csv").read_text(), "the log is written first"
+    monkeypatch.undo()
+    list(Run(recipe, data, tmp_path / "part", resume=True, every=every).train())
+    for name in ("log.csv", "metrics.json"):
+        assert (tmp_path / "part" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    kept = load_file(tmp_path / "part" / "last.safetensors")
+    state = last.network.state_dict()
+    assert_equal(kept, {name: state[name] for name in kept})
+
+
 SHARED = """
 import sys
 from pathlib import Path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,14 +112,18 @@ class Training:
             return rounded(self.network)
         return self.network if self.average is None else self.average.module
 
-    def run(self) -> Iterator[Progress]:
+    def run(self, keep: Callable[[Progress], None] | None = None) -> Iterator[Progress]:
         """Train; reports each `every.save` steps, the checkpoint being written, and at the end.
 
-        A training that is finished gives its last report again. Raises TrainingError where the loss is no
-        number any more.
+        `keep` is given every report before the checkpoint is written, so that a run killed between the two
+        makes and keeps that report again. A training that is finished gives its last report again. Raises
+        TrainingError where the loss is no number any more.
         """
+        keep = keep or _nothing
         if self.step == self.recipe.all_steps:
-            yield Progress(self.step, {}, self.result, self._evaluate())
+            report = Progress(self.step, {}, self.result, self._evaluate())
+            keep(report)
+            yield report
             return
         module, optimiser = self.fabric.setup(self.objective, self.optimiser)
         module.train()
@@ -132,8 +136,10 @@ class Training:
                 losses = self._mean(window)
                 window.clear()
                 metrics = self._evaluate() if self.step % self.every.evaluate == 0 or last else {}
+                report = Progress(self.step, losses, self.result, metrics)
+                keep(report)
                 self._save(optimiser)
-                yield Progress(self.step, losses, self.result, metrics)
+                yield report
                 module.train()
 
     def close(self) -> None:
@@ -217,6 +223,9 @@ class Training:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         return int(state["step"])
+
+
+def _nothing(report: Progress) -> None: ...
 
 
 def use_threads(count: int) -> None:

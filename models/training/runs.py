@@ -71,10 +71,7 @@ class Run:
         if leading:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "recipe.yaml", self.training.recipe.dump())
-        for progress in self.training.run():
-            if leading:
-                self._keep(progress)
-            yield progress
+        yield from self.training.run(self._keep if leading else None)
         if leading:
             self._pictures()
         self.training.close()
