@@ -77,9 +77,11 @@ def main() -> None:
     parser.add_argument("--nncf", metavar="PYTHON", help="interpreter with NNCF and OpenVINO")
     parser.add_argument("--seconds", type=float, default=20, help="of the interleaved run")
     parser.add_argument(
-        "--budget", nargs="*", default=["agreement>=0.99", "worst>=0.93"], help="to choose by"
+        "--budget", nargs="*", default=["agreement>=0.99", "worst>=0.95"], help="to choose by"
     )
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="more of the recipe")
+    parser.add_argument(
+        "--set", nargs="*", default=["guard.scored=108"], metavar="FIELD=VALUE", help="more of the recipe"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/stranger"), help="folder for models")
     arguments = parser.parse_args()
     source, out = arguments.shared / "data/models/ppocrv3_det_DBNet.onnx", arguments.out
