@@ -19,7 +19,7 @@ from edgedeploy.calibration.corrections.probe import SAMPLE, values
 from edgedeploy.calibration.graph_view import attribute
 
 PATCHES = 16384  # of a layer, from all inputs together
-MOST, LEAST = 1024, PATCHES // SAMPLE  # of one input
+MOST = 1024  # of one input
 
 
 class Moments:
@@ -63,10 +63,10 @@ def input_moments(
     placed: Placed, layers: Sequence[Layer], setting: Setting
 ) -> Iterator[tuple[Layer, Moments]]:
     """Moments of what each layer's codes are multiplied with, in the quantised network; in their order."""
+    patches = _patches(setting)
     for group in _passes(layers, setting.memory_mb << 20):
         found = {layer.node.output[0]: Moments(*_size(layer)) for layer in group}
         inputs = [layer.node.input[0] for layer in group]
-        patches = _patches(setting)
         for tensors in values(placed.model, inputs, setting, at_most=SAMPLE):
             for layer in group:
                 found[layer.node.output[0]].add(vectors(layer, tensors[layer.node.input[0]], patches))
@@ -79,8 +79,8 @@ def input_moments(
 def _patches(setting: Setting) -> int:
     """How many vectors of one input make PATCHES of all, as far as their number is known."""
     source = setting.feeds()
-    inputs = len(source) if isinstance(source, Sized) else SAMPLE
-    return min(MOST, max(LEAST, PATCHES // max(1, inputs)))
+    inputs = min(SAMPLE, max(1, len(source))) if isinstance(source, Sized) else SAMPLE
+    return min(MOST, PATCHES // inputs)
 
 
 def rows(layer: Layer, w: NDArray[np.float64]) -> NDArray[np.float64]:
