@@ -131,6 +131,23 @@ def test_views_move_words_with_the_picture(rng: np.random.Generator) -> None:
     assert cut > 0
 
 
+def test_views_waste_nothing_on_what_lies_outside(rng: np.random.Generator) -> None:
+    image = np.full((120, 160, 3), 255, np.uint8)
+    corner = Word(np.array([[0, 0], [20, 0], [20, 10], [0, 10]], np.float32), False)
+    for _ in range(20):
+        view, _ = random_view(image, [corner], (64, 96), rng, scale=(0.7, 3.0), angle=0)
+        assert view.min() > 0
+        small, _ = random_view(image, [corner], (64, 96), rng, scale=(0.4, 0.4), angle=0)
+        assert (small[..., 0] > 127).sum() == pytest.approx(48 * 64, rel=0.05)  # all of the image is seen
+
+
+def test_views_are_scaled_so_that_a_wide_word_is_seen_whole(rng: np.random.Generator) -> None:
+    image = np.zeros((120, 160, 3), np.uint8)
+    wide = Word(np.array([[5, 50], [155, 50], [155, 70], [5, 70]], np.float32), False)
+    seen = [random_view(image, [wide], (64, 96), rng, scale=(0.5, 3.0), angle=0)[1] for _ in range(40)]
+    assert sum(not words[0].ignored for words in seen) >= 30
+
+
 def test_recipes_that_cannot_be_are_refused(tmp_path: Path) -> None:
     data = draw_signs(tmp_path)
     for settings, message in (

@@ -12,6 +12,7 @@ from edgedeploy.tasks.base import Image
 
 TRIES = 10
 WHOLE = 0.95  # share of a word inside a window from which on it counts
+FITS = 0.9  # share of a window's sides that the word which it is cut about takes at most
 
 
 def random_view(
@@ -26,32 +27,37 @@ def random_view(
 ) -> tuple[Image, list[Word]]:
     """A window (h, w) of the image turned by up to `angle` degrees and scaled; black where there is nothing.
 
-    Of some windows the first that shows a whole word is taken. Words that it cuts are ignored.
+    It is cut about one of the words, scaled so that the word fits where `scale` allows it, and lies within the
+    image, or the image within it; only turning moves black into a corner. Of some windows the first that shows a
+    whole word is taken. Words that it cuts are ignored.
     """
-    height, width = crop
-    factor = float(np.exp(rng.uniform(*np.log(scale))))
+    size, window = np.array(image.shape[1::-1]), np.array(crop[::-1])
+    aim = words[int(rng.integers(len(words)))].polygon if words else None
+    low, high = scale
+    if aim is not None:
+        high = min(high, max(low, float((FITS * window / np.maximum(np.ptp(aim, axis=0), 1)).min())))
+    factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     mirrored = -1.0 if flip and rng.integers(2) else 1.0
-    turn = cv2.getRotationMatrix2D(
-        (image.shape[1] / 2, image.shape[0] / 2), float(rng.uniform(-angle, angle)), factor
-    )
+    turn = cv2.getRotationMatrix2D((size[0] / 2, size[1] / 2), float(rng.uniform(-angle, angle)), factor)
+    half = window / (2 * factor)
     for _ in range(TRIES):
         matrix = turn.copy()
-        # A place of the image that comes to the window's middle; it is a word's, where there are words.
-        middle = rng.uniform(0, 1, 2) * image.shape[1::-1]
-        if words:
-            chosen = words[int(rng.integers(len(words)))].polygon
-            middle = chosen.mean(0) + rng.uniform(-0.4, 0.4, 2) * [width, height] / factor
+        # A place of the image that comes to the window's middle.
+        middle = rng.uniform(0, 1, 2) * size
+        if aim is not None:
+            middle = aim.mean(0) + rng.uniform(-0.4, 0.4, 2) * window / factor
+        middle = np.clip(middle, np.minimum(half, size - half), np.maximum(half, size - half))
         matrix[0] *= mirrored
-        matrix[:, 2] = np.array([width, height]) / 2 - matrix[:, :2] @ middle
+        matrix[:, 2] = window / 2 - matrix[:, :2] @ middle
         moved = [
             Word((w.polygon @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32), w.ignored) for w in words
         ]
-        shares = [_inside(word, height, width) for word in moved]
+        shares = [_inside(word, *crop) for word in moved]
         if any(share >= WHOLE and not word.ignored for share, word in zip(shares, moved, strict=True)):
             break
     if factor < 1:  # warping takes four pixels for one: average first what would be left out
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.4 / factor), np.uint8)
-    view = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    view = cv2.warpAffine(image, matrix, crop[::-1], flags=cv2.INTER_LINEAR)
     kept = [
         Word(word.polygon, word.ignored or share < WHOLE)
         for word, share in zip(moved, shares, strict=True)

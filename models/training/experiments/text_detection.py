@@ -52,6 +52,7 @@ class TextSettings(Section):
     synthetic: share of the examples that are rendered.
     backgrounds: folders of photographs to render on, which should show no text; the whole image is used.
     fonts: folder of .ttf files; empty for matplotlib's and the system's.
+    text_height: of the rendered words, in pixels of the crop; a word that is too wide for it is left out.
     crop: height and width of an example.
     scale, angle, flip: of the views, see `random_view`.
     jitter: largest relative change of brightness, contrast and saturation.
@@ -64,6 +65,7 @@ class TextSettings(Section):
     synthetic: float = Field(default=0.0, ge=0, le=1)
     backgrounds: tuple[str, ...] = ()
     fonts: str = ""
+    text_height: tuple[float, float] = (12.0, 72.0)
     crop: tuple[int, int] = (640, 640)
     scale: tuple[float, float] = (0.5, 3.0)
     angle: float = Field(default=10.0, ge=0, le=180)
@@ -129,7 +131,7 @@ class TextDetection(Experiment[TextSettings]):
         if rng.random() < settings.synthetic:
             ground = self._ground(int(rng.integers(len(self.grounds))))
             image = _window(ground, settings.crop, rng)
-            image, words = render(image, self.fonts, rng, Style())
+            image, words = render(image, self.fonts, rng, Style(height=settings.text_height))
         else:
             index = self.index(step, position, len(self.train))
             image, words = random_view(
