@@ -29,6 +29,7 @@ SYLLABLES = (
 )
 GLYPHS = 64  # pixels of the size at which words are drawn, before they are fitted into the picture
 TRIES = 8
+MARGIN = 2  # pixels about a word that may change with it
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,17 @@ def render(
         for _ in range(TRIES):
             quad = _place(mask.shape, background.shape, rng, style)
             outline = [np.rint(quad).astype(np.int32)]
+            if quad.min() < 0 or (quad.max(0) >= background.shape[1::-1]).any():
+                continue
             area = np.asarray(cv2.fillPoly(np.zeros_like(taken), outline, [1]), np.uint8)
-            if quad.min() >= 0 and (quad.max(0) < background.shape[1::-1]).all() and not (area & taken).any():
+            if not (area & taken).any():
                 taken |= np.asarray(cv2.dilate(area, np.ones((5, 5), np.uint8)), np.uint8)
-                picture = _paint(picture, mask, quad, rng)
+                _paint(picture, mask, quad, rng)
                 words.append(Word(quad.astype(np.float32), ignored=False))
                 break
     if rng.random() < 0.5:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.2))), np.float32)
-    noise = rng.normal(0, rng.uniform(0, 8), picture.shape)
+    noise = rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(0, 8))
     return np.clip(picture + noise, 0, 255).astype(np.uint8), words
 
 
@@ -119,8 +122,13 @@ def _place(
 
 def _paint(
     picture: NDArray[np.float32], mask: NDArray[np.uint8], quad: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """The picture with the word in a colour that stands out from what is behind it."""
+) -> None:
+    """Draw the word into the picture, in a colour that stands out from what is behind it."""
+    # Only where the word is, and a margin for the outline: most words take a small part of a picture.
+    left, top = (max(0, int(edge) - MARGIN) for edge in quad.min(0))
+    right, bottom = (int(edge) + 1 + MARGIN for edge in quad.max(0))
+    whole, quad = picture, quad - [left, top]
+    picture = whole[top:bottom, left:right]
     height, width = mask.shape
     source = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     size = picture.shape[1], picture.shape[0]
@@ -144,7 +152,7 @@ def _paint(
         rim = np.asarray(cv2.dilate(cover, np.ones((3, 3), np.uint8)))[..., None]
         picture = np.asarray(picture * (1 - rim) + (255 - colour) * rim, np.float32)
     cover = cover * float(rng.uniform(0.75, 1.0))
-    return np.asarray(picture * (1 - cover) + colour * cover, np.float32)
+    whole[top:bottom, left:right] = picture * (1 - cover) + colour * cover
 
 
 @lru_cache(maxsize=256)
