@@ -39,6 +39,7 @@ def encode_command(
         int | None, typer.Option(help="Pixels that a patch sees around it; default: what its network can.")
     ] = None,
     limit: Limit = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     json: Json = False,
 ) -> None:
@@ -47,7 +48,9 @@ def encode_command(
     require_export(data=True)
     from edgedeploy.encode.options import PATCH, EncodeOptions
     from edgedeploy.encode.run import encode
+    from edgedeploy.models.training.threads import use_threads
 
+    use_threads(threads)
     options = EncodeOptions(
         model=model or f"stdo_espcn_x{scale or 2}",
         scale=scale,

@@ -56,11 +56,11 @@ def command(
         raise UsageError("no recipe", "name a file or one of: edgedeploy train --list")
     if data is None or not data.is_dir():
         raise UsageError(f"{data or '--data'} is not a folder", "name the data set's folder with --data")
-    from edgedeploy.models.training.loop import Every, use_threads
+    from edgedeploy.models.training.loop import Every
     from edgedeploy.models.training.runs import Run
+    from edgedeploy.models.training.threads import use_threads
 
-    if threads:
-        use_threads(threads)
+    use_threads(threads)
     folder = out or Path("runs") / Path(recipe).stem
     reporter = Reporter(quiet=json)
     chosen = TrainingRecipe.load(recipe, edits or ())

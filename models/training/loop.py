@@ -228,11 +228,6 @@ class Training:
 def _nothing(report: Progress) -> None: ...
 
 
-def use_threads(count: int) -> None:
-    """CPU threads of this process from now on; sums depend on it in the last bit."""
-    torch.set_num_threads(count)
-
-
 class TrainingError(EdgeDeployError):
     """A training that cannot go on."""
 

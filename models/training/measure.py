@@ -13,6 +13,7 @@ from torch import nn
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.models.checkpoint import load_checkpoint
 from edgedeploy.models.registry import ModelInfo
+from edgedeploy.models.training.threads import use_threads
 from edgedeploy.tasks.base import Progress, Run, Task, task_for
 
 
@@ -37,8 +38,7 @@ def measure_weights(
     threads: int = 0,
 ) -> dict[str, float]:
     """The same of a zoo model with bundled weights, by name, or a file's; None takes its default weights."""
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     loaded = load_checkpoint(model, weights)
     return measure(loaded.model, loaded.info, data, limit, progress)
 

@@ -8,7 +8,6 @@ Li et al., Spatial-Temporal Data Overfitting, CVPR 2023.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from edgedeploy.core.progress import Progress
 from edgedeploy.models.checkpoint import load_checkpoint
 from edgedeploy.models.registry import MODELS
 from edgedeploy.models.training.interpolating import start_from_interpolation
+from edgedeploy.models.training.schedule import cosine
 
 Pixels = NDArray[np.uint8]
 Draw = Callable[[np.random.Generator], tuple[Pixels, Pixels]]
@@ -91,7 +91,7 @@ def overfit(
     network.train()
     for step in range(first, steps):
         for group in optimiser.param_groups:
-            group["lr"] = LAST_RATE + 0.5 * (RATE - LAST_RATE) * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = cosine(RATE, LAST_RATE, step / steps)
         losses.append(_update(network, optimiser, draw(np.random.default_rng([seed, step])), crop))
         if checkpoint and (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
             with replacing(checkpoint) as temporary:

@@ -15,13 +15,13 @@ def learning_rate(recipe: TrainingRecipe, step: int) -> float:
     """Of update number `step`: warm-up, then the schedule; a cosine of their own for the quantised steps."""
     if recipe.quantised_steps and step >= recipe.steps:
         done = (step - recipe.steps) / recipe.quantised_steps
-        return _cosine(recipe.quantised_learning_rate, recipe.quantised_final, done)
+        return cosine(recipe.quantised_learning_rate, recipe.quantised_final, done)
     top, schedule = recipe.optimiser.learning_rate, recipe.schedule
     if step < schedule.warmup:
         return top * (step + 1) / schedule.warmup
     done = (step - schedule.warmup) / max(1, recipe.steps - schedule.warmup)
     if schedule.name == "cosine":
-        return _cosine(top, top * schedule.final, done)
+        return cosine(top, top * schedule.final, done)
     if schedule.name == "poly":
         return float(top * (schedule.final + (1 - schedule.final) * (1 - done) ** schedule.power))
     if schedule.name == "step":
@@ -50,5 +50,6 @@ def make_optimiser(settings: Optimiser, module: nn.Module) -> torch.optim.Optimi
     return Soap(parameters, lr=rate)
 
 
-def _cosine(first: float, last: float, done: float) -> float:
+def cosine(first: float, last: float, done: float) -> float:
+    """Half a wave from `first` down to `last`; `done` is the share of the way, 0 to 1."""
     return last + 0.5 * (first - last) * (1 + math.cos(math.pi * done))

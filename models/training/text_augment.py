@@ -27,9 +27,9 @@ def random_view(
 ) -> tuple[Image, list[Word]]:
     """A window (h, w) of the image turned by up to `angle` degrees and scaled; black where there is nothing.
 
-    It is cut about one of the words, scaled so that the word fits where `scale` allows it, and lies within the
-    image, or the image within it; only turning moves black into a corner. Of some windows the first that shows a
-    whole word is taken. Words that it cuts are ignored.
+    It is cut about one of the words, scaled so that the word fits where `scale` allows it, and lies within
+    the image, or the image within it; only turning moves black into a corner. Of some windows the first that
+    shows a whole word is taken. Words that it cuts are ignored.
     """
     size, window = np.array(image.shape[1::-1]), np.array(crop[::-1])
     aim = words[int(rng.integers(len(words)))].polygon if words else None

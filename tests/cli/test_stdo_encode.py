@@ -252,3 +252,14 @@ def test_the_command_line_tells_bytes_and_quality(cli: Cli, per_chunk: Bundle) -
     assert told["total_bytes"] == sum(path.stat().st_size for path in per_chunk.folder.iterdir())
     played = json.loads(cli("stdo", "play", per_chunk.folder, "--sink", "null", "--json").out)
     assert played["demo"]["frames"] == 4
+
+
+def test_threads_can_be_told(cli: Cli, clip: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    told = ("--threads", 2, "--steps", 1, "--batch", 1, "--patch", "18x24", "--limit", 1, "--joint")
+    try:
+        outcome = cli("stdo", "encode", clip, "-o", tmp_path / "bundle", *told)
+        assert (outcome.code, torch.get_num_threads()) == (0, 2), outcome.err
+    finally:
+        torch.set_num_threads(before)
