@@ -16,7 +16,7 @@ from edgedeploy.calibration.lint._base import Case
 from edgedeploy.calibration.lint._scene import Scene
 from edgedeploy.calibration.lint._verify import agreement, drawn_feeds, run
 from tests.conftest import ROOT
-from tests.runtimes import Refused, rtx_kernels
+from tests.runtimes import Refused, openvino_output, rtx_kernels
 
 NAMES = LINT.names()
 # What TensorRT-RTX 1.7's parser really refuses, of the rules about parsers: so many of their bad models.
@@ -94,6 +94,29 @@ def test_the_parser_refuses_the_bad_and_takes_the_good_and_the_fixed(
     assert refused == REFUSED[name]
     for case in cases.good:
         assert rtx_kernels(judged(rule, case)[0])
+
+
+@pytest.mark.parametrize("name", ["padded-average", "signed-concat"])
+def test_openvino_computes_the_bad_wrongly_and_the_good_and_the_fixed_right(
+    name: str, rng: np.random.Generator
+) -> None:
+    """Red here on the bad models alone means that OpenVINO was mended, and the rule may go."""
+    rule = LINT.get(name)
+
+    def decibels(model: onnx.ModelProto, subject: Subject) -> float:
+        (feed,) = drawn_feeds(Scene(model, subject.rules))[:1]
+        (exact,) = run(model, [feed])[0].values()
+        (x,) = feed.values()
+        wrong = openvino_output(model, x) - exact
+        return float(10 * np.log10((exact**2).sum() / max(1e-30, (wrong**2).sum())))
+
+    cases = rule.cases(rng)
+    for case in cases.bad:
+        model, subject = judged(rule, case)
+        assert decibels(model, subject) < 30
+        assert decibels(fix(model, subject, only=[rule.id]).model, subject) > 45
+    for case in cases.good:
+        assert decibels(*judged(rule, case)) > 45
 
 
 def test_ids_are_stable_and_documented() -> None:
