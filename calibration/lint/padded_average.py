@@ -1,7 +1,7 @@
 """Padding is zero, in codes the zero-point z; OpenVINO 2026.4 averages codes with 0 in the padding instead.
 
 Measured: an AveragePool that counts its padding, behind DQ of a zero-point other than 0, is off by more than
-its output is large. Without padding, with count_include_pad = 0, with z = 0, and behind a Relu it is exact, as
+its output is large. With no padding, count_include_pad = 0, z = 0 or a Relu between it is exact, as
 MaxPool and Pad are.
 """
 
