@@ -120,6 +120,8 @@ def _load(
     if not fresh:  # the file of another task's network says nothing of this one
         options = {**said.options, **options}
     network, described = info.build(**options), info.variant(**options)
+    if not fresh and said.task:
+        described = described.for_task(said.task)
     if not fresh and said.labels and len(said.labels) == described.task.options.get("classes"):
         described = replace(described, labels=said.labels)
     own = network.state_dict()

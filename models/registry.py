@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from edgedeploy.core.errors import UsageError
 from edgedeploy.core.registry import Registry
 from edgedeploy.core.spec import TaskSpec
 
@@ -67,6 +68,17 @@ class ModelInfo:
             task = self.task.model_copy(update={"options": {**self.task.options, "classes": classes}})
             described = replace(described, task=task, labels=())
         return described
+
+    def for_task(self, options: Mapping[str, Any]) -> ModelInfo:
+        """The description with other options of its task, such as the size that weights were trained for.
+
+        Raises UsageError for one that the task of this model does not have.
+        """
+        strange = [name for name in options if name not in self.task.options]
+        if strange:
+            known = ", ".join(self.task.options)
+            raise UsageError(f"the task of {self.name} has no option {', '.join(strange)}", f"it has {known}")
+        return replace(self, task=self.task.model_copy(update={"options": {**self.task.options, **options}}))
 
 
 MODELS: Registry[ModelInfo] = Registry(

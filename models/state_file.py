@@ -38,15 +38,18 @@ class Description:
     Attributes:
         options: of the builder, e.g. {"classes": 11}.
         labels: class names in index order, or empty.
+        task: options of the network's task that these weights are made for, e.g. {"short_side": 512}.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    task: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], description: Description) -> None:
     """Write a safetensors file that describes itself, whole or not at all; raises OutputError."""
-    text = json.dumps({"options": dict(description.options), "labels": list(description.labels)})
+    told = {"options": dict(description.options), "labels": list(description.labels)}
+    text = json.dumps({**told, "task": dict(description.task)} if description.task else told)
     tensors = {name: value.detach().contiguous() for name, value in state.items()}
     write_bytes(path, save(tensors, metadata={METADATA: text}))
 
@@ -67,9 +70,10 @@ def read_description(path: Path) -> Description:
     try:
         content = json.loads(text)
         options, labels = dict(content["options"]), tuple(map(str, content["labels"]))
+        task = dict(content.get("task", {}))
     except (ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{path}: its description is damaged: {error}", "save it again") from None
-    return Description(options, labels)
+    return Description(options, labels, task)
 
 
 def read_state(path: Path) -> State:

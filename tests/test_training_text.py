@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 
 from edgedeploy.core.errors import RecipeError, UnknownNameError, UsageError
+from edgedeploy.models import create_model
+from edgedeploy.models.checkpoint import load_checkpoint
+from edgedeploy.models.state_file import write_state
 from edgedeploy.models.training.experiments.base import make_experiment
+from edgedeploy.models.training.runs import deployable
 from edgedeploy.models.training.text_augment import random_view
 from edgedeploy.models.training.text_data import find_texts
 from edgedeploy.models.training.text_render import Style, draw_word, find_fonts, random_text, render
@@ -169,3 +173,13 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     assert len(held_out) == 2
     assert len(trained) == 3
     assert not held_out & trained
+
+
+def test_weights_know_the_size_that_they_were_trained_for(tmp_path: Path) -> None:
+    experiment = make_experiment(signs(task={"short_side": 64}), draw_signs(tmp_path))
+    assert experiment.task.input_shape(50, 100) == (1, 3, 64, 128)  # type: ignore[attr-defined]
+    file = tmp_path / "signs.safetensors"
+    write_state(file, *deployable(create_model("dbnet_micro", augment=True), experiment))
+    assert load_checkpoint("dbnet_micro", file).info.task.options["short_side"] == 64
+    with pytest.raises(UsageError, match="no option short_sied"):
+        make_experiment(signs(task={"short_sied": 64}), tmp_path)

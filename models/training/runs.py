@@ -104,7 +104,7 @@ def deployable(network: nn.Module, experiment: Experiment[Any]) -> tuple[dict[st
     info = experiment.info
     state = {k: v for k, v in network.state_dict().items() if not k.startswith(info.training_only or ("\0",))}
     options = {k: v for k, v in experiment.recipe.options.items() if k not in info.training_options}
-    return state, Description(options, experiment.labels)
+    return state, Description(options, experiment.labels, experiment.recipe.task)
 
 
 class Log:

@@ -42,7 +42,7 @@ class Experiment(ABC, Generic[S]):
     def __init__(self, recipe: TrainingRecipe, data: Path) -> None:
         self.recipe, self.data = recipe, data
         self.settings = cast(S, validated(self.settings_type, recipe.settings, "settings"))
-        self.info: ModelInfo = MODELS.get(recipe.model).variant(**recipe.options)
+        self.info: ModelInfo = MODELS.get(recipe.model).variant(**recipe.options).for_task(recipe.task)
         self.labels: tuple[str, ...] = self.info.labels
         self._order: tuple[tuple[int, int], NDArray[np.intp]] | None = None
         self.prepare()
