@@ -85,8 +85,8 @@ class TrainingRecipe(Section):
     Attributes:
         experiment: what is trained for, a file of training/experiments/: data, loss, metric.
         model, options: name in the zoo, and its builder's options.
-        task: options of the model's task that the weights are made for, such as `short_side`; they are measured
-            so, and their files say so.
+        task: options of the model's task that the weights are made for, such as `short_side`; they are
+            measured so, and their files say so.
         weights: bundled name or file to start from; empty for the builder's own initialisation.
         initialise: file of another task's network, a classifier's, to take the trunk from; see `load_trunk`.
         steps, batch: updates, and examples in each (over all processes).
