@@ -121,8 +121,8 @@ def document(rows: Sequence[Row], total: int) -> str:
 * `advice` that lint gives for `tensorrt`, which is no fault of the file.
 
 Also linted and, for TensorRT, built, without a column: `tensorrt-10.3`, `tensorrt-rtx`, `onnxruntime-arm`.
-Weights and inputs are random (`edgedeploy.models.settle`): this is about who takes the files, not about
-accuracy.
+Weights and inputs are random (`edgedeploy.models.settle`), and weights are rounded to the nearest: this is
+about who takes the files, not about accuracy.
 
 {chr(10).join(lines)}
 
