@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.image_header import image_kinds
+from edgedeploy.core.spacing import evenly
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import decode, is_image
 from edgedeploy.tasks.video import decode_video, is_video, open_video
@@ -28,7 +29,7 @@ _ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
 
 def spread(count: int, limit: int) -> list[int]:
     """0 to count - 1 with `limit` evenly spaced ones first, in order; the others follow as a reserve."""
-    chosen = list(range(count)) if count <= limit else [i * count // limit for i in range(limit)]
+    chosen = evenly(count, limit)
     return chosen + sorted(set(range(count)) - set(chosen))
 
 

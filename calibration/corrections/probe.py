@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgedeploy.backends.base import Feeds
 from edgedeploy.calibration.corrections.base import Setting
 from edgedeploy.calibration.probe import Probe
+from edgedeploy.core.spacing import evenly
 
 SAMPLE = 64  # inputs that means and covariances are taken from; extremes take every one
 
@@ -36,7 +37,7 @@ def values(
 def _some(source: Iterable[Feeds], total: int | None, at_most: int | None) -> Iterable[Feeds]:
     if at_most is None:
         return source
-    if total is None or total <= at_most:
+    if total is None:
         return islice(source, at_most)
-    chosen = frozenset(np.linspace(0, total - 1, at_most).round().astype(int).tolist())
+    chosen = frozenset(evenly(total, at_most))
     return (feeds for number, feeds in enumerate(source) if number in chosen)

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.files import sha256_file
+from edgedeploy.core.spacing import evenly
 from edgedeploy.tasks.images import is_image, write_image
 from edgedeploy.tasks.video import is_video
 
@@ -56,9 +57,9 @@ def split(data: Path, folder: Path, calibrate: int, score: int, labelled: Path |
 def _split_folder(data: Path, folder: Path, calibrate: int, score: int) -> Parts:
     groups = _groups(_images(data))
     _require_two(len(groups), data)
-    chosen = _spread(len(groups), min(calibrate, len(groups) // 2))
+    chosen = evenly(len(groups), min(calibrate, len(groups) // 2))
     rest = [index for index in range(len(groups)) if index not in set(chosen)]
-    scored = [groups[rest[i]] for i in _spread(len(rest), min(score, len(rest)))]
+    scored = [groups[rest[i]] for i in evenly(len(rest), score)]
     calibrating = [path for i in chosen for path in groups[i] if not _is_truth(path, data)]
     scoring = [path for group in scored for path in group]
     return Parts(
@@ -89,7 +90,7 @@ def _apart(data: Path, folder: Path, calibrate: int, score: int, labelled: Path)
             f"every image of {data} is among those to score on", "calibrate on other images: --data FOLDER"
         )
     count = min(calibrate, len(left))
-    mirrored = _mirror(data, folder / "calibration", [left[i] for i in _spread(len(left), count)], False)
+    mirrored = _mirror(data, folder / "calibration", [left[i] for i in evenly(len(left), count)], False)
     return Parts(mirrored, labelled, count, score)
 
 
@@ -150,11 +151,6 @@ def _groups(images: Sequence[Path]) -> list[list[Path]]:
     for path in images:
         groups.setdefault(find(path.stem), []).append(path)
     return list(groups.values())
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """So many indices evenly spaced below `count`."""
-    return [i * count // wanted for i in range(wanted)]
 
 
 def _is_truth(path: Path, data: Path) -> bool:
