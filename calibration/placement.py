@@ -16,7 +16,7 @@ import onnx
 
 from edgedeploy.calibration.base import Range
 from edgedeploy.calibration.exclusions import trained_for_int8
-from edgedeploy.calibration.graph_view import GraphView
+from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.plan import Note, Plan, make_plan
 from edgedeploy.calibration.ruleset import RuleSet
 from edgedeploy.calibration.weights import LEVELS, SMALLEST_SCALE
@@ -150,10 +150,30 @@ def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: Rul
         leader = plan.find(name)
         own = _known_range(view, name, rules) or ranges[name]
         merged[leader] = merged[leader].union(own) if leader in merged else own
+    joins = {plan.find(name) for name in plan.tensors if rules.symmetric_joins and _is_join(view, plan, name)}
     scales = {
-        leader: scale_of(_widened(covered, rules), rules.activation) for leader, covered in merged.items()
+        leader: _scale(_widened(covered, rules), rules.activation, symmetric=leader in joins)
+        for leader, covered in merged.items()
     }
     return {name: scales[plan.find(name)] for name in plan.tensors}
+
+
+def _is_join(view: GraphView, plan: Plan, name: str) -> bool:
+    """Whether a MatMul reads what a Concat makes along another axis than the last (lint rule ED117)."""
+    if all(view.nodes[index].op_type not in {"MatMul", "Gemm"} for index, _ in plan.reads.get(name, ())):
+        return False
+    producer = view.producer.get(name)
+    while producer is not None and view.nodes[producer].op_type in {"Relu", "Identity"}:
+        producer = view.producer.get(view.nodes[producer].input[0])
+    if producer is None or view.nodes[producer].op_type != "Concat":
+        return False
+    axis, rank = attribute(view.nodes[producer], "axis", 0), len(view.shapes.get(name, ()))
+    return axis not in {-1, rank - 1}
+
+
+def _scale(covered: Range, kind: str, *, symmetric: bool) -> Scale:
+    scale, zero = scale_of(covered, kind)
+    return scale_of(covered, "int8") if symmetric and zero else (scale, zero)
 
 
 def _widened(covered: Range, rules: RuleSet) -> Range:

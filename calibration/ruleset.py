@@ -44,6 +44,7 @@ class RuleSet(BaseModel):
         residual_add: Q/DQ on the skip input of a residual Add.
         pass_through: operators that only move or select values, so that quantisation commutes with them.
         concat: "after" quantises what is read after a Concat, "shared" its inputs with one scale.
+        symmetric_joins: of joined tokens that a MatMul reads, zero-point 0 or int8, whatever `activation` is.
         small_channels: leave out operators with too few channels to gain anything.
         first, last: quantise layers with no weighted operator before, or after, them.
         number: what takes the place of float32: "int8", or "fp8" (E4M3) where `activation` is int8.
@@ -79,6 +80,7 @@ class RuleSet(BaseModel):
     residual_add: bool = True
     pass_through: frozenset[str] = frozenset()
     concat: Literal["after", "shared"] = "after"
+    symmetric_joins: bool = False
     small_channels: bool = True
     first: bool = True
     last: bool = True

@@ -96,8 +96,8 @@ def test_the_parser_refuses_the_bad_and_takes_the_good_and_the_fixed(
         assert rtx_kernels(judged(rule, case)[0])
 
 
-@pytest.mark.parametrize("name", ["padded-average", "signed-concat"])
-def test_openvino_computes_the_bad_wrongly_and_the_good_and_the_fixed_right(
+@pytest.mark.parametrize("name", ["joined-matmul", "padded-average", "signed-concat"])
+def test_openvino_fails_at_the_bad_and_computes_the_good_and_the_fixed_right(
     name: str, rng: np.random.Generator
 ) -> None:
     """Red here on the bad models alone means that OpenVINO was mended, and the rule may go."""
@@ -107,7 +107,10 @@ def test_openvino_computes_the_bad_wrongly_and_the_good_and_the_fixed_right(
         (feed,) = drawn_feeds(Scene(model, subject.rules))[:1]
         (exact,) = run(model, [feed])[0].values()
         (x,) = feed.values()
-        wrong = openvino_output(model, x) - exact
+        try:
+            wrong = openvino_output(model, x) - exact
+        except RuntimeError:  # it does not compile
+            return -np.inf
         return float(10 * np.log10((exact**2).sum() / max(1e-30, (wrong**2).sum())))
 
     cases = rule.cases(rng)

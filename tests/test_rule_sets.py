@@ -81,6 +81,23 @@ def test_openvino_computes_the_same_where_lint_has_nothing_against_it(name: str)
     assert compare(expected, openvino_output(fixed, feed(model))).sqnr_db > 30
 
 
+def test_openvino_compiles_joined_tokens() -> None:
+    """A class token before a linear layer: with a zero-point OpenVINO would refuse it (ED117)."""
+    net = Net(1, 12, 64)
+    net.op("Relu", "positive", "x")
+    net.op("Tanh", "signed", "x")
+    net.op("Concat", "tokens", "positive", "signed", axis=1)
+    net.op("MatMul", "y", "tokens", net.constant("w", 64, 64))
+    net.op("Concat", "sums", "positive", "positive", axis=1)
+    net.op("MatMul", "z", "sums", net.constant("v", 64, 64))
+    model = net.model("y", "z")
+    result, report = quantized(model, load_rules("openvino").with_options(last=True))
+    assert len(report.quantized) == 2
+    kinds = {name: initializers(result)[f"{name}_zero_point"].dtype.name for name in ("tokens", "sums")}
+    assert kinds == {"tokens": "int8", "sums": "uint8"}  # what is never negative keeps all 8 bits
+    assert compare(run(result, feed(model))[0], openvino_output(result, feed(model))).sqnr_db > 60
+
+
 @pytest.mark.parametrize("name", rule_names())
 def test_what_a_rule_set_places_is_clean_by_its_own_rules(name: str) -> None:
     result, _ = quantized(everything().model("head"), load_rules(name))

@@ -55,9 +55,7 @@ def signed_concat(scene: Scene) -> Iterator[Fault]:
         parameters = scene.parameters(pair.quantize)
         if parameters is None or parameters.zero.dtype != np.int8:
             continue
-        if _joined(scene, pair.source) and any(
-            scene.op(i) in {"Conv", "MatMul"} for i in scene.readers(pair.result)
-        ):
+        if _joined(scene, pair.source) and any(scene.op(i) == "Conv" for i in scene.readers(pair.result)):
             yield pair.quantize, "int8 codes of a Concat"
 
 
