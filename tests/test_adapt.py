@@ -110,11 +110,17 @@ def test_a_detector_is_rewritten_for_a_target_without_deformable_convolution(
 
 def test_a_target_that_has_the_operator_keeps_it(tmp_path: Path, moving: Path) -> None:
     artifact, listener = deploy(
-        DETECTOR, tmp_path, *SMALL, "precision=fp32", until="lower", weights=str(moving)
+        DETECTOR, tmp_path, *SMALL, "precision=fp32", target="t4", until="lower", weights=str(moving)
     )
     assert "DeformConv" in kinds(artifact.path)
     assert "adapted" not in artifact.details
     assert not any("lacks" in title for title, _ in listener.stages)
+
+
+def test_openvino_gets_the_rewritten_detector(tmp_path: Path, moving: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    built, _ = deploy(DETECTOR, tmp_path, *SMALL, "precision=bf16", target="cpu", weights=str(moving))
+    assert built.backend == "openvino"
 
 
 @pytest.mark.parametrize(("target", "capability"), [("rtx-3060", "8.6"), ("rtx-5070", "12.0")])
