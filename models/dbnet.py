@@ -127,6 +127,8 @@ def _register(
                 "std": [255.0, 255.0, 255.0],
                 "short_side": short_side,
                 "size_multiple": 32,
+                "threshold": 0.3,
+                "box_threshold": 0.6,
             },
         ),
         outputs=("probability",),
