@@ -19,6 +19,8 @@ from edgedeploy.core.errors import CalibrationError
 
 Edge = tuple[int, int]  # index of the consuming node, index among its inputs
 _BODIES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+# What leaves each value at its place: between a Concat and what reads it they are looked through.
+_KEEPING = frozenset({"Relu", "Identity", "QuantizeLinear", "DequantizeLinear"})
 
 
 class GraphView:
@@ -70,6 +72,16 @@ class GraphView:
     def data_inputs(self, index: int) -> list[str]:
         """The node's inputs that are not constants."""
         return [name for name in self.nodes[index].input if name and name not in self.constants]
+
+    def joins_tokens(self, name: str) -> bool:
+        """Whether a tensor is a Concat's along another axis than its last, as far as shapes are known."""
+        index = self.producer.get(name)
+        while index is not None and self.nodes[index].op_type in _KEEPING:
+            index = self.producer.get(self.nodes[index].input[0])
+        if index is None or self.nodes[index].op_type != "Concat":
+            return False
+        axis, rank = attribute(self.nodes[index], "axis", 0), len(self.shapes.get(name, ()))
+        return axis not in {-1, rank - 1}
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:

@@ -16,7 +16,7 @@ import onnx
 
 from edgedeploy.calibration.base import Range
 from edgedeploy.calibration.exclusions import trained_for_int8
-from edgedeploy.calibration.graph_view import GraphView, attribute
+from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import Note, Plan, make_plan
 from edgedeploy.calibration.ruleset import RuleSet
 from edgedeploy.calibration.weights import LEVELS, SMALLEST_SCALE
@@ -159,16 +159,9 @@ def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: Rul
 
 
 def _is_join(view: GraphView, plan: Plan, name: str) -> bool:
-    """Whether a MatMul reads what a Concat makes along another axis than the last (lint rule ED117)."""
-    if all(view.nodes[index].op_type not in {"MatMul", "Gemm"} for index, _ in plan.reads.get(name, ())):
-        return False
-    producer = view.producer.get(name)
-    while producer is not None and view.nodes[producer].op_type in {"Relu", "Identity"}:
-        producer = view.producer.get(view.nodes[producer].input[0])
-    if producer is None or view.nodes[producer].op_type != "Concat":
-        return False
-    axis, rank = attribute(view.nodes[producer], "axis", 0), len(view.shapes.get(name, ()))
-    return axis not in {-1, rank - 1}
+    """Whether a MatMul reads what joins tokens (lint rule ED117)."""
+    readers = (view.nodes[index].op_type for index, _ in plan.reads.get(name, ()))
+    return any(op in {"MatMul", "Gemm"} for op in readers) and view.joins_tokens(name)
 
 
 def _scale(covered: Range, kind: str, *, symmetric: bool) -> Scale:

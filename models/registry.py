@@ -65,8 +65,7 @@ class ModelInfo:
         if size is not None and (*self.input_shape[:2], size, size) != self.input_shape:
             described = replace(described, input_shape=(*self.input_shape[:2], size, size))
         if classes is not None and classes != self.task.options.get("classes"):
-            task = self.task.model_copy(update={"options": {**self.task.options, "classes": classes}})
-            described = replace(described, task=task, labels=())
+            described = replace(described._with(classes=classes), labels=())
         return described
 
     def for_task(self, options: Mapping[str, Any]) -> ModelInfo:
@@ -78,7 +77,11 @@ class ModelInfo:
         if strange:
             known = ", ".join(self.task.options)
             raise UsageError(f"the task of {self.name} has no option {', '.join(strange)}", f"it has {known}")
-        return replace(self, task=self.task.model_copy(update={"options": {**self.task.options, **options}}))
+        return self._with(**options)
+
+    def _with(self, **options: Any) -> ModelInfo:
+        task = self.task.model_copy(update={"options": {**self.task.options, **options}})
+        return replace(self, task=task)
 
 
 MODELS: Registry[ModelInfo] = Registry(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from edgedeploy.calibration.lint._scene import DQ, Pair, Q, Scene
-from edgedeploy.calibration.weights import quantize_weight
+from edgedeploy.calibration.weights import LEVELS, quantize_weight
 
 
 class Editor:
@@ -89,6 +89,26 @@ class Editor:
         del node.input[1:]
         node.input.extend(self._shared[key])
         self.forget(index, "output_dtype")
+
+    def requantize(self, quantize: int, scale: NDArray[Any], zero: NDArray[Any]) -> bool:
+        """Give a Q and each DQ of its codes another scale and zero-point, if nothing else reads those."""
+        readers = self.scene.readers(self.scene.nodes[quantize].output[0])
+        if any(self.scene.op(reader) != DQ for reader in readers):
+            return False
+        for node in (quantize, *readers):
+            self.set_parameters(node, scale, zero)
+        return True
+
+    def make_symmetric(self, quantize: int) -> None:
+        """int8 with zero-point 0 over the same range, behind a ReLU where the pair was one besides."""
+        parameters = self.scene.parameters(quantize)
+        if parameters is None:
+            return
+        scale = np.asarray(max(-parameters.low, parameters.high) / LEVELS, parameters.scale.dtype)
+        done = self.requantize(quantize, scale, np.asarray(0, np.int8))
+        source = self.scene.nodes[quantize].input[0]
+        if done and parameters.clips_at_zero and not never_negative(self.scene, source):
+            self.read(quantize, 0, self.insert(quantize, "Relu", [source], f"{source}_relu"))
 
     def set_weight(self, dequantize: int, axis: int | None) -> None:
         """Quantise a weight anew, symmetric int8 along `axis`, from the values that it has now."""

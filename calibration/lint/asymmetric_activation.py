@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgedeploy.calibration.lint._base import TENSORRT, Cases, Editor, Fault, Scene, Sketch, lint_rule
-from edgedeploy.calibration.lint._editor import never_negative
-
-LEVELS = 127
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -27,17 +24,9 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([entry.model(entry.nodes[-1].name) for entry in bad], [good.model(good.nodes[-1].name)])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
     for index, _ in faults:
-        parameters, readers = scene.parameters(index), scene.readers(scene.nodes[index].output[0])
-        if parameters is None or any(scene.op(reader) != "DequantizeLinear" for reader in readers):
-            continue
-        source = scene.nodes[index].input[0]
-        if parameters.clips_at_zero and not never_negative(scene, source):
-            editor.read(index, 0, editor.insert(index, "Relu", [source], f"{source}_relu"))
-        scale = np.asarray(max(-parameters.low, parameters.high) / LEVELS, parameters.scale.dtype)
-        for node in (index, *readers):
-            editor.set_parameters(node, scale, np.asarray(0, np.int8))
+        editor.make_symmetric(index)
 
 
 @lint_rule(

@@ -12,12 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgedeploy.calibration.graph_view import attribute
 from edgedeploy.calibration.lint._base import Cases, Editor, Fault, Scene, Sketch, lint_rule
-from edgedeploy.calibration.lint._scene import DQ, Q
-
-LEVELS = 127
-MOVES = frozenset({"Relu", "Identity", Q, DQ})
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -27,19 +22,16 @@ def cases(rng: np.random.Generator) -> Cases:
         y = net.op("Concat", net.op("Relu", "x"), net.op("Tanh", "x"), axis=axis)
         weight = net.weight(16 * axis, 32, axis=1)
         models.append(net.model(net.op("MatMul", net.pair(y, 0.03, zero, kind), weight)))
-    return Cases(models[:1], models[1:])
+    net = Sketch(rng, 1, 12, 16)
+    tokens = net.pair(net.op("Concat", "x", net.op("Tanh", "x"), axis=1), 0.03, -128)  # a ReLU besides
+    clipping = net.model(net.op("MatMul", tokens, net.weight(16, 32, axis=1)))
+    return Cases([models[0], clipping], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
     """The same range in symmetric int8."""
     for index, _ in faults:
-        parameters = scene.parameters(index)
-        readers = scene.readers(scene.nodes[index].output[0])
-        if parameters is None or any(scene.op(reader) != DQ for reader in readers):
-            continue
-        scale = np.asarray(max(-parameters.low, parameters.high) / LEVELS, parameters.scale.dtype)
-        for node in (index, *readers):
-            editor.set_parameters(node, scale, np.asarray(0, np.int8))
+        editor.make_symmetric(index)
 
 
 @lint_rule(
@@ -59,18 +51,6 @@ def joined_matmul(scene: Scene) -> Iterator[Fault]:
         parameters = scene.parameters(pair.quantize)
         if parameters is None or not (parameters.zero != 0).any():
             continue
-        if any(scene.op(i) in {"MatMul", "Gemm"} for i in scene.readers(pair.result)) and _joins_tokens(
-            scene, pair.source
-        ):
+        products = any(scene.op(i) in {"MatMul", "Gemm"} for i in scene.readers(pair.result))
+        if products and scene.joins_tokens(pair.source):
             yield pair.quantize, f"zero-point {int(parameters.zero.reshape(-1)[0])} behind a Concat of tokens"
-
-
-def _joins_tokens(scene: Scene, name: str) -> bool:
-    """Whether a tensor is that of a Concat along another axis than its last, as far as shapes are known."""
-    index = scene.maker(name)
-    while scene.op(index) in MOVES:
-        index = scene.maker(scene.nodes[index].input[0])
-    if scene.op(index) != "Concat":
-        return False
-    axis, rank = attribute(scene.nodes[index], "axis", 0), len(scene.shapes.get(name, ()))
-    return axis not in {-1, rank - 1}

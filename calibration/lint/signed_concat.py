@@ -29,13 +29,9 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     """The same values in other codes."""
     for index, _ in faults:
         parameters = scene.parameters(index)
-        readers = scene.readers(scene.nodes[index].output[0])
-        if parameters is None or any(scene.op(reader) != "DequantizeLinear" for reader in readers):
-            continue
-        for node in (index, *readers):
-            editor.set_parameters(
-                node, parameters.scale, (parameters.zero.astype(np.int64) + HALF).astype(np.uint8)
-            )
+        if parameters is not None:
+            zero = (parameters.zero.astype(np.int64) + HALF).astype(np.uint8)
+            editor.requantize(index, parameters.scale, zero)
 
 
 @lint_rule(
