@@ -35,7 +35,7 @@ class LoadedWeights:
         sha256: of the file.
         unused: keys of the file that the network has no use for, e.g. those of a training-only head.
         info: of the network as it was built, e.g. with the classes that the weights know.
-        fresh: keys of the network that the file does not fill, after `load_trunk`.
+        fresh: keys of the network that the file does not fill, after `load_trunk` or `load_for_training`.
     """
 
     model: nn.Module
@@ -79,24 +79,36 @@ def load_checkpoint(
     Raises UnknownNameError for unknown weights, ArtifactError for a file that is damaged or holds anything
     but tensors, UsageError where names or shapes are not this network's.
     """
-    return _load(_info(model), source, options, ())
+    return _load(_info(model), source, options)
+
+
+def load_for_training(
+    model: str | ModelInfo, source: str | Path | None = None, **options: Any
+) -> LoadedWeights:
+    """As `load_checkpoint`, for training to go on from weights made for inference.
+
+    What only training needs, such as an auxiliary head, begins anew where the file has none of it; `fresh`
+    names it.
+    """
+    info = _info(model)
+    return _load(info, source, options, absent=info.training_only)
 
 
 def load_trunk(model: str | ModelInfo, source: str | Path, **options: Any) -> LoadedWeights:
-    """Build a network whose trunk is that of another task, such as ImageNet classification; heads stay fresh.
+    """Build a network whose trunk is that of another one: a classifier, or a form without scale fusion.
 
     Args:
-        model: name in the zoo, or its description; its family has a form for pretraining (`heads`).
+        model: name in the zoo, or its description; it says what a trunk does not bring (`heads`).
         source: a .safetensors, .pth, .pt or .ckpt file that holds the whole trunk.
         options: for the network's builder.
 
-    `unused` then names the other task's head, `fresh` this network's. Raises as `load_checkpoint`.
+    `unused` then names the other network's own parts, `fresh` this one's. Raises as `load_checkpoint`.
     """
     info = _info(model)
     if not info.heads:
         able = ", ".join(name for name in MODELS.names() if MODELS.get(name).heads)
         raise UsageError(f"{info.name} has no trunk that is pretrained apart", f"models that have: {able}")
-    return _load(info, source, options, info.heads)
+    return _load(info, source, options, fresh=info.heads, absent=info.training_only)
 
 
 def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> State:
@@ -112,22 +124,31 @@ def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> S
 
 
 def _load(
-    info: ModelInfo, source: str | Path | None, options: Mapping[str, Any], fresh: tuple[str, ...]
+    info: ModelInfo,
+    source: str | Path | None,
+    options: Mapping[str, Any],
+    *,
+    fresh: tuple[str, ...] = (),
+    absent: tuple[str, ...] = (),
 ) -> LoadedWeights:
-    """Fill all of a network but the parameters whose names begin with one of `fresh`."""
+    """Fill all of a network but the parameters whose names begin with one of `fresh`, or with one of `absent`
+    where no name in the file does.
+    """
     path = _find(info, source)
     said, found = read_description(path), read_state(path)
-    if not fresh:  # the file of another task's network says nothing of this one
+    strangers = bool(fresh)  # another network's file says nothing of this one
+    if not strangers:
         options = {**said.options, **options}
     network, described = info.build(**options), info.variant(**options)
-    if not fresh and said.task:
+    if not strangers and said.task:
         described = described.for_task(said.task)
-    if not fresh and said.labels and len(said.labels) == described.task.options.get("classes"):
+    if not strangers and said.labels and len(said.labels) == described.task.options.get("classes"):
         described = replace(described, labels=said.labels)
     own = network.state_dict()
+    fresh += tuple(part for part in absent if not any(part in key for key in found))
     wanted = {key: value for key, value in own.items() if not key.startswith(fresh)}
     try:
-        state, unused = _match(info, wanted, found, strangers=bool(fresh))
+        state, unused = _match(info, wanted, found, strangers=strangers)
     except UsageError as error:
         raise UsageError(f"{path}: {error}", error.hint) from None
     network.load_state_dict({**own, **state}, strict=True)

@@ -22,6 +22,7 @@ from edgedeploy.models.registry import register_model
 Maps = tuple[Tensor, Tensor, Tensor]
 STEEPNESS = 50.0
 INNER = 256
+MOBILE_IDLE = ("features.18.weight", "features.18.bias")
 UNUSED = ("backbone.fc.", "backbone.smooth.", "backbone.classifier.")
 
 
@@ -113,6 +114,7 @@ class DBNet(nn.Module):
 
 def _register(
     paper: str = "Liao et al., Real-time Scene Text Detection with Differentiable Binarization, 2020",
+    *,
     short_side: int = 736,
     idle: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
@@ -137,13 +139,18 @@ def _register(
         training_only=("decoder.thresh.", *UNUSED),
         training_options=("augment",),
         idle=idle,
+        heads=("decoder.thresh.", "decoder.concat_attention."),
     )
 
 
-def _register_plus() -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+def _register_plus(
+    *, short_side: int = 736, idle: tuple[str, ...] = ()
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     return _register(
         "Liao et al., Real-Time Scene Text Detection with Differentiable Binarization and Adaptive Scale "
-        "Fusion, 2022"
+        "Fusion, 2022",
+        short_side=short_side,
+        idle=idle,
     )
 
 
@@ -171,7 +178,7 @@ def dbnet_deformable_resnet50(*, augment: bool = False) -> DBNet:
     return DBNet(resnet50(deformable=True, whole=augment), augment=augment)
 
 
-@_register(short_side=800, idle=("features.18.weight", "features.18.bias"))
+@_register(short_side=800, idle=MOBILE_IDLE)
 def dbnet_mobilenetv3_large(*, augment: bool = False) -> DBNet:
     return DBNet(MobileNetV3Large(whole=augment), augment=augment)
 
@@ -194,6 +201,11 @@ def dbnetpp_deformable_resnet18(fusion: Fusion = "scale_channel_spatial", *, aug
 @_register_plus()
 def dbnetpp_deformable_resnet50(fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
     return DBNet(resnet50(deformable=True, whole=augment), fusion, augment=augment)
+
+
+@_register_plus(short_side=800, idle=MOBILE_IDLE)
+def dbnetpp_mobilenetv3_large(fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
+    return DBNet(MobileNetV3Large(whole=augment), fusion, augment=augment)
 
 
 @_register(short_side=320)

@@ -31,8 +31,8 @@ class ModelInfo:
         fixed_size: whether `input_shape` is the only size that the network takes; another is an option of its
             builder then, `image_size` (side of a square), or there is none.
         training_options: options of the builder that only training wants, such as an auxiliary head.
-        heads: prefixes of the parameters that a pretrained trunk does not bring, see `load_trunk`; empty
-            where the family has no form of its own for pretraining.
+        heads: prefixes of the parameters that a trunk trained as another network does not bring, see
+            `load_trunk`; empty where the family has no such network.
         idle: last parts of the names of parameters that published checkpoints hold and no output needs.
     """
 

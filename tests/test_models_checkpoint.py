@@ -23,6 +23,7 @@ from edgedeploy.models.checkpoint import (
     bundled_weights,
     convert_state_dict,
     load_checkpoint,
+    load_for_training,
     load_trunk,
     load_weights,
 )
@@ -124,6 +125,43 @@ def test_a_classifier_gives_segmentation_its_trunk(tmp_path: Path) -> None:
     torch.manual_seed(1)
     built = create_model("ddrnet_23_slim", classes=11, augment=True).state_dict()
     assert all(torch.equal(have[key], built[key]) for key in loaded.fresh)
+
+
+def test_scale_fusion_begins_on_a_trunk_without_it(tmp_path: Path) -> None:
+    state = random_state("dbnet_mobilenetv3_large")  # of the form for inference: no threshold head
+    torch.save(state, tmp_path / "plain.pth")
+    loaded = load_trunk("dbnetpp_mobilenetv3_large", tmp_path / "plain.pth", augment=True)
+    have = loaded.model.state_dict()
+    assert all(torch.equal(have[key], state[key]) for key in state)
+    assert set(loaded.fresh) == have.keys() - state.keys()
+    began = {".".join(key.split(".")[:2]) for key in loaded.fresh}
+    assert began == {"decoder.concat_attention", "decoder.thresh", "backbone.classifier"}
+    assert loaded.unused == ()
+
+
+def test_training_goes_on_from_weights_for_inference(tmp_path: Path) -> None:
+    state = random_state("ddrnet_23_slim")
+    torch.save(state, tmp_path / "deploy.pth")
+    torch.manual_seed(1)
+    loaded = load_for_training("ddrnet_23_slim", tmp_path / "deploy.pth", augment=True)
+    have = loaded.model.state_dict()
+    assert all(torch.equal(have[key], state[key]) for key in state)
+    assert {key.split(".")[0] for key in loaded.fresh} == {"seghead_extra"}
+    torch.manual_seed(1)
+    built = create_model("ddrnet_23_slim", augment=True).state_dict()
+    assert all(torch.equal(have[key], built[key]) for key in loaded.fresh)
+    with pytest.raises(
+        UsageError, match=r"has no seghead_extra"
+    ):  # whoever loads it to use it wants all of it
+        load_checkpoint("ddrnet_23_slim", tmp_path / "deploy.pth", augment=True)
+
+
+def test_a_damaged_head_of_training_does_not_begin_anew(tmp_path: Path) -> None:
+    state = random_state("ddrnet_23_slim", augment=True)
+    del state["seghead_extra.conv2.weight"]
+    torch.save(state, tmp_path / "cut.pth")
+    with pytest.raises(UsageError, match=r"has no seghead_extra\.conv2\.weight"):
+        load_for_training("ddrnet_23_slim", tmp_path / "cut.pth", augment=True)
 
 
 def test_only_a_whole_trunk_of_the_same_variant_is_taken(tmp_path: Path) -> None:

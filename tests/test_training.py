@@ -260,3 +260,8 @@ def test_run_leaves_its_files(tmp_path: Path) -> None:
     state = load_weights("ddrnet_23_slim", tmp_path / "run" / "last.safetensors").state_dict()
     assert state["final_layer.conv2.weight"].shape[0] == 11
     assert not any(key.startswith("seghead_extra") for key in state)
+    # Another training goes on from them, with an auxiliary head that begins anew.
+    last = str(tmp_path / "run" / "last.safetensors")
+    begun = Training(streets(weights=last), data, tmp_path / "next.ckpt").network.state_dict()
+    assert all(torch.equal(begun[key], value) for key, value in state.items())
+    assert any(key.startswith("seghead_extra") for key in begun)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edgedeploy.core.errors import EdgeDeployError, UsageError
 from edgedeploy.core.files import replacing
-from edgedeploy.models.checkpoint import load_trunk, load_weights
+from edgedeploy.models.checkpoint import load_for_training, load_trunk, load_weights
 from edgedeploy.models.registry import create_model
 from edgedeploy.models.training.experiments.base import Batch, Experiment, make_experiment
 from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
@@ -289,7 +289,7 @@ def _first_network(recipe: TrainingRecipe) -> nn.Module:
     if recipe.initialise:
         network = load_trunk(recipe.model, Path(recipe.initialise), **recipe.options).model
     elif recipe.weights:
-        network = load_weights(recipe.model, recipe.weights, **recipe.options)
+        network = load_for_training(recipe.model, recipe.weights, **recipe.options).model
     else:
         network = create_model(recipe.model, **recipe.options)
     if recipe.channels_last:

@@ -87,8 +87,9 @@ class TrainingRecipe(Section):
         model, options: name in the zoo, and its builder's options.
         task: options of the model's task that the weights are made for, such as `short_side`; they are
             measured so, and their files say so.
-        weights: bundled name or file to start from; empty for the builder's own initialisation.
-        initialise: file of another task's network, a classifier's, to take the trunk from; see `load_trunk`.
+        weights: bundled name or file to start from, fresh in the heads of training that it lacks; empty for
+            the builder's own initialisation.
+        initialise: file of another network, such as a classifier, to take the trunk from; see `load_trunk`.
         steps, batch: updates, and examples in each (over all processes).
         clip: largest norm of the gradient; 0 for none.
         ema: decay of the averaged weights, which are what is kept; 0 keeps the last ones.
