@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from edgedeploy.calibration.collect import collect
 from edgedeploy.calibration.corrections.base import CORRECTIONS, BeforePlacement, Setting
-from edgedeploy.calibration.corrections.edits import drop_unused, give
+from edgedeploy.calibration.corrections.edits import drop_unused, give, multiply
 from edgedeploy.calibration.exclusions import trained_for_int8, weighted_after
 from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.plan import Plan, make_plan
@@ -129,7 +128,7 @@ def equalize(model: onnx.ModelProto, ratios: Mapping[str, NDArray[np.float32]]) 
     result = onnx.ModelProto()
     result.CopyFrom(model)
     view = GraphView(result)
-    multiplied = []
+    multiplied = {}
     for name, r in ratios.items():
         source = source_of(view, name)
         if source is not None:
@@ -137,19 +136,11 @@ def equalize(model: onnx.ModelProto, ratios: Mapping[str, NDArray[np.float32]]) 
                 if len(view.nodes[source].input) > position and view.nodes[source].input[position]:
                     _scale(result, view, source, position, 1 / r)
         else:
-            multiplied.append((view.producer[name], name, r))
+            rank = len(view.shapes.get(name) or (0,) * 4)
+            multiplied[name] = (1 / r).reshape([1, -1, *[1] * (rank - 2)])
         for index, _ in view.consumers[name]:
             _scale_inputs(result, view, index, r)
-    for index, name, r in sorted(multiplied, reverse=True, key=lambda entry: entry[0]):
-        scaled, inverse = f"{name}_equalized", f"{name}_equalizer"
-        rank = len(view.shapes.get(name) or (0,) * 4)
-        value = (1 / r).reshape([1, -1, *[1] * (rank - 2)])
-        result.graph.initializer.append(numpy_helper.from_array(value, inverse))
-        for consumer, position in view.consumers[name]:
-            view.nodes[consumer].input[position] = scaled
-        result.graph.node.insert(
-            index + 1, helper.make_node("Mul", [name, inverse], [scaled], f"{name}_equalize")
-        )
+    multiply(result, view, multiplied, "equalize")
     drop_unused(result, view)
     return result
 

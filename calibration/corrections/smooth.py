@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from edgedeploy.calibration.corrections.base import CORRECTIONS, BeforePlacement, Setting
-from edgedeploy.calibration.corrections.edits import drop_unused, give
+from edgedeploy.calibration.corrections.edits import drop_unused, give, multiply
 from edgedeploy.calibration.corrections.probe import values
 from edgedeploy.calibration.graph_view import GraphView, attribute
 from edgedeploy.calibration.plan import make_plan
@@ -123,7 +122,7 @@ def smooth(model: onnx.ModelProto, scales: dict[str, NDArray[np.float64]]) -> on
     result = onnx.ModelProto()
     result.CopyFrom(model)
     view = GraphView(result)
-    multiplied = []
+    multiplied = {}
     for name, s in scales.items():
         found = slots(view, name)
         for index, position, axis in found or ():
@@ -132,18 +131,12 @@ def smooth(model: onnx.ModelProto, scales: dict[str, NDArray[np.float64]]) -> on
             shape = [-1 if i == axis % value.ndim else 1 for i in range(value.ndim)]
             give(result, view, index, position, value / s.reshape(shape))
         if found is None:
-            multiplied.append((view.producer.get(name, -1), name, s))
+            multiplied[name] = 1 / s
         for index, _ in view.consumers[name]:
             w = view.value(view.nodes[index].input[1]).astype(np.float64)
             side = s[None, :] if attribute(view.nodes[index], "transB", 0) else s[:, None]
             give(result, view, index, 1, w * side)
-    for index, name, s in sorted(multiplied, reverse=True, key=lambda entry: entry[0]):
-        inverse = numpy_helper.from_array((1 / s).astype(np.float32), f"{name}_smoother")
-        result.graph.initializer.append(inverse)
-        for consumer, position in view.consumers[name]:
-            view.nodes[consumer].input[position] = f"{name}_smoothed"
-        node = helper.make_node("Mul", [name, inverse.name], [f"{name}_smoothed"], f"{name}_smooth")
-        result.graph.node.insert(index + 1, node)
+    multiply(result, view, multiplied, "smooth")
     drop_unused(result, view)
     return result
 

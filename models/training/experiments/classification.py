@@ -32,6 +32,7 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
+from edgedeploy.models.training.pixels import Normalise
 from edgedeploy.models.training.recipe import Section, Teacher
 from edgedeploy.models.training.sheets import contact_sheet, fit
 from edgedeploy.tasks.base import Image
@@ -86,8 +87,7 @@ class Classification(Experiment[ClassificationSettings]):
         self.task = cast(ClassificationTask, task_of(self.info))
         self.val = self.task.labelled(self.data)[: self.settings.validation or None]
         self._read = ImageCache(lambda index: self.train[index][0]())
-        options = self.info.task.options
-        self.mean, self.std = (np.asarray(options[name], np.float32) for name in ("mean", "std"))
+        self.normalise = Normalise(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         # An image is mixed with that at the mirrored position, which another process may have.
@@ -150,8 +150,7 @@ class Classification(Experiment[ClassificationSettings]):
         if self.settings.flip and rng.integers(2):
             image = image[:, ::-1]
         image = colour_jitter(image, self.settings.jitter, rng)
-        x = (image.astype(np.float32) - self.mean) / self.std
-        return np.ascontiguousarray(x.transpose(2, 0, 1)), self.train[index][1]
+        return self.normalise(image), self.train[index][1]
 
 
 class ClassificationLoss(Objective):

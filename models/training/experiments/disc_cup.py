@@ -26,6 +26,7 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
+from edgedeploy.models.training.pixels import Normalise
 from edgedeploy.models.training.recipe import Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.tvconv import disc_cup_loss
@@ -80,8 +81,7 @@ class DiscCup(Experiment[DiscCupSettings]):
         self.val, self.train = files[first:last], files[:first] + files[last:]
         self.task = cast(DiscCupTask, task_of(self.info))
         self._read = ImageCache(self._decode)
-        options = self.info.task.options
-        self.mean, self.std = (np.asarray(options[name], np.float32) for name in ("mean", "std"))
+        self.normalise = Normalise(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         return stack([self._example(step, position) for position in positions])
@@ -133,11 +133,7 @@ class DiscCup(Experiment[DiscCupSettings]):
         size = self.info.input_shape[2]
         image = colour_jitter(resize_image(np.ascontiguousarray(image), size, size), settings.jitter, rng)
         soft = cv2.resize(np.ascontiguousarray(masks, np.float32), (size, size), interpolation=cv2.INTER_AREA)
-        pixels = (image.astype(np.float32) - self.mean) / self.std
-        return (
-            np.ascontiguousarray(pixels.transpose(2, 0, 1)),
-            np.ascontiguousarray((soft > 0.5).transpose(2, 0, 1), np.float32),
-        )
+        return self.normalise(image), np.ascontiguousarray((soft > 0.5).transpose(2, 0, 1), np.float32)
 
 
 class DiscCupLoss(Objective):

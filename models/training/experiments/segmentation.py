@@ -30,6 +30,7 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
+from edgedeploy.models.training.pixels import Normalise
 from edgedeploy.models.training.recipe import Section
 from edgedeploy.models.training.segmentation_data import find_samples, layout_of
 from edgedeploy.tasks.base import Image
@@ -81,9 +82,7 @@ class Segmentation(Experiment[SegmentationSettings]):
         self.train = find_samples(self.data, self.layout, "train")
         self.val = find_samples(self.data, self.layout, "val")
         self.task = task_of(self.info)
-        options = self.info.task.options
-        self.mean = np.asarray(options["mean"], np.float32)
-        self.std = np.asarray(options["std"], np.float32)
+        self.normalise = Normalise(self.info.task.options)
         self._read = ImageCache(self._decode)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
@@ -129,12 +128,11 @@ class Segmentation(Experiment[SegmentationSettings]):
             self.settings.crop,
             self.settings.scale,
             rng,
-            fill=self.mean.astype(np.uint8),
+            fill=self.normalise.mean.astype(np.uint8),
             ignore=self.layout.ignore,
         )
         image = colour_jitter(image, self.settings.jitter, rng)
-        x = (image.astype(np.float32) - self.mean) / self.std
-        return np.ascontiguousarray(x.transpose(2, 0, 1)), truth.astype(np.int64)
+        return self.normalise(image), truth.astype(np.int64)
 
     def _decode(self, index: int) -> tuple[Image, Image]:
         sample = self.train[index]

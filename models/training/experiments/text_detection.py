@@ -29,6 +29,7 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
+from edgedeploy.models.training.pixels import Normalise
 from edgedeploy.models.training.recipe import Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.text_augment import random_view
@@ -101,8 +102,7 @@ class TextDetection(Experiment[TextSettings]):
         self.task = cast(TextTask, task_of(self.info))
         self._read = ImageCache(lambda index: read_image(self.train[index][0]))
         self._ground = ImageCache(lambda index: read_image(self.grounds[index]))
-        options = self.info.task.options
-        self.mean, self.std = (np.asarray(options[name], np.float32) for name in ("mean", "std"))
+        self.normalise = Normalise(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         return stack([self._example(step, position) for position in positions])
@@ -148,10 +148,8 @@ class TextDetection(Experiment[TextSettings]):
     def _example(self, step: int, position: int) -> tuple[np.ndarray, ...]:
         image, words = self.view(step, position)
         maps = make_maps(words, *self.settings.crop)
-        pixels = image[:, :, ::-1] if self.task.order == "BGR" else image
-        x = ((pixels.astype(np.float32) - self.mean) / self.std).transpose(2, 0, 1)
         planes = (maps.text, maps.text_mask, maps.border, maps.border_mask)
-        return np.ascontiguousarray(x), *(plane[None] for plane in planes)
+        return self.normalise(image), *(plane[None] for plane in planes)
 
     def _truth(self, image: Image, words: Sequence[Word]) -> Image:
         outlines = tuple(word.polygon for word in words if not word.ignored)
