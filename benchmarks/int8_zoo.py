@@ -7,62 +7,27 @@ under a hash of the code. Exit code 1 where lint finds an error or a warning, or
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from fnmatch import fnmatch
-from pathlib import Path
 from textwrap import fill
-from typing import Any
 
-from benchmarks.zoo import ABSENT, ROOT, append, by_size, in_process, read_rows, state, versions
-from edgedeploy.core.files import write_text
+from benchmarks.survey import ABSENT, Row, Survey
 
-CODE = ("models", "export", "calibration", "edgedeploy/core", "edgedeploy/steps", "edgedeploy/backends")
-FILES = ("benchmarks/int8_zoo_row.py",)
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "tensorrt-rtx")
 # A kernel that rounds ties otherwise differs by less than the first; in a deep network by as much as rounding
 # itself does, but then it is no farther from the float model than the file is.
 RUNTIME_DB, LOSS_DB = 20.0, 3.0
-Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", nargs="+", default=["*"], metavar="GLOB", help="only these; no document")
-    parser.add_argument("--rows", type=Path, default=Path("out/int8_zoo.jsonl"), help="rows measured so far")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "int8_zoo.md", help="the document")
-    parser.add_argument("--known", action="store_true", help="measure nothing: document the rows there are")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds a model")
-    parser.add_argument("--row", metavar="MODEL", help=argparse.SUPPRESS)  # what the process of a model does
-    options = parser.parse_args(arguments)
-    if options.row:
-        from benchmarks.int8_zoo_row import measure
+    return SURVEY.main(__doc__, arguments)
 
-        print(json.dumps(measure(options.row)))
-        return 0
-    names = [name for name in by_size() if any(fnmatch(name, glob) for glob in options.models)]
-    key = state(CODE, FILES, LIBRARIES)
-    known, rows = read_rows(options.rows), list[Row]()
-    for number, name in enumerate(names, start=1):
-        row = known.get((name, key))
-        if row is None and options.known:
-            continue
-        if row is None:
-            print(f"{number}/{len(names)} {name}", file=sys.stderr, flush=True)
-            row = {**in_process(name, options.timeout, "benchmarks.int8_zoo"), "state": key}
-            append(options.rows, row)
-        rows.append(row)
-        print(f"{name}: {'; '.join(problems(row)) or 'as it should be'}", flush=True)
-    if options.models == ["*"]:
-        write_text(options.out, document(rows, len(names)))
-        print(f"wrote {options.out}")
-    return 1 if any(problems(row) for row in rows) else 0
+
+def measure(name: str) -> Row:
+    from benchmarks import int8_zoo_row
+
+    return int8_zoo_row.measure(name)
 
 
 def problems(row: Row) -> list[str]:
@@ -92,7 +57,7 @@ def document(rows: Sequence[Row], total: int) -> str:
         "OpenVINO runs TensorRT's", "advice")  # fmt: skip
     table = [head, ("---",) * len(head), *(cells(row) for row in sorted(rows, key=lambda r: r["model"]))]
     lines = [f"| {' | '.join(line)} |" for line in table]
-    used = ", ".join(f"{name} {found}" for name, found in versions(LIBRARIES).items())
+    used = ", ".join(f"{name} {found}" for name, found in SURVEY.versions().items())
     failures = [f"* `{row['model']}`: {text[:300]}" for row in rows for text in problems(row)]
     why = Counter(
         result["nothing"].partition("(")[2].rstrip(")")
@@ -169,6 +134,16 @@ def cells(row: Row) -> tuple[str, ...]:
         ", ".join(ours.get("advice", {})) or ABSENT,
     )
 
+
+SURVEY = Survey(
+    "int8_zoo",
+    ("models", "export", "calibration", "edgedeploy/core", "edgedeploy/steps", "edgedeploy/backends"),
+    ("benchmarks/int8_zoo_row.py",),
+    ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "tensorrt-rtx"),
+    measure,
+    problems,
+    document,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -24,7 +24,7 @@ from typing import Any
 import onnx
 import onnx.backend.test
 
-from benchmarks.zoo import by_size
+from benchmarks.survey import by_size
 from edgedeploy.export.census import census
 from edgedeploy.export.evaluate import Evaluator, NotRunnable, feed_sets
 from edgedeploy.export.proof import Refuted, difference

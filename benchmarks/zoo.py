@@ -7,147 +7,25 @@ nothing stale is printed. Exit code 1 where a model fails on the way or errs by 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import platform
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from fnmatch import fnmatch
-from pathlib import Path
 from textwrap import fill
-from typing import Any
 
-from edgedeploy.core.files import sha256_file, sha256_text, write_text
-from edgedeploy.core.installed import installed_version
+from benchmarks.survey import ABSENT, Row, Survey
 
-ROOT = Path(__file__).resolve().parents[1]
-# What decides a row.
-CODE = (
-    "models",
-    "export",
-    "edgedeploy/core",
-    "edgedeploy/steps",
-    "edgedeploy/backends",
-    "edgedeploy/targets",
-)
-FILES = ("edgedeploy/pipeline.py", "benchmarks/zoo_row.py")
-APART = "models/training/"  # how weights come about does not decide a row
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "onnxruntime", "numpy", "tensorrt-rtx")
 FP32_LIMIT, FP16_LIMIT = 1e-4, 1e-2
-ABSENT = "-"
 MESSAGE = 300  # characters of a refusal in the document
-Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", nargs="+", default=["*"], metavar="GLOB", help="only these; no document")
-    parser.add_argument("--rows", type=Path, default=Path("out/zoo.jsonl"), help="rows measured so far")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "zoo.md", help="the document")
-    parser.add_argument("--again", action="store_true", help="measure what failed once more")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds a model")
-    parser.add_argument("--row", metavar="MODEL", help=argparse.SUPPRESS)  # what the process of a model does
-    options = parser.parse_args(arguments)
-    if options.row:
-        from benchmarks.zoo_row import measure
-
-        print(json.dumps(measure(options.row)))
-        return 0
-    names = [name for name in by_size() if any(fnmatch(name, glob) for glob in options.models)]
-    if not names:
-        parser.error(f"no model is called {' or '.join(options.models)}")
-    key, known = state(), read_rows(options.rows)
-    rows = []
-    for number, name in enumerate(names, start=1):
-        row = known.get((name, key))
-        if row is None or (options.again and problems(row)):
-            print(f"{number}/{len(names)} {name}", file=sys.stderr, flush=True)
-            row = {**in_process(name, options.timeout), "state": key}
-            append(options.rows, row)
-        rows.append(row)
-        print(f"{name}: {'; '.join(problems(row)) or 'as it should be'}", flush=True)
-    if options.models == ["*"]:
-        write_text(options.out, document(rows))
-        print(f"wrote {options.out}")
-    return 1 if any(problems(row) for row in rows) else 0
+    return SURVEY.main(__doc__, arguments)
 
 
-def by_size() -> list[str]:
-    """Names of all models, the one of fewest parameters first."""
-    import torch
+def measure(name: str) -> Row:
+    from benchmarks import zoo_row
 
-    from edgedeploy.models import MODELS
-
-    with torch.device("meta"):
-        return sorted(
-            MODELS.names(), key=lambda name: sum(p.numel() for p in MODELS.get(name).build().parameters())
-        )
-
-
-def state(
-    folders: Sequence[str] = CODE, files: Sequence[str] = FILES, libraries: Sequence[str] = LIBRARIES
-) -> str:
-    """Hash of the code and of the versions that decide a row."""
-    paths = [ROOT / name for name in files]
-    paths += [
-        path for folder in folders for kind in ("py", "toml") for path in (ROOT / folder).rglob(f"*.{kind}")
-    ]
-    named = {path.relative_to(ROOT).as_posix(): path for path in sorted(paths)}
-    parts = [f"{name} {sha256_file(path)}" for name, path in named.items() if not name.startswith(APART)]
-    return sha256_text(*parts, *(f"{name} {found}" for name, found in versions(libraries).items()))[:16]
-
-
-def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of the libraries that take part; "absent" where one is not installed."""
-    return {name: installed_version(name) or "absent" for name in libraries}
-
-
-def read_rows(path: Path) -> dict[tuple[str, str], Row]:
-    """Rows by model and state, the last of each; a line cut off by a crash is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [row for row in map(_row, lines) if row]
-    return {(row["model"], row["state"]): row for row in rows}
-
-
-def _row(line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return {}
-    return row if isinstance(row, dict) and {"model", "state", "failed"} <= row.keys() else {}
-
-
-def append(path: Path, row: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a") as stream:
-        stream.write(("\n" if cut else "") + json.dumps(row) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def in_process(name: str, timeout: float, module: str = "benchmarks.zoo") -> Row:
-    """The row of a model by a module's --row in a process of its own; a crash or a timeout is a row too."""
-    command = [sys.executable, "-m", module, "--row", name]
-    started = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"model": name, "failed": f"took longer than {timeout:.0f} s"}
-    seconds = round(time.perf_counter() - started, 1)
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        why = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        return {"model": name, "failed": f"its process ended with {why}", "seconds": seconds}
-    row: Row = json.loads(lines[-1])
-    return row
+    return zoo_row.measure(name)
 
 
 def problems(row: Row) -> list[str]:
@@ -162,7 +40,7 @@ def problems(row: Row) -> list[str]:
     return found
 
 
-def document(rows: Sequence[Row]) -> str:
+def document(rows: Sequence[Row], total: int) -> str:
     """The Markdown of docs/zoo.md."""
     head = (
         "model", "input", "params", "deploy form", "GMACs", "nodes", "norms left",
@@ -170,12 +48,14 @@ def document(rows: Sequence[Row]) -> str:
     )  # fmt: skip
     table = [head, ("---",) * len(head), *(_cells(row) for row in sorted(rows, key=lambda r: r["model"]))]
     lines = [f"| {' | '.join(cells)} |" for cells in table]
-    used = ", ".join(f"{name} {found}" for name, found in versions().items())
+    used = ", ".join(f"{name} {found}" for name, found in SURVEY.versions().items())
+    made = f"made this page with {used}, Python {platform.python_version()}. "
+    made += f"{len(rows)} of {total} models; of each:"
     return f"""# The zoo, measured
 
     python -m benchmarks.zoo
 
-{fill(f"made this page with {used}, Python {platform.python_version()}. {len(rows)} models; of each:", 110)}
+{fill(made, 110)}
 
 * `params` of the network as trained and of its deploy form; `GMACs` as trained, at the input size given
   (`edgedeploy.models.count`). Packed binary weights of BiViT are buffers, which are no parameters; what makes
@@ -243,6 +123,16 @@ def _failures(rows: Sequence[Row]) -> str:
     said = [(row["model"], text) for row in sorted(rows, key=lambda r: r["model"]) for text in problems(row)]
     return "\n".join(f"* `{model}`: {text[:MESSAGE]}" for model, text in said) or "Nothing."
 
+
+SURVEY = Survey(
+    "zoo",
+    ("models", "export", "edgedeploy/core", "edgedeploy/steps", "edgedeploy/backends", "edgedeploy/targets"),
+    ("edgedeploy/pipeline.py", "benchmarks/zoo_row.py"),
+    ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "onnxruntime", "numpy", "tensorrt-rtx"),
+    measure,
+    problems,
+    document,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import zoo
+from benchmarks import survey, zoo
 from benchmarks.zoo_row import error, norms_left
 from edgedeploy.export.passes.samples import text_model
 from edgedeploy.models import MODELS
@@ -26,7 +26,7 @@ SOUND: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process of a model finds this tree, wherever the tests were started."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(zoo.ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(survey.ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_a_real_row_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = tmp_path / "rows.jsonl"
     arguments = ["--models", "espcn_x2", "--rows", str(rows), "--out", str(tmp_path / "zoo.md")]
     assert zoo.main(arguments) == 0
-    (row,) = zoo.read_rows(rows).values()
+    (row,) = survey.read_rows(rows).values()
     assert (row["params"], row["params_deploy"], row["macs"]) == (21284, 21284, 360 * 640 * 21184)
     assert row["nodes"] == [6, 6]
     assert row["norms"] == {}
@@ -48,21 +48,21 @@ def test_a_real_row_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert all(engine["bytes"] > 10_000 and engine["kernels"] for engine in row["engines"].values())
     assert not (tmp_path / "zoo.md").exists()  # the document is of all models or none
 
-    def forbidden(name: str, timeout: float) -> zoo.Row:
+    def forbidden(name: str, timeout: float, module: str) -> survey.Row:
         raise AssertionError(f"{name} was measured again")
 
-    monkeypatch.setattr(zoo, "in_process", forbidden)
+    monkeypatch.setattr(survey, "in_process", forbidden)
     rows.write_text(rows.read_text() + '{"model": "espcn_x3", "sta')  # stopped while writing
     assert zoo.main(arguments) == 0
-    monkeypatch.setattr(zoo, "state", lambda: "of other code")
+    monkeypatch.setattr(survey.Survey, "state", lambda _: "of other code")
     with pytest.raises(AssertionError, match="espcn_x2 was measured again"):
         zoo.main(arguments)
 
 
 def test_a_crash_and_a_timeout_are_rows() -> None:
-    row = zoo.in_process("no_such_model", 300)
+    row = survey.in_process("no_such_model", 300, "benchmarks.zoo")
     assert row["failed"] == "its process ended with exit code 1"
-    row = zoo.in_process("espcn_x2", 0.01)
+    row = survey.in_process("espcn_x2", 0.01, "benchmarks.zoo")
     assert row["failed"].startswith("took longer than")
     assert zoo.problems(row)
 
@@ -70,28 +70,28 @@ def test_a_crash_and_a_timeout_are_rows() -> None:
 def test_failures_are_measured_again_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, asked = tmp_path / "rows.jsonl", []
 
-    def failing(name: str, timeout: float) -> zoo.Row:
+    def failing(name: str, timeout: float, module: str) -> survey.Row:
         asked.append(name)
         return {"model": name, "failed": "it did"}
 
-    monkeypatch.setattr(zoo, "in_process", failing)
+    monkeypatch.setattr(survey, "in_process", failing)
     arguments = ["--models", "espcn_*", "--rows", str(rows)]
     assert zoo.main(arguments) == 1
     assert zoo.main(arguments) == 1
     assert asked == ["espcn_x2", "espcn_x3", "espcn_x4"]  # the smallest first, and once
     assert zoo.main([*arguments, "--again"]) == 1
     assert len(asked) == 6
-    assert len(zoo.read_rows(rows)) == 3
+    assert len(survey.read_rows(rows)) == 3
 
 
 def test_a_row_after_a_torn_line_is_read(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
-    zoo.append(path, SOUND)
+    survey.append(path, SOUND)
     path.write_text(path.read_text() + '{"model": "to')
-    zoo.append(path, {**SOUND, "model": "c"})
-    assert {model for model, _ in zoo.read_rows(path)} == {"b", "c"}
+    survey.append(path, {**SOUND, "model": "c"})
+    assert {model for model, _ in survey.read_rows(path)} == {"b", "c"}
     path.write_text(path.read_text() + '[1]\n"text"\n{"model": "d"}\n')
-    assert len(zoo.read_rows(path)) == 2
+    assert len(survey.read_rows(path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_what_is_wrong_with_a_row_is_said_in_the_document(change: dict[str, Any]
     assert zoo.problems(SOUND) == []
     wrong = {**SOUND, **change}
     assert said in zoo.problems(wrong)[0]
-    text = zoo.document([wrong])
+    text = zoo.document([wrong], 1)
     assert f"* `b`: {zoo.problems(wrong)[0]}" in text.partition("## What fails")[2]
 
 
 def test_the_document_has_every_figure() -> None:
-    text = zoo.document([{"model": "a", "state": "s", "failed": "its process ended with signal 9"}, SOUND])
+    text = zoo.document([{"model": "a", "state": "s", "failed": "its process ended with signal 9"}, SOUND], 2)
     figures = "2.500 | 12 → 9 | 2 | 2.0e-06 | 3.0e-03 | 7, 1.5 MB | 8, 1.0 MB |"
     assert f"| `b` | 1x3x8x8 | 1,234,567 | 1,234,000 | {figures}\n" in text
     assert "| `a` | - | - | - | - | - | - | - | - | - | - |" in text
@@ -121,12 +121,12 @@ def test_the_document_has_every_figure() -> None:
     assert "* `a`: its process ended with signal 9" in text
     assert "\n    python -m benchmarks.zoo\n" in text
     words = " ".join(text.split())
-    assert all(f"{name} {found}" in words for name, found in zoo.versions().items())
+    assert all(f"{name} {found}" in words for name, found in zoo.SURVEY.versions().items())
     assert max(map(len, text.partition("| model")[0].splitlines()[4:])) <= 120
 
 
 def test_all_models_are_there_smallest_first() -> None:
-    names = zoo.by_size()
+    names = survey.by_size()
     assert sorted(names) == MODELS.names()
     assert names.index("espcn_x2") < names.index("ddrnet_23_slim")
     assert names.index("ddrnet_23_slim") < names.index("ddrnet_39")
