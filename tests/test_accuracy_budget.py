@@ -25,6 +25,7 @@ from edgedeploy.tasks.base import TASKS, task_for
         ("f>=-0.5", {"f_measure": 0.60}, {"f_measure": 0.604}, True),
         ("agreement>=0.985", {"agreement": 0.985}, {}, True),
         ("worst>0.93", {"worst": 0.93}, {}, False),
+        ("agreement_low>=0.985", {"agreement": 0.99, "agreement_low": 0.984}, {}, False),
         ("sqnr>=40", {"sqnr": 41.0}, {}, True),
         ("top1>=0", {"top1": math.nan}, {"top1": 0.9}, False),
         ("cup_to_disc_error<=0.01", {"cup_to_disc_error": 0.06}, {"cup_to_disc_error": 0.055}, True),
@@ -100,6 +101,25 @@ def test_every_task_agrees_with_itself_and_less_with_others(
     found = agreement_scores(chosen, [({"y": y}, {"y": y}), ({"y": y}, {"y": other})])
     assert found["worst"] < found["agreement"] < 1
     assert found["sqnr"] == pytest.approx(10 * math.log10(2 / 4), abs=0.01)
+
+
+def test_a_mean_that_chance_has_lifted_is_told_by_its_lower_bound(rng: np.random.Generator) -> None:
+    task = task_for(artifact("tensor", (1, 7)))
+    y = np.ones((1, 7), np.float32)
+    noise = 0.01 * rng.exponential(size=16)
+    found = agreement_scores(task, [({"y": y}, {"y": y * np.float32(1 - share)}) for share in noise])
+    mean, sure = parse_accuracy([f"agreement>={1 - noise.mean() - 1e-4}, agreement_low>={1 - noise.mean()}"])
+    assert mean.kept(found, {})
+    assert not sure.kept(found, {})
+    assert 1 - 2 * noise.mean() < found["agreement_low"] < found["agreement"]
+
+
+def test_one_input_bounds_nothing() -> None:
+    task, y = task_for(artifact("tensor", (1, 7))), np.ones((1, 7), np.float32)
+    (budget,) = parse_accuracy(["agreement_low>=0.9"])
+    with pytest.raises(UsageError, match="no figure called agreement_low") as caught:
+        budget.kept(agreement_scores(task, [({"y": y}, {"y": y})]), {})
+    assert "two inputs" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", TASKS.names())

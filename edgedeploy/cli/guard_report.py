@@ -15,7 +15,7 @@ from edgedeploy.core.spec import Artifact
 
 REPORTS = (".md", ".json", ".html")
 MOST_LAYERS = 8
-COLUMNS = ("candidate", "runtime", "ms", "accuracy", "agreement", "worst", "verdict")
+COLUMNS = ("candidate", "runtime", "ms", "accuracy", "agreement", "95 % sure", "worst", "verdict")
 STYLE = (
     "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}"
     "td,th{border:1px solid #bbb;padding:.3em .6em;text-align:left}"
@@ -91,7 +91,7 @@ def _row(candidate: dict[str, Any], reference: dict[str, float]) -> list[str]:
     shown = "" if clock is None else f"{clock:.2f}" if not candidate["estimated"] else f"{clock:.3f} at least"
     return [
         candidate["name"], runtime, shown, accuracy.strip(), _figure(scores.get("agreement")),
-        _figure(scores.get("worst")), candidate["verdict"],
+        _figure(scores.get("agreement_low")), _figure(scores.get("worst")), candidate["verdict"],
     ]  # fmt: skip
 
 

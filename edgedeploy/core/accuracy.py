@@ -1,8 +1,8 @@
 """Accuracy budgets: `miou>=-0.3`, `psnr>=-0.05`, `agreement>=0.985`.
 
 A metric of the task is held against the float model's on the same images: how much it may change, in points
-of 100 for shares, in its own unit (dB) for others. `agreement`, `worst` and `sqnr` need no labels: they are
-of the outputs against the float model's, and are held as they are.
+of 100 for shares, in its own unit (dB) for others. `agreement`, `agreement_low`, `worst` and `sqnr` need no
+labels: they are of the outputs against the float model's, and are held as they are.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from edgedeploy.core.errors import UsageError
 
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-# Of a model's outputs against the float model's: mean and least agreement, and least SQNR in dB.
-WITHOUT_LABELS = ("agreement", "worst", "sqnr")
+# Of a model's outputs against the float model's: mean agreement, what other inputs' is at least with 95 %
+# confidence, the least of any input, and SQNR in dB.
+WITHOUT_LABELS = ("agreement", "agreement_low", "worst", "sqnr")
 SHORT = {"psnr": "psnr_y", "ssim": "ssim_y", "f": "f_measure", "iou": "miou"}
 POINTS = 100.0
 # Metrics that are not shares of 1, by how their names begin: budgets of those are in their own unit.
@@ -43,9 +44,10 @@ class AccuracyBudget:
         if self.metric not in scores or (self.needs_labels and self.metric not in reference):
             known = sorted({*scores, *reference} - {"images", "pairs"})
             close = difflib.get_close_matches(self.metric, known, 1) or known
+            bound = self.metric == "agreement_low"
             raise UsageError(
                 f"budget {self.text}: there is no figure called {self.metric} for this model and data",
-                f"there is {', '.join(close)}",
+                "a bound takes two inputs at least" if bound else f"there is {', '.join(close)}",
             )
         if not self.needs_labels:
             return scores[self.metric]

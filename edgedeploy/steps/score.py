@@ -19,6 +19,7 @@ from edgedeploy.backends.base import Feeds, OpenOptions, Session
 from edgedeploy.backends.pool import SessionPool
 from edgedeploy.backends.select import open_artifact
 from edgedeploy.core.accuracy import AccuracyBudget
+from edgedeploy.core.confidence import mean_at_least
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import Job
@@ -54,7 +55,7 @@ class Scorer:
         return bool(self.reference)
 
     def score(self, model: Artifact, backend: str | None = None) -> dict[str, float]:
-        """Metrics of the task where there are labels, and `agreement`, `worst` and `sqnr` in any case."""
+        """Metrics of the task where there are labels, and `agreement_scores` in any case."""
         task = task_for(model)
         with _session(model, task, self.size, backend) as session:
             metrics = dict(task.evaluate(session, self.data, self.limit)) if self.labelled else {}
@@ -104,7 +105,10 @@ def make_scorer(exact: Artifact, data: Path, job: Job, kept: Path | None = None)
 def agreement_scores(
     task: Task, pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
 ) -> dict[str, float]:
-    """`agreement` (mean), `worst` and `sqnr` of the first output over (exact outputs, outputs)."""
+    """`agreement` (mean), `worst` and `sqnr` of the first output over (exact outputs, outputs).
+
+    Of two inputs and more also `agreement_low`, what the mean of others like them is at least, by 95 %.
+    """
     name = task.artifact.outputs[0].name
     agreements: list[float] = []
     signal = noise = 0.0
@@ -114,8 +118,10 @@ def agreement_scores(
         signal += float(np.square(y).sum())
         noise += float(np.square(y - got[name]).sum())
     sqnr = 10 * math.log10(signal / noise) if signal and noise and math.isfinite(noise) else None
+    low = mean_at_least(agreements)
     return {
         "agreement": math.fsum(agreements) / len(agreements),
+        **({} if low is None else {"agreement_low": low}),
         "worst": min(agreements),
         "sqnr": sqnr if sqnr is not None else (CEILING_DB if noise == 0 else -CEILING_DB),
         "images": len(agreements),
