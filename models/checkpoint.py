@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgedeploy.core.errors import ArtifactError, UnknownNameError, UsageError
 from edgedeploy.core.files import sha256_file
 from edgedeploy.models.registry import MODELS, ModelInfo
-from edgedeploy.models.state_file import State, read_description, read_state
+from edgedeploy.models.state_file import Description, State, read_description, read_state
 
 WEIGHTS = "edgedeploy.models.weights"
 PREFIXES = ("", "module.", "model.", "model.module.", "module.model.")
@@ -111,6 +111,11 @@ def load_trunk(model: str | ModelInfo, source: str | Path, **options: Any) -> Lo
     return _load(info, source, options, fresh=info.heads, absent=info.training_only)
 
 
+def describe(model: str | ModelInfo, source: str | Path) -> Description:
+    """What bundled weights, or a file, say of the network that they are for; raises as `load_checkpoint`."""
+    return read_description(_find(_info(model), source))
+
+
 def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> State:
     """Names of another implementation, as listed in the model's `rename`, turned into ours; others stay."""
     converted: State = {}
@@ -139,6 +144,7 @@ def _load(
     strangers = bool(fresh)  # another network's file says nothing of this one
     if not strangers:
         options = {**said.options, **options}
+    info.check_options(options)
     network, described = info.build(**options), info.variant(**options)
     if not strangers and said.task:
         described = described.for_task(said.task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -55,6 +56,14 @@ class ModelInfo:
     def name(self) -> str:
         """The builder's, which is what users type."""
         return self.build.__name__
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise UsageError for an option that the builder does not have."""
+        known = list(signature(self.build).parameters)
+        strange = [name for name in options if name not in known]
+        if strange:
+            hint = f"it has {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"{self.name} has no option {', '.join(strange)}", hint)
 
     def variant(self, **options: Any) -> ModelInfo:
         """The description of a network built with `options`: other classes than usual have no labels here,

@@ -25,8 +25,8 @@ from edgedeploy.core.files import write_bytes
 State = dict[str, Tensor]
 
 PICKLE_SUFFIXES = {".pth", ".pt", ".ckpt", ".th", ".bin"}
-# Under which name checkpoints keep the weights; "average" is what our own training keeps as its result.
-WRAPPERS = ("average", "state_dict", "model_state_dict", "model", "net")
+# Under which name checkpoints keep the weights; "result" is what our own training would give at that step.
+WRAPPERS = ("result", "state_dict", "model_state_dict", "model", "net")
 
 METADATA = "edgedeploy"  # key in a safetensors header
 

@@ -169,6 +169,25 @@ def test_listed_pairs(tmp_path: Path) -> None:
             read_pairs(tmp_path)
 
 
+def test_pairs_listed_as_labeled_faces_in_the_wild_has_them(tmp_path: Path) -> None:
+    listing = tmp_path / "pairs.txt"
+    listing.write_text("10\t300\nAbel_Ferrara\t1\t4\nAbel_Ferrara\t2\tZico\t13\n")
+    assert read_pairs(tmp_path) == [
+        (
+            tmp_path / "Abel_Ferrara/Abel_Ferrara_0001.jpg",
+            tmp_path / "Abel_Ferrara/Abel_Ferrara_0004.jpg",
+            True,
+        ),
+        (tmp_path / "Abel_Ferrara/Abel_Ferrara_0002.jpg", tmp_path / "Zico/Zico_0013.jpg", False),
+    ]
+    listing.write_text("10 300\nAbel_Ferrara 1 x\n")
+    with pytest.raises(UsageError, match="line 2: not NAME 1 4 or NAME 1 OTHER 2"):
+        read_pairs(tmp_path)
+    listing.write_text("300\n../x 1 4\n")
+    with pytest.raises(UsageError, match="leads out"):
+        read_pairs(tmp_path)
+
+
 def test_drawing_adds_a_strip() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     drawn = make().draw(image, np.array([1, -1, 0, 0.5], np.float32))

@@ -22,7 +22,7 @@ from edgedeploy.models.training.loop import Every, Training, TrainingError, _ave
 from edgedeploy.models.training.measure import measure
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.runs import Run
-from tests.training_runs import draw_photographs, draw_streets, plain, streets, upscaling
+from tests.training_runs import draw_photographs, draw_streets, streets, upscaling
 
 # Fabric warns of CPUs that could have more workers, and of precision plug-ins; neither is ours to act on.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
@@ -157,41 +157,6 @@ def test_a_run_killed_between_its_log_and_its_checkpoint_logs_that_step_once(
     assert_equal(kept, {name: state[name] for name in kept})
 
 
-SHARED = """
-import sys
-from pathlib import Path
-from edgedeploy.models.training.loop import Every
-from edgedeploy.models.training.runs import Run
-from tests.training_runs import plain
-for _ in Run(plain(), Path(sys.argv[1]), Path(sys.argv[2]), every=Every(4, 1000)).train():
-    pass
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_do_what_one_does(photographs: Path, tmp_path: Path) -> None:
-    """DDP over gloo, half a batch each, against one process with the whole."""
-    script = tmp_path / "script.py"
-    script.write_text(SHARED)
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*run, str(photographs), str(tmp_path / "two")],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert not done.returncode, done.stderr
-    *_, last = Run(plain(), photographs, tmp_path / "one", every=Every(4, 1000)).train()
-    two = load_file(tmp_path / "two" / "last.safetensors")
-    for key, value in last.network.state_dict().items():
-        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6)
-    fresh = create_model("espcn_x2").state_dict()
-    assert any((two[k] - fresh[k]).abs().max() > 1e-3 for k in fresh)
-
-
 def test_averaged_weights_lag_behind_by_the_decay(photographs: Path, tmp_path: Path) -> None:
     path, before = tmp_path / "x.ckpt", None
     for _ in Training(upscaling(steps=5, ema=0.15), photographs, path, Every(1, 100)).run():
@@ -227,7 +192,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(
 ) -> None:
     from edgedeploy.models.training import loop
 
-    monkeypatch.setattr(loop, "_fabric", lambda _: type("Three", (), {"world_size": 3}))
+    monkeypatch.setattr(loop, "make_fabric", lambda _: type("Three", (), {"world_size": 3}))
     with pytest.raises(UsageError, match="a batch of 4 cannot be shared by 3"):
         Training(upscaling(), photographs, tmp_path / "x.ckpt")
 

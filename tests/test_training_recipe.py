@@ -12,7 +12,13 @@ from torch import nn
 from edgedeploy.core.errors import RecipeError, UnknownNameError
 from edgedeploy.models import MODELS
 from edgedeploy.models.training.experiments.base import EXPERIMENTS
-from edgedeploy.models.training.recipe import Optimiser, TrainingRecipe, bundled_recipes, validated
+from edgedeploy.models.training.recipe import (
+    Optimiser,
+    TrainingRecipe,
+    bundled_recipes,
+    find_recipe,
+    validated,
+)
 from edgedeploy.models.training.schedule import learning_rate, make_optimiser
 from tests.training_runs import upscaling
 
@@ -56,9 +62,8 @@ def test_the_quantised_steps_have_a_cosine_of_their_own() -> None:
 @pytest.mark.parametrize("everything", [False, True])
 def test_weight_decay_spares_vectors_unless_told_otherwise(name: Any, everything: bool) -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    optimiser = make_optimiser(
-        Optimiser(name=name, learning_rate=1.0, weight_decay=0.5, decay_all=everything), net
-    )
+    decay = {} if name == "soap" else {"weight_decay": 0.5, "decay_all": everything}  # soap takes none
+    optimiser = make_optimiser(Optimiser(name=name, learning_rate=1.0, **decay), net)
     decayed = {id(p) for g in optimiser.param_groups for p in g["params"] if g.get("weight_decay")}
     assert {id(p) for g in optimiser.param_groups for p in g["params"]} == {id(p) for p in net.parameters()}
     if name != "soap":
@@ -66,6 +71,14 @@ def test_weight_decay_spares_vectors_unless_told_otherwise(name: Any, everything
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimiser.step()
+
+
+def test_a_model_names_its_only_recipe() -> None:
+    assert find_recipe("slab_deit_tiny").stem == "slab_deit_tiny-imagenet"
+    with pytest.raises(RecipeError, match="slab_deit_micro has 2 recipes") as caught:
+        find_recipe("slab_deit_micro")
+    assert "slab_deit_micro-cifar10, slab_deit_micro-imagenette" in caught.value.hint
+    assert find_recipe("espcn_x3").stem == "espcn_x3"
 
 
 MINIMAL = (

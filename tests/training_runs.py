@@ -82,6 +82,14 @@ def streets(settings: Mapping[str, Any] | None = None, **changes: Any) -> Traini
     return TrainingRecipe.model_validate({**fields, **changes})
 
 
+def flat() -> TrainingRecipe:
+    """A step of DDRNet, batch norms and all, with a loss that is a mean over the pixels of a batch."""
+    every_pixel = {"ohem_share": 1.0, "ohem_threshold": 1e-9, "scale": (1.0, 1.0)}
+    return streets(
+        every_pixel, steps=1, batch=4, optimiser={"name": "sgd", "learning_rate": 0.01, "momentum": 0.0}
+    )
+
+
 def draw_classes(root: Path, count: int = 8) -> Path:
     """A data set laid out as ImageNet: folders of a red, a green and a blue class, with noise."""
     rng = np.random.default_rng(2)

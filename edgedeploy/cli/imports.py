@@ -22,6 +22,8 @@ TRAIN = {
     "yaml": "pyyaml",
     "PIL": "pillow",
     "matplotlib": "matplotlib",
+    "shapely": "shapely",  # views of text
+    "pyclipper": "pyclipper",
 }
 
 

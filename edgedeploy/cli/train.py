@@ -13,7 +13,8 @@ from edgedeploy.cli.options import Json
 
 def command(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe file, or one that comes with the package by name (--list).")
+        str,
+        typer.Argument(help="A recipe file, one that comes with the package by name (--list), or its model."),
     ] = "",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data set, laid out as the recipe says.")
@@ -43,14 +44,16 @@ def command(
     from edgedeploy.core.errors import UsageError
 
     require_train()
-    from edgedeploy.models.training.recipe import TrainingRecipe, bundled_recipes
+    from edgedeploy.models.training.recipe import TrainingRecipe, bundled_recipes, find_recipe
 
     if show:
         recipes = [(name, TrainingRecipe.load(name)) for name in bundled_recipes()]
-        print_table(
-            ("recipe", "experiment", "model", "steps"),
-            [(n, r.experiment, r.model, r.all_steps) for n, r in recipes],
-        )
+        columns = ("recipe", "experiment", "model", "steps")
+        rows = [(n, r.experiment, r.model, r.all_steps) for n, r in recipes]
+        if json:
+            print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        else:
+            print_table(columns, rows)
         return
     if not recipe:
         raise UsageError("no recipe", "name a file or one of: edgedeploy train --list")
@@ -61,10 +64,11 @@ def command(
     from edgedeploy.models.training.threads import use_threads
 
     use_threads(threads)
-    folder = out or Path("runs") / Path(recipe).stem
-    reporter = Reporter(quiet=json)
+    folder = out or Path("runs") / find_recipe(recipe).stem
     chosen = TrainingRecipe.load(recipe, edits or ())
     run = Run(chosen, data, folder, resume=resume, every=Every(save_every, evaluate_every), workers=workers)
+    leading = run.training.fabric.is_global_zero  # of those that `torchrun` started one speaks
+    reporter = Reporter(quiet=json or not leading)
     with reporter.stage(f"train {chosen.model} on {data.name}") as stage:
         metrics: dict[str, float] = {}
         for progress in run.train():
@@ -76,6 +80,8 @@ def command(
                 + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
             )
     best = folder / ("best.safetensors" if metrics else "last.safetensors")
+    if not leading:
+        return
     if json:
         print_json({"folder": str(folder), "weights": str(best), "metrics": metrics})
         return

@@ -22,6 +22,7 @@ from edgedeploy.tasks.images import fit_input, read_image, to_tensor
 from edgedeploy.tasks.verification import (
     Pair,
     area_under_curve,
+    check_pairs,
     equal_error_rate,
     k_fold_accuracy,
     read_pairs,
@@ -81,8 +82,7 @@ class FaceEmbedding(Task):
         self, session: Run, pairs: Sequence[Pair], progress: Progress | None = None
     ) -> dict[str, float]:
         """The metrics of `evaluate` over these pairs of image files."""
-        if len(pairs) < 2 * FOLDS:
-            raise UsageError(f"{len(pairs)} pairs are too few for {FOLDS} folds", "give at least 20")
+        check_pairs(pairs, FOLDS)
         files = sorted({file for first, second, _ in pairs for file in (first, second)})
         found = {}
         for done, file in enumerate(files, 1):

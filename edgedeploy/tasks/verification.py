@@ -79,7 +79,8 @@ def equal_error_rate(distance: Distances, same: NDArray[Any]) -> float:
 def read_pairs(data: Path, limit: int | None = None) -> list[Pair]:
     """Pairs of image files and whether they show one person; raises UsageError.
 
-    From data/pairs.txt, lines "PATH PATH 0|1" relative to `data`; without it from one folder a person, as
+    From data/pairs.txt: lines "PATH PATH 0|1" relative to `data`, or as Labeled Faces in the Wild has it,
+    "NAME 1 4" and "NAME 1 OTHER 2" for NAME/NAME_0001.jpg and so on. Without it from one folder a person, as
     many pairs of one person as of two, alternating, drawn the same way every time.
     """
     listing = data / "pairs.txt"
@@ -108,17 +109,47 @@ def draw_pairs(people: Sequence[Path], limit: int | None = None) -> list[Pair]:
     return pairs
 
 
+def check_pairs(pairs: Sequence[Pair], folds: int) -> None:
+    """Raise UsageError where these pairs cannot be verified in so many folds, or a file is not there."""
+    if len(pairs) < 2 * folds:
+        raise UsageError(f"{len(pairs)} pairs are too few for {folds} folds", f"give at least {2 * folds}")
+    missing = next((file for pair in pairs for file in pair[:2] if not file.is_file()), None)
+    if missing is not None:
+        raise UsageError(f"{missing} does not exist", "pairs.txt names it, relative to its own folder")
+
+
 def _read_listing(data: Path, listing: Path) -> list[Pair]:
     root = data.resolve()
+    lines = [line.split() for line in listing.read_text(encoding="utf-8").splitlines()]
+    # That of Labeled Faces in the Wild begins with its number of folds, and of pairs of a kind in each.
+    wild = bool(lines) and 1 <= len(lines[0]) <= 2 and all(word.isdigit() for word in lines[0])
     pairs: list[Pair] = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
+    for number, words in enumerate(lines, 1):
+        if not words or (wild and number == 1):
             continue
-        words = line.split()
-        if len(words) != 3 or words[2] not in ("0", "1"):
-            raise UsageError(f"{listing}, line {number}: not PATH PATH 0|1", "names must not hold spaces")
-        first, second = (data / word for word in words[:2])
+        pair = _wild(words) if wild else _listed(words)
+        if pair is None:
+            form = "NAME 1 4 or NAME 1 OTHER 2" if wild else "PATH PATH 0|1"
+            raise UsageError(f"{listing}, line {number}: not {form}", "names must not hold spaces")
+        first, second = (data / name for name in pair[:2])
         if any(root not in file.resolve().parents for file in (first, second)):
             raise UsageError(f"{listing}, line {number}: a path leads out of {data}", "keep images below it")
-        pairs.append((first, second, words[2] == "1"))
+        pairs.append((first, second, pair[2]))
     return pairs
+
+
+def _listed(words: Sequence[str]) -> tuple[str, str, bool] | None:
+    if len(words) != 3 or words[2] not in ("0", "1"):
+        return None
+    return words[0], words[1], words[2] == "1"
+
+
+def _wild(words: Sequence[str]) -> tuple[str, str, bool] | None:
+    if len(words) not in (3, 4):
+        return None
+    one, other = words[0], words[0] if len(words) == 3 else words[2]
+    first, second = words[1], words[-1]
+    if not (first.isdigit() and second.isdigit()):
+        return None
+    files = [f"{name}/{name}_{int(index):04}.jpg" for name, index in ((one, first), (other, second))]
+    return files[0], files[1], len(words) == 3

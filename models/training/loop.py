@@ -2,13 +2,13 @@
 
 Nothing random survives from step to step: examples, dropout and all else are drawn from (seed, step). So a
 run resumed from its checkpoint ends in the same weights, bit for bit, on the same hardware, and two processes
-with half a batch each see what one sees. Lightning Fabric brings mixed precision and `torchrun`.
+with half a batch each see what one sees; batch norms take their statistics over both. What an experiment's
+loss takes over a batch, such as its hardest pixels, it takes over each process's share.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,21 +17,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import MixedPrecision, Precision
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset
 
 from edgedeploy.core.errors import EdgeDeployError, UsageError
 from edgedeploy.core.files import replacing
-from edgedeploy.models.checkpoint import load_for_training, load_trunk, load_weights
-from edgedeploy.models.registry import create_model
-from edgedeploy.models.training.experiments.base import Batch, Experiment, make_experiment
+from edgedeploy.models.training.experiments.base import Batch, make_experiment
 from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
+from edgedeploy.models.training.processes import batches, make_fabric
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.schedule import learning_rate, make_optimiser
+from edgedeploy.models.training.start import first_network, settled, teacher_of
+from edgedeploy.models.training.synced_norm import synchronise
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -56,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Every:
-    """How often a run reports and writes its checkpoint, and how often it is measured, in steps."""
+    """How often a run reports and writes its checkpoint, and how often it is measured besides, in steps."""
 
     save: int = 500
     evaluate: int = 2000
@@ -84,24 +81,28 @@ class Training:
         *,
         workers: int = 0,
     ) -> None:
+        recipe = settled(recipe)
         self.recipe, self.checkpoint, self.every, self.workers = recipe, checkpoint, every or Every(), workers
         self.experiment = make_experiment(recipe, data)
-        self.fabric = _fabric(recipe)
+        self.fabric = make_fabric(recipe)
         if recipe.batch % self.fabric.world_size:
             raise UsageError(
                 f"a batch of {recipe.batch} cannot be shared by {self.fabric.world_size} processes",
                 "set a batch that their number divides",
             )
         torch.manual_seed(recipe.seed)
-        self.network = _first_network(recipe)
+        self.network = first_network(recipe)
         self.average = None
         if recipe.ema:
             self.average = AveragedModel(
                 self.network, multi_avg_fn=partial(_average, recipe.ema), use_buffers=True
             )
-        self.objective = self.experiment.objective(self.network, _teacher(recipe))
+        if self.fabric.world_size > 1:
+            synchronise(self.network)
+        self.teacher = teacher_of(recipe)
+        self.objective = self.experiment.objective(self.network, self.teacher)
         self.optimiser = make_optimiser(recipe.optimiser, self.objective)
-        self.step = self._resume()
+        self.step, self._optimiser_state = self._resume()
         if self.average is not None:
             self.average.n_averaged.fill_(self.step + 1)  # the first weights are the average's first entry
 
@@ -113,11 +114,13 @@ class Training:
         return self.network if self.average is None else self.average.module
 
     def run(self, keep: Callable[[Progress], None] | None = None) -> Iterator[Progress]:
-        """Train; reports each `every.save` steps, the checkpoint being written, and at the end.
+        """Train; reports each `every.save` and `every.evaluate` steps, the checkpoint being written, and at
+        the end.
 
         `keep` is given every report before the checkpoint is written, so that a run killed between the two
         makes and keeps that report again. A training that is finished gives its last report again. Raises
-        TrainingError where the loss is no number any more.
+        TrainingError where the loss is no number any more, and what the experiment finds wrong with its data;
+        where it finds that while measuring, the step is kept first.
         """
         keep = keep or _nothing
         if self.step == self.recipe.all_steps:
@@ -125,22 +128,40 @@ class Training:
             keep(report)
             yield report
             return
-        module, optimiser = self.fabric.setup(self.objective, self.optimiser)
+        module, optimiser = self._set_up()
         module.train()
         window: list[dict[str, Tensor]] = []
         for step, batch in zip(range(self.step, self.recipe.all_steps), self._batches(), strict=True):
             window.append(self._update(module, optimiser, step, batch))
             self.step = step + 1
             last = self.step == self.recipe.all_steps
-            if self.step % self.every.save == 0 or last:
-                losses = self._mean(window)
+            measured = self.step % self.every.evaluate == 0 or last
+            if measured or self.step % self.every.save == 0:
+                losses, failure = self._mean(window), None
                 window.clear()
-                metrics = self._evaluate() if self.step % self.every.evaluate == 0 or last else {}
+                metrics: dict[str, float] = {}
+                try:
+                    metrics = self._evaluate() if measured else {}
+                except EdgeDeployError as error:  # of the data: the updates are not lost for that
+                    failure = error
                 report = Progress(self.step, losses, self.result, metrics)
                 keep(report)
                 self._save(optimiser)
+                if failure is not None:
+                    raise failure
                 yield report
                 module.train()
+
+    def _set_up(self) -> tuple[Any, Any]:
+        """The objective and the optimiser as Fabric runs them, and everything on its device."""
+        module, optimiser = self.fabric.setup(self.objective, self.optimiser)
+        if self._optimiser_state is not None:  # now: its tensors follow the parameters
+            self.optimiser.load_state_dict(self._optimiser_state)
+            self._optimiser_state = None
+        for other in (self.average, self.teacher):
+            if other is not None:
+                other.to(self.fabric.device)
+        return module, optimiser
 
     def close(self) -> None:
         """Let processes that share the work end together: one that left early would abort the others."""
@@ -156,7 +177,7 @@ class Training:
         if recipe.channels_last:
             batch = tuple(_channels_last(tensor) for tensor in batch)
         with fake_quantised(self.network) if step >= recipe.steps else nullcontext():
-            losses: dict[str, Tensor] = module(*self.fabric.to_device(batch))
+            losses: dict[str, Tensor] = self._losses(module, batch)
         optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(losses["loss"])
         if recipe.clip:
@@ -166,18 +187,22 @@ class Training:
             self.average.update_parameters(self.network)
         return {name: value.detach() for name, value in losses.items()}
 
+    def _losses(self, module: Any, batch: Batch) -> dict[str, Tensor]:
+        try:
+            losses: dict[str, Tensor] = module(*self.fabric.to_device(batch))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            share = self.recipe.batch // self.fabric.world_size
+            raise UsageError(
+                f"{self.recipe.model} cannot normalise over {share} example", "set batch=2 or more"
+            ) from None
+        return losses
+
     def _batches(self) -> Iterator[Batch]:
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        share = range(rank, self.recipe.batch, world)
-        return iter(
-            DataLoader(
-                _Steps(self.experiment, share),
-                batch_size=None,
-                sampler=range(self.step, self.recipe.all_steps),
-                num_workers=self.workers,
-                prefetch_factor=4 if self.workers else None,
-            )
-        )
+        share = range(self.fabric.global_rank, self.recipe.batch, self.fabric.world_size)
+        steps = range(self.step, self.recipe.all_steps)
+        return batches(self.experiment, steps, share, self.workers)
 
     def _mean(self, window: Sequence[dict[str, Tensor]]) -> dict[str, float]:
         means = {name: torch.stack([losses[name].float() for losses in window]).mean() for name in window[0]}
@@ -191,11 +216,13 @@ class Training:
 
     def _evaluate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        if self.fabric.is_global_zero:
-            result = self.result.eval()
-            with torch.no_grad():
-                metrics = self.experiment.evaluate(result)
-        self.fabric.barrier()
+        try:
+            if self.fabric.is_global_zero:
+                result = self.result.eval()
+                with torch.no_grad():
+                    metrics = self.experiment.evaluate(result)
+        finally:
+            self.fabric.barrier()
         return metrics
 
     def _save(self, optimiser: Any) -> None:
@@ -205,6 +232,9 @@ class Training:
                 "step": self.step,
                 "objective": self.objective.state_dict(),
                 "optimiser": optimiser.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                # For whoever loads the file as weights. torch.save writes a tensor once, whatever its names.
+                "result": self.result.state_dict(),
             }
             if self.average is not None:
                 state["average"] = self.average.module.state_dict()
@@ -212,17 +242,19 @@ class Training:
                 torch.save(state, temporary)
         self.fabric.barrier()
 
-    def _resume(self) -> int:
+    def _resume(self) -> tuple[int, dict[str, Any] | None]:
+        """The step to go on from, and what the optimiser knew then."""
         if not self.checkpoint.exists():
-            return 0
-        state = torch.load(self.checkpoint, weights_only=True)
+            return 0, None
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.get("recipe") != self.recipe.model_dump_json():
             raise UsageError(f"{self.checkpoint} belongs to another recipe", "train into another folder")
         self.objective.load_state_dict(state["objective"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        if state["precision"]:  # the scale of fp16's gradients
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
-        return int(state["step"])
+        return int(state["step"]), state["optimiser"]
 
 
 def _nothing(report: Progress) -> None: ...
@@ -232,29 +264,6 @@ class TrainingError(EdgeDeployError):
     """A training that cannot go on."""
 
     exit_code = 4
-
-
-class _Steps(Dataset[Batch]):
-    """The batches of a training by step number, this process's share of each."""
-
-    def __init__(self, experiment: Experiment[Any], positions: Sequence[int]) -> None:
-        self.experiment, self.positions = experiment, positions
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.experiment.batch(step, self.positions)
-
-
-def _fabric(recipe: TrainingRecipe) -> Fabric:
-    """One process, or one of those that `torchrun` started and told so by environment variables."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return Fabric(devices=1, plugins=_precision(recipe))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    # Not every network uses every parameter in every step: heads of training, tokens that nothing reads.
-    strategy = DDPStrategy(find_unused_parameters=True)
-    fabric = Fabric(devices=local, num_nodes=world // local, strategy=strategy, plugins=_precision(recipe))
-    fabric.launch()
-    return fabric
 
 
 def _average(decay: float, averages: Tensors, values: Tensors, count: Tensor | int) -> None:
@@ -270,38 +279,6 @@ def _average(decay: float, averages: Tensors, values: Tensors, count: Tensor | i
             average.lerp_(value, share)
         else:
             average.copy_(value)
-
-
-class _Autocast(MixedPrecision):
-    """Autocast alone says what is rounded; Fabric's own rounds all that a step is given, labels too."""
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-
-def _precision(recipe: TrainingRecipe) -> Precision:
-    if recipe.precision == "32-true":
-        return Precision()
-    return _Autocast(recipe.precision, device="cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _first_network(recipe: TrainingRecipe) -> nn.Module:
-    if recipe.initialise:
-        network = load_trunk(recipe.model, Path(recipe.initialise), **recipe.options).model
-    elif recipe.weights:
-        network = load_for_training(recipe.model, recipe.weights, **recipe.options).model
-    else:
-        network = create_model(recipe.model, **recipe.options)
-    if recipe.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
-    return network
-
-
-def _teacher(recipe: TrainingRecipe) -> nn.Module | None:
-    if recipe.teacher is None:
-        return None
-    teacher = load_weights(recipe.teacher.model, recipe.teacher.weights, **recipe.teacher.options)
-    return teacher.eval().requires_grad_(False)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

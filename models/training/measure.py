@@ -63,11 +63,12 @@ def task_of(info: ModelInfo) -> Task:
 def runner(model: nn.Module, info: ModelInfo) -> Run:
     """The network as tasks call it: feeds -> outputs in numpy; outputs of training are left out."""
     model.eval()
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with torch.no_grad():
-            outputs = model(torch.from_numpy(feeds["input"]))
+            outputs = model(torch.from_numpy(feeds["input"]).to(device))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return {name: value.numpy() for name, value in zip(info.outputs, outputs, strict=False)}
+        return {name: value.cpu().numpy() for name, value in zip(info.outputs, outputs, strict=False)}
 
     return run

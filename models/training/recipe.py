@@ -10,15 +10,27 @@ import json
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgedeploy.core.errors import RecipeError, UnknownNameError
 
 S = TypeVar("S", bound="Section")
 RECIPES = "edgedeploy.models.recipes"
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= pair[0] <= pair[1]:
+        raise ValueError("the lower end comes first, and is not negative")
+    return pair
+
+
+# Ends of what something is drawn from evenly, e.g. the factors by which images are scaled.
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
+# A share that is not the whole.
+Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -38,10 +50,16 @@ class Optimiser(Section):
 
     name: Literal["sgd", "adam", "adamw", "soap"]
     learning_rate: float = Field(gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: Below1 = 0.9
+    betas: tuple[Below1, Below1] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
     decay_all: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Optimiser:
+        if self.name == "soap" and (self.weight_decay or self.decay_all or self.betas != (0.9, 0.999)):
+            raise ValueError("soap has its own betas and no weight decay: leave them out")
+        return self
 
 
 class Schedule(Section):
@@ -122,6 +140,12 @@ class TrainingRecipe(Section):
     teacher: Teacher | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _check(self) -> TrainingRecipe:
+        if self.weights and self.initialise:
+            raise ValueError("weights and initialise both say what to begin from: leave one out")
+        return self
+
     @property
     def all_steps(self) -> int:
         """Updates in all, the quantised ones included."""
@@ -155,9 +179,17 @@ def bundled_recipes() -> list[str]:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe given by name or by path; raises UnknownNameError or RecipeError."""
-    if str(source) in bundled_recipes():
-        return Path(str(files(RECIPES).joinpath(f"{source}.yaml")))
+    """The file of a recipe given by name, by the name of the one model it is for, or by path.
+
+    Raises UnknownNameError, or RecipeError where there are several recipes for a model.
+    """
+    known = bundled_recipes()
+    of_model = [name for name in known if name.partition("-")[0] == str(source)]
+    if len(of_model) > 1 and str(source) not in known:
+        raise RecipeError(f"{source} has {len(of_model)} recipes", f"name one: {', '.join(of_model)}")
+    name = str(source) if str(source) in known else next(iter(of_model), "")
+    if name:
+        return Path(str(files(RECIPES).joinpath(f"{name}.yaml")))
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         raise UnknownNameError("recipe", str(source), bundled_recipes())
@@ -172,10 +204,10 @@ def validated(kind: type[S], document: Any, where: str) -> S:
         return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        name = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
         known = ", ".join(kind.model_fields)
         hint = f"its fields are {known}" if first["type"] == "extra_forbidden" else ""
-        raise RecipeError(f"{where}: {name}: {first['msg']}", hint) from None
+        raise RecipeError(f"{where}: {name}{first['msg'].removeprefix('Value error, ')}", hint) from None
 
 
 def _apply(document: dict[str, Any], edit: str) -> None:

@@ -42,7 +42,13 @@ class Experiment(ABC, Generic[S]):
     def __init__(self, recipe: TrainingRecipe, data: Path) -> None:
         self.recipe, self.data = recipe, data
         self.settings = cast(S, validated(self.settings_type, recipe.settings, "settings"))
-        self.info: ModelInfo = MODELS.get(recipe.model).variant(**recipe.options).for_task(recipe.task)
+        model = MODELS.get(recipe.model)
+        if model.task.name != recipe.experiment:
+            raise RecipeError(
+                f"{recipe.model} is no network for {recipe.experiment}", f"it is for {model.task.name}"
+            )
+        model.check_options(recipe.options)
+        self.info: ModelInfo = model.variant(**recipe.options).for_task(recipe.task)
         self.labels: tuple[str, ...] = self.info.labels
         self._order: tuple[tuple[int, int], NDArray[np.intp]] | None = None
         self.prepare()

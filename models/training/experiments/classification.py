@@ -33,7 +33,7 @@ from edgedeploy.models.training.experiments.base import (
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.pixels import Normalise
-from edgedeploy.models.training.recipe import Section, Teacher
+from edgedeploy.models.training.recipe import Range, Section, Teacher
 from edgedeploy.models.training.sheets import contact_sheet, fit
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.classification import Classification as ClassificationTask
@@ -58,7 +58,7 @@ class ClassificationSettings(Section):
     validation: images to measure on while training, 0 for all.
     """
 
-    area: tuple[float, float] = (1.0, 1.0)
+    area: Range = (1.0, 1.0)
     padding: int = Field(default=0, ge=0)
     flip: bool = True
     jitter: float = Field(default=0.0, ge=0, lt=1)
@@ -86,7 +86,7 @@ class Classification(Experiment[ClassificationSettings]):
         self.info = replace(self.info, labels=self.labels)
         self.task = cast(ClassificationTask, task_of(self.info))
         self.val = self.task.labelled(self.data)[: self.settings.validation or None]
-        self._read = ImageCache(lambda index: self.train[index][0]())
+        self._read = ImageCache(self._decode)
         self.normalise = Normalise(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
@@ -141,6 +141,9 @@ class Classification(Experiment[ClassificationSettings]):
                 )  # a bar that says whether it is right
                 pictures.append(picture)
         return contact_sheet(pictures, 6, CELL)
+
+    def _decode(self, index: int) -> Image:
+        return self.train[index][0]()
 
     def _example(self, step: int, position: int) -> tuple[np.ndarray, int]:
         rng, index = self.random(step, position), self.index(step, position, len(self.train))

@@ -27,7 +27,7 @@ from edgedeploy.models.training.experiments.base import (
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.pixels import Normalise
-from edgedeploy.models.training.recipe import Section
+from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.tvconv import disc_cup_loss
 from edgedeploy.tasks.base import Image
@@ -53,7 +53,7 @@ class DiscCupSettings(Section):
     split: str = ""
     folds: int = Field(default=5, ge=2)
     fold: int = Field(default=0, ge=0)
-    scale: tuple[float, float] = (1.0, 1.5)
+    scale: Range = (1.0, 1.5)
     often: float = Field(default=0.5, ge=0, le=1)
     angle: float = Field(default=0.0, ge=0, le=180)
     flip: bool = True

@@ -33,9 +33,10 @@ from edgedeploy.models.training.recipe import Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.tvconv import AMSoftmax
 from edgedeploy.tasks.base import Image
+from edgedeploy.tasks.face_embedding import FOLDS
 from edgedeploy.tasks.face_embedding import FaceEmbedding as FaceTask
 from edgedeploy.tasks.images import list_images, read_image
-from edgedeploy.tasks.verification import Pair, draw_pairs, read_pairs
+from edgedeploy.tasks.verification import Pair, check_pairs, draw_pairs, read_pairs
 
 SHEET = 24
 
@@ -77,8 +78,10 @@ class FaceEmbedding(Experiment[FaceSettings]):
             self.pairs = read_pairs(self.data / settings.validation)
         elif len(people) - count >= 2:
             self.pairs = draw_pairs(people[count:])
+        if self.pairs:
+            check_pairs(self.pairs, FOLDS)
         self.task = cast(FaceTask, task_of(self.info))
-        self._read = ImageCache(lambda index: read_image(self.train[index][0]))
+        self._read = ImageCache(self._decode)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         return stack([self._example(step, position) for position in positions])
@@ -108,6 +111,9 @@ class FaceEmbedding(Experiment[FaceSettings]):
             picture = np.hstack([face[:height] for face in faces])
             pictures.append(_with_bar(picture, float(one @ other), same=same))
         return contact_sheet(pictures, 6)
+
+    def _decode(self, index: int) -> Image:
+        return read_image(self.train[index][0])
 
     def _example(self, step: int, position: int) -> tuple[np.ndarray, np.int64]:
         rng, index = self.random(step, position), self.index(step, position, len(self.train))

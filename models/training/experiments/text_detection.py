@@ -30,7 +30,7 @@ from edgedeploy.models.training.experiments.base import (
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.pixels import Normalise
-from edgedeploy.models.training.recipe import Section
+from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.text_augment import random_view
 from edgedeploy.models.training.text_data import find_texts
@@ -66,9 +66,9 @@ class TextSettings(Section):
     synthetic: float = Field(default=0.0, ge=0, le=1)
     backgrounds: tuple[str, ...] = ()
     fonts: str = ""
-    text_height: tuple[float, float] = (12.0, 72.0)
+    text_height: Range = (12.0, 72.0)
     crop: tuple[int, int] = (640, 640)
-    scale: tuple[float, float] = (0.5, 3.0)
+    scale: Range = (0.5, 3.0)
     angle: float = Field(default=10.0, ge=0, le=180)
     flip: bool = True
     jitter: float = Field(default=0.0, ge=0, lt=1)
@@ -100,8 +100,8 @@ class TextDetection(Experiment[TextSettings]):
             raise UsageError("there is nothing to render words on", "name settings.backgrounds")
         self.fonts = find_fonts(settings.fonts) if settings.synthetic else ()
         self.task = cast(TextTask, task_of(self.info))
-        self._read = ImageCache(lambda index: read_image(self.train[index][0]))
-        self._ground = ImageCache(lambda index: read_image(self.grounds[index]))
+        self._read = ImageCache(self._decode)
+        self._ground = ImageCache(self._decode_ground)
         self.normalise = Normalise(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
@@ -144,6 +144,12 @@ class TextDetection(Experiment[TextSettings]):
                 flip=settings.flip,
             )
         return colour_jitter(image, settings.jitter, rng), words
+
+    def _decode(self, index: int) -> Image:
+        return read_image(self.train[index][0])
+
+    def _decode_ground(self, index: int) -> Image:
+        return read_image(self.grounds[index])
 
     def _example(self, step: int, position: int) -> tuple[np.ndarray, ...]:
         image, words = self.view(step, position)

@@ -1,0 +1,84 @@
+"""Batch normalisation over the examples of all processes, on CPUs too (torch's SyncBatchNorm needs a GPU).
+
+Without it every process would normalise over its own share, and two would not do what one does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; a gradient of one process's sum is one of every process's part."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return _total(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return _total(gradients[0])
+
+
+def _total(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(x)
+    return x
+
+
+def _summed(x: Tensor) -> Tensor:
+    summed: Tensor = _Summed.apply(x)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _Synced(nn.modules.batchnorm._BatchNorm):
+    """In training, mean and variance of every channel (axis 1) over what all processes have, in float32.
+
+    Each has as many values. Gradients pass through both statistics to all of them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            plain: Tensor = super().forward(x)
+            return plain
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        count = x.numel() // x.shape[1] * distributed.get_world_size()
+        mean = _summed(values.sum(axes)) / count
+        centred = values - mean.reshape(shape)
+        variance = _summed(centred.square().sum(axes)) / count
+        self._remember(mean.detach(), variance.detach() * (count / max(1, count - 1)))
+        y = centred * torch.rsqrt(variance + self.eps).reshape(shape)
+        if self.affine:
+            y = y * self.weight.reshape(shape) + self.bias.reshape(shape)
+        return y.to(x.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None  # noqa: S101  it is there where the statistics are
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+class SyncedNorm1d(_Synced, nn.BatchNorm1d):
+    """`BatchNorm1d` over all processes."""
+
+
+class SyncedNorm2d(_Synced, nn.BatchNorm2d):
+    """`BatchNorm2d` over all processes."""
+
+
+def synchronise(network: nn.Module) -> None:
+    """Let every batch norm of a network take its statistics over all processes; its state stays as it is."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedNorm2d
+        elif type(module) is nn.BatchNorm1d:
+            module.__class__ = SyncedNorm1d
