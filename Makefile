@@ -9,7 +9,7 @@ OUT := out
 help:
 	@echo "make demo     upscale a real clip with an INT8 engine made in front of you (installs what it needs)"
 	@echo "make test     run the tests        make check    ruff, mypy, pyright, import contracts"
-	@echo "make fmt      format the code      make bench    the tables of benchmarks/README.md"
+	@echo "make fmt      format the code      make bench    INT8 beside float on five networks"
 	@echo "make docs     check the documents  make golden   rewrite tests/golden"
 
 .venv/pyvenv.cfg:

@@ -79,8 +79,8 @@ def document(rows: Sequence[Row], total: int) -> str:
 * `INT8 kernels`: convolutions of the engine that TensorRT-RTX builds of the file for SM86, by the types of
   what they read and write. An engine was built, and for want of a GPU not run.
 * `OV dB`, `ORT dB`: SQNR of OpenVINO, and of ONNX Runtime with all its fusions, against the same file run as
-  it is written. In a deep network of random weights a tie that is rounded otherwise grows: what counts as
-  wrong is less than {RUNTIME_DB:.0f} dB and, besides, {LOSS_DB:.0f} dB farther from the float model.
+  it is written. Deep networks of random weights amplify ties that are rounded otherwise: a runtime counts as
+  wrong only below {RUNTIME_DB:.0f} dB and, besides, more than {LOSS_DB:.0f} dB farther from the float model than the file is.
 * `OpenVINO runs TensorRT's`: the same of the `tensorrt` file in OpenVINO; `ED114` where lint says that a
   Concat has to be put into unsigned codes first, and that was done by its fix.
 * `advice` that lint gives for `tensorrt`, which is no fault of the file.

@@ -43,7 +43,7 @@ class ReferenceSession(Session):
 class Reference(Backend):
     name = "reference"
     package = "onnx"
-    extra = "edgedeploy[export]"
+    extra = "edgedeploy[onnx]"
     precisions = ("fp32", "fp16", "int8")
 
     def version(self) -> str:

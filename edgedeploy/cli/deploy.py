@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgedeploy.cli.console import Reporter, parse_bytes
-from edgedeploy.cli.imports import require_export
+from edgedeploy.cli.imports import require_export, require_surgery
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import check_writable
@@ -40,7 +40,9 @@ def make_job(
         raise UsageError(f"{data} does not exist", "name an image folder, a video or an .npz with --data")
     if labelled is not None and not labelled.exists():
         raise UsageError(f"{labelled} does not exist", "name labelled images, laid out as `eval` wants them")
-    require_export(data=data is not None)
+    # An ONNX file is deployed without torch: on a Jetson, say, from what was exported elsewhere.
+    require = require_surgery if Path(source).suffix == ".onnx" else require_export
+    require(data=data is not None)
     if recipe.calibration != CalibrationOptions():
         from edgedeploy.calibration import make_calibrator
         from edgedeploy.calibration.corrections import make_corrections

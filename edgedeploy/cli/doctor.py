@@ -8,21 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from edgedeploy.cli.console import print_json, print_next, print_table
-from edgedeploy.cli.imports import EXPORT
+from edgedeploy.cli.imports import EXPORT, SURGERY, TRAIN
 from edgedeploy.cli.options import Json
 from edgedeploy.core.errors import EdgeDeployError, MissingDependencyError
 from edgedeploy.core.installed import installed_version
 
 ABILITIES = {
     "export models": tuple(EXPORT),
-    "quantise": ("onnx", "onnx_graphsurgeon", "onnxruntime", "cv2"),
+    "deploy .onnx files": tuple(SURGERY),
+    "quantise": (*SURGERY, "cv2"),
     "read and write video": ("av", "cv2"),
-    "train": ("torch", "PIL", "yaml"),
+    "train": tuple(TRAIN),
 }
 RIVALS = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python", "opencv-python-headless"))
 EXTRAS = {
     "export models": "export",
-    "quantise": "export,cpu",
+    "deploy .onnx files": "onnx",
+    "quantise": "onnx,cpu",
     "read and write video": "demo,cpu",
     "train": "train",
 }

@@ -34,24 +34,23 @@ def require_train() -> None:
         raise MissingDependencyError(f"this needs {', '.join(missing)}", 'pip install "edgedeploy[train]"')
 
 
-# Graph surgery takes ONNX and gives ONNX.
+# Whatever takes ONNX: surgery, calibration, builds.
 SURGERY = {module: package for module, package in EXPORT.items() if module not in ("torch", "onnxscript")}
 
 
 def require_surgery(*, data: bool = False) -> None:
-    """Raise MissingDependencyError unless what surgery on an .onnx needs, and reading `data`, is here."""
-    _require({**SURGERY, **(DATA if data else {})}, data=data)
+    """Raise MissingDependencyError unless what deploying an .onnx needs, and reading `data`, is here."""
+    _require({**SURGERY, **(DATA if data else {})}, "onnx,cpu" if data else "onnx")
 
 
 def require_export(*, data: bool = False) -> None:
     """Raise MissingDependencyError unless what capture and surgery need, and reading `data`, is here."""
-    _require({**EXPORT, **(DATA if data else {})}, data=data)
+    _require({**EXPORT, **(DATA if data else {})}, "export,cpu" if data else "export")
 
 
-def _require(wanted: dict[str, str], *, data: bool) -> None:
+def _require(wanted: dict[str, str], extra: str) -> None:
     missing = [package for module, package in wanted.items() if find_spec(module) is None]
     if missing:
-        extra = "export,cpu" if data else "export"
         raise MissingDependencyError(
             f"this needs {', '.join(missing)}",
             f'pip install "edgedeploy[{extra}]" (on a device, run what was built elsewhere)',

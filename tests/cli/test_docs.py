@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,11 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedeploy.core.recipe import Recipe
 from tests.cli.conftest import Cli
 from tests.cli.test_calibration import network
 from tests.conftest import ROOT
 
-DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")])
+PAGES = ("*.md", "docs/**/*.md", "models/weights/*.md")
+DOCUMENTS = sorted(path.relative_to(ROOT) for pattern in PAGES for path in ROOT.glob(pattern))
 
 # Commands that train for minutes are run for a moment: the last of two equal options counts.
 SHORTER = {
@@ -84,11 +87,39 @@ def test_calibration_commands_run(cli: Cli, desk: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_links_and_named_files_exist(document: Path) -> None:
     text = (ROOT / document).read_text()
-    for target in re.findall(r"\]\(([^)#]+)", text):
-        if "://" not in target:
-            assert ((ROOT / document).parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if "://" in target:
+            continue
+        place = (ROOT / document).parent / target if target else ROOT / document
+        assert place.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)", place.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+            assert anchor in slugs, f"{target}#{anchor}"
     for name in re.findall(r"`((?:edgedeploy|models|export|calibration|tests|benchmarks)/[\w./]*\w)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_the_page_of_the_recipe_has_every_field_and_its_default() -> None:
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", (ROOT / "docs/recipe.md").read_text(), re.MULTILINE)
+    told: dict[str, str] = {}
+    for names, defaults in rows:
+        fields = re.findall(r"`([\w.]+)`", names)
+        values = (
+            defaults.split(", ") if len(fields) == len(defaults.split(", ")) else [defaults] * len(fields)
+        )
+        told |= dict(zip(fields, values, strict=True))
+    recipe = Recipe().model_dump()
+    fields = {"precision": None} | {
+        f"{part}.{name}": value
+        for part, section in recipe.items()
+        if isinstance(section, dict)
+        for name, value in section.items()
+    }
+    assert told.keys() == fields.keys()
+    for name, value in fields.items():
+        if isinstance(value, bool | int | float | str):
+            assert told[name].strip("`") == json.dumps(value).strip('"'), name
 
 
 def test_every_verb_is_in_the_readme(cli: Cli) -> None:
