@@ -80,7 +80,7 @@ def document(rows: Sequence[Row], total: int) -> str:
   what they read and write. An engine was built, and for want of a GPU not run.
 * `OV dB`, `ORT dB`: SQNR of OpenVINO, and of ONNX Runtime with all its fusions, against the same file run as
   it is written. Deep networks of random weights amplify ties that are rounded otherwise: a runtime counts as
-  wrong only below {RUNTIME_DB:.0f} dB and, besides, {LOSS_DB:.0f} dB farther from the float model than the file is.
+  wrong only below {RUNTIME_DB:.0f} dB and, besides, {LOSS_DB:.0f} dB farther from the float model than that.
 * `OpenVINO runs TensorRT's`: the same of the `tensorrt` file in OpenVINO; `ED114` where lint says that a
   Concat has to be put into unsigned codes first, and that was done by its fix.
 * `advice` that lint gives for `tensorrt`, which is no fault of the file.

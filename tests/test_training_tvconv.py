@@ -85,7 +85,7 @@ def test_the_small_network_learns_two_people() -> None:
 
 
 def test_people_come_in_natural_order_and_the_others_are_verified(tmp_path: Path) -> None:
-    data = draw_faces(tmp_path, people=11, images=3)
+    data = draw_faces(tmp_path, people=11, images=5)
     assert [path.name for path in people_of(data)] == [f"s{number}" for number in range(1, 12)]
     experiment = make_experiment(faces({"people": 9}), data)
     trained = {file.parent.name for file, _ in experiment.train}  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def test_people_come_in_natural_order_and_the_others_are_verified(tmp_path: Path
 
 
 def test_a_folder_of_pairs_is_verified_and_not_trained_on(tmp_path: Path) -> None:
-    data = draw_faces(tmp_path, people=4, images=3)
+    data = draw_faces(tmp_path, people=4, images=5)
     (data / "lfw").mkdir()
     for number in (3, 4):
         (data / f"s{number}").rename(data / "lfw" / f"s{number}")
