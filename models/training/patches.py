@@ -18,10 +18,9 @@ from torch import Tensor
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.tasks.colour import luma_from_rgb
+from edgedeploy.tasks.images import is_image, read_image
 
 Pair = tuple[Tensor, Tensor]
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 class PatchSettings(Protocol):
@@ -50,12 +49,12 @@ def load_pairs(root: Path, settings: PatchSettings) -> Pairs:
 
     The low-resolution image is made as test sets are: antialiased bicubic (a = -0.5) on 8-bit RGB, luma
     afterwards. `shrink` adds copies at smaller sizes: more fine detail from a small set. Images smaller than
-    a patch are left out. Raises UsageError where a folder gives none.
+    a patch are left out. Raises UsageError where a folder gives none, or an image is damaged.
     """
     images: list[Pair] = []
     weights = []
     for folder in settings.folders:
-        files = sorted(p for p in _entries(root / folder) if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(path for path in _entries(root / folder) if is_image(path))
         found = [_pair(file, factor, settings.scale) for file in files for factor in settings.shrink]
         usable = [pair for pair in found if min(pair[0].shape) >= settings.patch]
         if not usable:
@@ -88,8 +87,7 @@ def draw_batch(pairs: Pairs, settings: PatchSettings, *, batch: int, seed: int, 
 
 
 def _pair(file: Path, factor: float, scale: int) -> Pair:
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
+    image = Image.fromarray(read_image(file))
     if factor != 1.0:
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         image = image.resize(size, Image.Resampling.BICUBIC)
