@@ -1,7 +1,7 @@
 """Luma super-resolution from folders of photographs; the mean PSNR of patches as loss.
 
 Settings: `scale`, `folders` below the data folder (each gives as many patches), `patch` in low-resolution
-pixels, `floor`, `shrink`, and `validation`, a folder with HR/ that the task's metric can read.
+pixels, `floor`, `shrink`, `memory`, and `validation`, a folder with HR/ that the task's metric can read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from edgedeploy.models.training.recipe import Section
 
 class SuperResolutionSettings(Section):
     """See the file's head; `floor`: mean squared error below which a patch counts no more; `shrink`: factors
-    by which copies of the photographs are made smaller, 1.0 being the photograph itself.
+    by which copies of the photographs are made smaller, 1.0 being the photograph itself; `memory`: gigabytes
+    of decoded pairs that are kept, beyond which each is decoded whenever it is drawn, to the same batches.
     """
 
     scale: int = Field(ge=2)
@@ -28,6 +29,7 @@ class SuperResolutionSettings(Section):
     patch: int = Field(default=24, ge=1)
     floor: float = Field(default=3e-4, gt=0)
     shrink: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    memory: float = Field(default=1.0, ge=0)
     validation: str = ""
 
 
@@ -44,10 +46,14 @@ class SuperResolution(Experiment[SuperResolutionSettings]):
         self.pairs = load_pairs(self.data, self.settings)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        low, high = draw_batch(
-            self.pairs, self.settings, batch=self.recipe.batch, seed=self.recipe.seed, step=step
+        return draw_batch(
+            self.pairs,
+            self.settings,
+            batch=self.recipe.batch,
+            positions=positions,
+            seed=self.recipe.seed,
+            step=step,
         )
-        return low[list(positions)], high[list(positions)]
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
         if teacher is not None:
