@@ -10,12 +10,16 @@ import torch
 from PIL import Image
 
 from edgedeploy.core.errors import UsageError
+from edgedeploy.models import create_model
 from edgedeploy.models.training import patches
+from edgedeploy.models.training.experiments.base import make_experiment
 from edgedeploy.models.training.experiments.super_resolution import SuperResolutionSettings
 from edgedeploy.models.training.patches import Pair, draw_batch, load_pairs
+from edgedeploy.models.training.sheets import fit
 from edgedeploy.tasks.colour import luma_from_rgb
 from edgedeploy.tasks.images import read_image
-from tests.training_runs import draw_photographs
+from edgedeploy.tasks.resize import imresize
+from tests.training_runs import draw_photographs, upscaling
 
 
 def settings(**changes: object) -> SuperResolutionSettings:
@@ -153,3 +157,43 @@ def test_real_photographs_have_the_pixels_that_pillow_reads(shared: Path, folder
     for file in sorted((shared / "data" / "sr" / folder).iterdir())[::30]:
         with Image.open(file) as opened:
             np.testing.assert_array_equal(read_image(file), np.asarray(opened.convert("RGB")))
+
+
+@pytest.mark.parametrize("validation", ["b", ""])
+def test_a_sheet_shows_bicubic_prediction_and_truth(tmp_path: Path, validation: str) -> None:
+    """Of the validation images; of photographs that are trained on where there are none."""
+    recipe = upscaling({"folders": ("b",), "validation": validation})
+    experiment = make_experiment(recipe, draw_photographs(tmp_path))
+    sheet = experiment.sheet(create_model("espcn_x2"))
+    truth = read_image(tmp_path / "b" / "2.png")
+    low = imresize(truth, 30, 36)
+    bicubic, predicted, shown = (
+        sheet[4:][:333, left : left + 400] for left in (4, 408, 812)
+    )  # 72 x 60, enlarged to 400 x 333
+    np.testing.assert_array_equal(shown, fit(truth, 400))
+    difference = np.abs(bicubic.astype(int) - fit(imresize(low, 60, 72), 400))
+    assert difference.mean() < 1  # training shrinks by Pillow's bicubic, the metric by MATLAB's
+    assert np.abs(predicted.astype(int) - shown).mean() > 5  # an untrained network
+    assert sheet.shape == (408, 1216, 3)
+
+
+def test_a_sheet_shows_the_middle_of_large_pictures(tmp_path: Path, rng: np.random.Generator) -> None:
+    (tmp_path / "a").mkdir()
+    pixels = rng.integers(0, 256, (300, 500, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a" / "0.png")
+    sheet = make_experiment(upscaling({"folders": ("a",)}), tmp_path).sheet(create_model("espcn_x2"))
+    np.testing.assert_array_equal(sheet[4:404, 812:1212], fit(pixels[50:250, 150:350], 400))
+
+
+def test_a_validation_folder_that_is_none_is_refused_before_training(tmp_path: Path) -> None:
+    data = draw_photographs(tmp_path)
+    with pytest.raises(UsageError, match=r"settings\.validation: .*absent is neither") as caught:
+        make_experiment(upscaling({"validation": "absent"}), data)
+    assert "LRx2" in caught.value.hint
+    (data / "set" / "HR").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"LRx2 is not a folder"):
+        make_experiment(upscaling({"validation": "set"}), data)
+    (data / "set" / "LRx2").mkdir()
+    Image.new("RGB", (20, 20)).save(data / "set" / "LRx2" / "0.png")
+    with pytest.raises(UsageError, match=r"cannot read .*HR.0\.png"):
+        make_experiment(upscaling({"validation": "set"}), data)
