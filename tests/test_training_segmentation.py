@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from edgedeploy.models.training.experiments.segmentation import (
     median_frequency,
 )
 from edgedeploy.models.training.loop import Every, Training
-from edgedeploy.models.training.segmentation_data import find_samples, layout_of
+from edgedeploy.models.training.segmentation_data import Layout, find_samples, layout_of
 from tests.training_runs import draw_streets, streets
 
 
@@ -131,6 +132,29 @@ def test_median_frequency_weighs_rare_classes_up() -> None:
     maps = [np.array([[0, 0, 0, 1]], np.uint8), np.array([[0, 0, 2, 255]], np.uint8)]
     weights = median_frequency(maps, 3)  # frequencies 5/8, 1/4, 1/4
     torch.testing.assert_close(weights, torch.tensor([0.4, 1.0, 1.0]))
+
+
+def test_class_weights_are_counted_map_by_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cityscapes' class maps take 6 GB together."""
+    experiment = make_experiment(streets({"balance": "median"}), draw_streets(tmp_path))
+    alive: list[weakref.ref[np.ndarray]] = []
+    most, read = 0, Layout.read
+
+    def counted(layout: Layout, path: Path) -> np.ndarray:
+        nonlocal most
+        alive[:] = [reference for reference in alive if reference() is not None]
+        most = max(most, len(alive))
+        classes = read(layout, path)
+        alive.append(weakref.ref(classes))
+        return classes
+
+    monkeypatch.setattr(Layout, "read", counted)
+    weights = experiment.objective(torch.nn.Identity(), None).weights
+    monkeypatch.undo()
+    assert most == 1
+    whole = [read(experiment.layout, sample.truth) for sample in experiment.train]
+    assert len(whole) == 6
+    torch.testing.assert_close(weights, median_frequency(whole, 11))
 
 
 def test_distillation_is_the_divergence_of_softened_distributions(rng: np.random.Generator) -> None:

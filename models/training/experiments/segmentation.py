@@ -8,7 +8,7 @@ augmentation, `ohem` (share of pixels that counts at least), `auxiliary` (weight
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -142,7 +142,7 @@ class Segmentation(Experiment[SegmentationSettings]):
         if self.settings.balance == "none":
             return None
         return median_frequency(
-            [self.layout.read(sample.truth) for sample in self.train], self.layout.classes
+            (self.layout.read(sample.truth) for sample in self.train), self.layout.classes
         )
 
 
@@ -232,11 +232,17 @@ def hard_cross_entropy(
     return losses[keep].mean()
 
 
-def median_frequency(maps: Sequence[np.ndarray], classes: int) -> Tensor:
-    """Weights (C,): median class frequency over each class's own, at most 10. Eigen and Fergus, 2015."""
-    counts = sum(np.bincount(m.ravel(), minlength=256)[:classes] for m in maps)
-    present = sum(m.size * (np.bincount(m.ravel(), minlength=256)[:classes] > 0) for m in maps)
-    frequency = np.divide(counts, present, out=np.ones(classes), where=np.asarray(present) > 0)
+def median_frequency(maps: Iterable[np.ndarray], classes: int) -> Tensor:
+    """Weights (C,): median class frequency over each class's own, at most 10. Eigen and Fergus, 2015.
+
+    A class's frequency is its share of the pixels of those maps that it occurs in.
+    """
+    counts, present = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for classes_of in maps:
+        found = np.bincount(classes_of.ravel(), minlength=256)[:classes]
+        counts += found
+        present += classes_of.size * (found > 0)
+    frequency = np.divide(counts, present, out=np.ones(classes), where=present > 0)
     weights = np.median(frequency) / np.maximum(frequency, 1e-9)
     return torch.from_numpy(np.minimum(weights, 10.0).astype(np.float32))
 
