@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.models.labels import CITYSCAPES
 from edgedeploy.models.training.augment import colour_jitter, random_window
 from edgedeploy.models.training.experiments.base import distillation_loss, make_experiment
 from edgedeploy.models.training.experiments.segmentation import (
@@ -22,7 +23,7 @@ from edgedeploy.models.training.experiments.segmentation import (
     median_frequency,
 )
 from edgedeploy.models.training.loop import Every, Training
-from edgedeploy.models.training.segmentation_data import Layout, find_samples, layout_of
+from edgedeploy.tasks.segmentation_data import Layout, find_samples, layout_of
 from tests.training_runs import draw_streets, streets
 
 
@@ -182,6 +183,11 @@ def test_cityscapes_is_read_as_its_authors_lay_it_out(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="has no images in leftImg8bit/val"):
         find_samples(tmp_path, layout_of("cityscapes"), "val")
+
+
+def test_classes_of_layouts_are_called_as_networks_call_them() -> None:
+    assert layout_of("cityscapes").labels == CITYSCAPES
+    assert layout_of("camvid").labels[:3] == ("sky", "building", "pole")
 
 
 def test_class_maps_of_another_data_set_are_refused(tmp_path: Path) -> None:

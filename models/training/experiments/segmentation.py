@@ -1,6 +1,6 @@
 """Semantic segmentation: cross-entropy over hard pixels, an auxiliary head, crops of every scale.
 
-Settings: `layout` of the data folder (segmentation_data.py), `crop`, `scale` range and `jitter` of the
+Settings: `layout` of the data folder (tasks/segmentation_data.py), `crop`, `scale` range and `jitter` of the
 augmentation, `ohem` (share of pixels that counts at least), `auxiliary` (weight of the second head),
 `balance` of the classes, `stride` of the labels.
 """
@@ -32,10 +32,10 @@ from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.pixels import Normalise
 from edgedeploy.models.training.recipe import Section
-from edgedeploy.models.training.segmentation_data import find_samples, layout_of
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import read_image
 from edgedeploy.tasks.metrics import ConfusionMatrix
+from edgedeploy.tasks.segmentation_data import find_samples, layout_of
 
 SHEET_ROWS = 6
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UnknownNameError, UsageError
-from edgedeploy.models.labels import CAMVID, CITYSCAPES
 from edgedeploy.tasks.images import is_image
 from edgedeploy.tasks.label_map import read_label_map
+from edgedeploy.tasks.palette import default_names
 
 LabelMap = NDArray[np.uint8]
 # labelIds of Cityscapes that are trained on, in order of their train id (cityscapesScripts, labels.py).
@@ -76,8 +76,14 @@ def _cityscapes_truth(root: Path, image: Path) -> Path:
 
 
 LAYOUTS = {
-    "camvid": Layout(CAMVID, 11, "{split}/*", _camvid_truth),
-    "cityscapes": Layout(CITYSCAPES, 255, "leftImg8bit/{split}/*/*", _cityscapes_truth, _cityscapes_table()),
+    "camvid": Layout(default_names(11), 11, "{split}/*", _camvid_truth),
+    "cityscapes": Layout(
+        default_names(len(CITYSCAPES_IDS)),
+        255,
+        "leftImg8bit/{split}/*/*",
+        _cityscapes_truth,
+        _cityscapes_table(),
+    ),
 }
 
 
