@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.models import create_model
 from edgedeploy.models.labels import CITYSCAPES
 from edgedeploy.models.training.augment import colour_jitter, random_window
 from edgedeploy.models.training.experiments.base import distillation_loss, make_experiment
@@ -23,6 +24,9 @@ from edgedeploy.models.training.experiments.segmentation import (
     median_frequency,
 )
 from edgedeploy.models.training.loop import Every, Training
+from edgedeploy.models.training.measure import measure
+from edgedeploy.models.training.sheets import fit
+from edgedeploy.tasks.images import read_image, resize_image
 from edgedeploy.tasks.segmentation_data import Layout, find_samples, layout_of
 from tests.training_runs import draw_streets, streets
 
@@ -194,6 +198,46 @@ def test_class_maps_of_another_data_set_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 17]], np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(UsageError, match="holds class 17 of 11"):
         layout_of("camvid").read(tmp_path / "x.png")
+
+
+def halve(path: Path) -> None:
+    with Image.open(path) as opened:
+        smaller = opened.resize((opened.width // 2, opened.height // 2), Image.Resampling.NEAREST)
+    smaller.save(path)
+
+
+def test_a_class_map_of_another_size_is_not_stretched_onto_its_image(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path, count=1)
+    halve(data / "trainannot" / "0.png")
+    experiment = make_experiment(streets(), data)
+    with pytest.raises(UsageError, match=r"train.0\.png and its class map differ in size"):
+        experiment.batch(0, [0])
+
+
+def test_validation_is_measured_at_the_size_of_the_class_maps_as_the_task_does(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path, count=3)
+    for index, folder in enumerate(("val", "valannot")):
+        halve(data / folder / f"{index}.png")
+    experiment = make_experiment(streets(), data)
+    network = create_model("ddrnet_23_slim", classes=11)
+    found, wanted = experiment.evaluate(network), measure(network, experiment.info, data)
+    assert wanted.pop("images") == 3
+    assert found == wanted
+
+
+def test_a_sheet_shows_images_of_all_sizes_with_prediction_and_truth(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path, count=2)
+    for folder in ("val", "valannot"):
+        halve(data / folder / "1.png")
+    halve(data / "valannot" / "0.png")
+    experiment = make_experiment(streets(), data)
+    sheet = experiment.sheet(create_model("ddrnet_23_slim", classes=11))
+    assert sheet.shape == (2 * 484 + 4, 3 * 484 + 4, 3)  # two rows of three cells of 480 pixels
+    for row, name in enumerate("01"):
+        image = resize_image(read_image(data / "val" / f"{name}.png"), 32, 48)
+        top = 4 + 484 * row
+        np.testing.assert_array_equal(sheet[top : top + 320, 4:484], fit(image, 480))
+        assert (sheet[top : top + 320, 972:1452] != 255).any(2).mean() > 0.9
 
 
 def test_classes_must_be_those_of_the_data(tmp_path: Path) -> None:

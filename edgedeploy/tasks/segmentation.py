@@ -7,7 +7,7 @@ enlarged bilinearly before the argmax, as the released evaluation codes do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from edgedeploy.tasks.images import is_image, list_images, read_image, resize_im
 from edgedeploy.tasks.label_map import read_label_map
 from edgedeploy.tasks.metrics import ConfusionMatrix
 from edgedeploy.tasks.palette import default_names, draw_legend, palette
+from edgedeploy.tasks.segmentation_data import LabelMap, Sample
 
 ALPHA = 0.55  # share of the class colour in an overlay
 LEGEND_SHARE = 0.002  # classes below this share of the picture are left out of the legend
@@ -113,16 +114,26 @@ class Segmentation(Task):
                 f"{self.artifact.path} does not say how many classes it has", "export it with labels"
             )
         images, labels = label_folders(data)
-        matrix = ConfusionMatrix(self.classes, self.options.get("ignore", VOID.get(self.classes)))
-        files = list_images(images)[:limit]
-        for count, file in enumerate(files, 1):
-            image, truth = read_image(file), read_label_map(labels / f"{file.stem}.png")
-            if truth.shape != image.shape[:2]:
-                image = resize_image(image, *truth.shape)
+        samples = [Sample(file, labels / f"{file.stem}.png") for file in list_images(images)[:limit]]
+        ignore = self.options.get("ignore", VOID.get(self.classes))
+        return self.score(session, samples, read_label_map, ignore, progress)
+
+    def score(
+        self,
+        session: Run,
+        samples: Sequence[Sample],
+        read: Callable[[Path], LabelMap],
+        ignore: int | None,
+        progress: Progress | None = None,
+    ) -> dict[str, float]:
+        """The metrics of `evaluate` over these images, whose class maps `read` reads."""
+        matrix = ConfusionMatrix(self.classes, ignore)
+        for count, sample in enumerate(samples, 1):
+            image, truth = read_sample(sample, read)
             matrix.add(truth, self.run(session, image))
             if progress:
-                progress(count, len(files))
-        return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy(), "images": len(files)}
+                progress(count, len(samples))
+        return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy(), "images": len(samples)}
 
     def _feed(self, image: Image, spec: Any) -> dict[str, Array]:
         height, width = size_of(spec)
@@ -150,6 +161,12 @@ def argmax_at(logits: Array, height: int, width: int) -> NDArray[np.uint8]:
         # Classes only grow, so the maximum writes this one over whatever stood there.
         cv2.max(classes, cv2.bitwise_and(wins, index), dst=classes)  # type: ignore[call-overload]
     return classes
+
+
+def read_sample(sample: Sample, read: Callable[[Path], LabelMap]) -> tuple[Image, LabelMap]:
+    """An image, at the size of its class map, and that; UsageError where one cannot be read."""
+    truth = read(sample.truth)
+    return resize_image(read_image(sample.image), *truth.shape), truth
 
 
 def label_folders(data: Path) -> tuple[Path, Path]:
