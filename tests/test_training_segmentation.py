@@ -189,6 +189,25 @@ def test_cityscapes_is_read_as_its_authors_lay_it_out(tmp_path: Path) -> None:
         find_samples(tmp_path, layout_of("cityscapes"), "val")
 
 
+def test_cityscapes_is_measured_in_training_as_it_is_afterwards(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    for split in ("train", "val"):
+        for kind, name, array in (
+            ("leftImg8bit", "leftImg8bit", rng.integers(0, 256, (64, 96, 3))),
+            ("gtFine", "gtFine_labelIds", rng.integers(0, 34, (64, 96))),
+        ):
+            (tmp_path / kind / split / "ulm").mkdir(parents=True)
+            path = tmp_path / kind / split / "ulm" / f"ulm_0_{name}.png"
+            Image.fromarray(array.astype(np.uint8)).save(path)
+    recipe = streets({"layout": "cityscapes"}, options={"classes": 19, "augment": True})
+    experiment, network = make_experiment(recipe, tmp_path), create_model("ddrnet_23_slim")
+    found, wanted = experiment.evaluate(network), measure(network, experiment.info, tmp_path)
+    assert wanted.pop("images") == 1
+    assert found == wanted
+    assert 0 < found["pixel_accuracy"] < 0.5
+
+
 def test_classes_of_layouts_are_called_as_networks_call_them() -> None:
     assert layout_of("cityscapes").labels == CITYSCAPES
     assert layout_of("camvid").labels[:3] == ("sky", "building", "pole")
