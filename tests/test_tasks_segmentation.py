@@ -18,7 +18,8 @@ from edgedeploy.tasks.images import read_image, write_image
 from edgedeploy.tasks.label_map import read_label_map
 from edgedeploy.tasks.metrics import ConfusionMatrix
 from edgedeploy.tasks.palette import palette
-from edgedeploy.tasks.segmentation import Segmentation, argmax_at, label_folders
+from edgedeploy.tasks.segmentation import Segmentation, argmax_at
+from edgedeploy.tasks.segmentation_data import label_folders
 from edgedeploy.tasks.tensor import TensorTask
 
 Array = np.ndarray[Any, Any]
@@ -147,6 +148,51 @@ def test_mean_iou_of_a_folder(tmp_path: Path, below: str) -> None:
     assert wrong["miou"] < 0.1
     with pytest.raises(UsageError, match="class 9"):
         make().evaluate(brightest_channel, tmp_path)
+
+
+def write_city(root: Path, split: str, city: str, ids: list[int], guesses: list[int]) -> None:
+    """An image of four stripes, each as red as the class that `by_redness` will say, and its labelIds."""
+    name = f"{city}_000000_000019"
+    for kind, end, values in (
+        ("leftImg8bit", "leftImg8bit", np.repeat(np.array(guesses)[:, None], 3, axis=1)),
+        ("gtFine", "gtFine_labelIds", np.array(ids)),
+    ):
+        folder = root / kind / split / city
+        folder.mkdir(parents=True, exist_ok=True)
+        stripes_of = np.repeat(values.astype(np.uint8)[None], 16, axis=0).repeat(8, axis=1)
+        Pillow.fromarray(stripes_of).save(folder / f"{name}_{end}.png")
+
+
+def by_redness(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """A network that takes the red of a pixel for its class, of 19."""
+    red = feeds["image"][:, 0].round().astype(int)
+    return {"logits": np.eye(19, dtype=np.float32)[red].transpose(0, 3, 1, 2)}
+
+
+def test_cityscapes_is_scored_as_its_authors_do(tmp_path: Path) -> None:
+    """labelIds become the 19 classes of training; pixels of the others, such as id 0, do not count."""
+    write_city(tmp_path, "val", "lindau", [7, 8, 0, 26], [0, 0, 13, 13])
+    write_city(tmp_path, "val", "ulm", [7, 7, 7, 7], [0, 0, 0, 0])
+    write_city(tmp_path, "train", "aachen", [33, 33, 11, 11], [18, 18, 2, 3])
+    task = make(classes=19, ignore=3, mean=[0.0], std=[1.0])  # the data set says what does not count
+    # A stripe of sidewalk is called road: road 5 / 6, sidewalk 0, car 1.
+    expected = {"miou": pytest.approx(11 / 18), "pixel_accuracy": pytest.approx(6 / 7), "images": 2}
+    for named in ("", "leftImg8bit", "leftImg8bit/val"):
+        assert task.evaluate(by_redness, tmp_path / named) == expected
+    # Bicycle 1, building 1 / 2, wall 0.
+    scores = task.evaluate(by_redness, tmp_path / "leftImg8bit" / "train")
+    assert scores["miou"] == pytest.approx(1 / 2)
+    assert task.evaluate(by_redness, tmp_path, limit=1)["pixel_accuracy"] == pytest.approx(2 / 3)
+    with pytest.raises(UsageError, match=r"Cityscapes of 19 classes, x\.onnx has 11"):
+        make(classes=11).evaluate(by_redness, tmp_path)
+    (tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png").unlink()
+    with pytest.raises(UsageError, match=r"1 of 2 class maps are missing, first .*ulm_000000_000019_gtFine"):
+        task.evaluate(by_redness, tmp_path)
+
+
+def test_cityscapes_without_a_val_split_is_measured_on_train(tmp_path: Path) -> None:
+    write_city(tmp_path, "train", "aachen", [7, 7, 8, 8], [0, 0, 1, 1])
+    assert make(classes=19, mean=[0.0], std=[1.0]).evaluate(by_redness, tmp_path)["miou"] == 1
 
 
 def test_a_perfect_model_of_camvid_scores_one(shared: Path) -> None:

@@ -311,6 +311,50 @@ def test_score_of_a_folder(tmp_path: Path, below: str) -> None:
         truth_files(tmp_path / "val_gts")
 
 
+def write_total_text(folder: Path, split: str, words: list[tuple[Array, str]]) -> None:
+    lines = []
+    for word, text in words:
+        x, y = (" ".join(str(int(value)) for value in axis) for axis in word.T)
+        lines.append(f"x: [[{x}]], y: [[{y}]], ornt: [u'h'], transcriptions: [u'{text}']")
+    truths = folder / "Groundtruth" / "Polygon" / split
+    truths.mkdir(parents=True, exist_ok=True)
+    (truths / "poly_gt_img1.txt").write_text("\n".join(lines))
+
+
+def write_picture(path: Path, *words: Array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, (filled((320, 448), *words)[:, :, None].repeat(3, 2) * 255).astype(np.uint8))
+
+
+def test_total_text_and_td500_are_recognised_by_what_lies_in_the_folder(tmp_path: Path) -> None:
+    """Two words are seen. Of four in the truth one is hit, one seen but ignored, two are missed."""
+    task = make(unclip_ratio=0.01)
+    seen = [square(40, 40, 30, 100), square(200, 150, 30, 80)]
+    unseen = [square(20, 250, 30, 100), square(300, 250, 30, 100)]
+    expected = {"precision": 1, "recall": pytest.approx(1 / 3), "f_measure": 0.5, "images": 1}
+    total = tmp_path / "total"
+    texts = ["CAFE", "#", "BAR", "INN"]
+    write_picture(total / "Images" / "Test" / "img1.jpg", *seen)
+    write_total_text(total, "Test", list(zip([*seen, *unseen], texts, strict=True)))
+    write_picture(total / "Images" / "Train" / "img1.jpg", *seen)
+    write_total_text(total, "Train", list(zip(seen, texts, strict=False)))
+    for named in ("", "Images/Test"):
+        assert task.evaluate(words_as_bright_pixels, total / named) == expected
+    assert task.evaluate(words_as_bright_pixels, total / "Images" / "Train")["recall"] == 1
+    td500 = tmp_path / "td500"
+    boxes = [(*word[0], *(word[2] - word[0])) for word in (*seen, *unseen)]
+    lines = [f"{i} {int(i == 1)} {x} {y} {w} {h} 0" for i, (x, y, w, h) in enumerate(boxes)]
+    for split, count in (("test", 4), ("train", 1)):
+        write_picture(td500 / split / "IMG_1.JPG", *seen)
+        (td500 / split / "IMG_1.gt").write_text("\n".join(lines[:count]))
+    for named in ("", "test"):
+        assert task.evaluate(words_as_bright_pixels, td500 / named) == expected
+    assert task.evaluate(words_as_bright_pixels, td500 / "train")["recall"] == 1
+    (td500 / "test" / "IMG_1.gt").rename(td500 / "test" / "IMG_2.gt")
+    with pytest.raises(UsageError, match=r"1 of 1 truths are missing, first .*IMG_1\.gt"):
+        task.evaluate(words_as_bright_pixels, td500)
+
+
 @pytest.mark.parametrize("name", ["text_icdar13", "text_icdar15", "text_mtwi", "text_docs"])
 def test_a_perfect_reader_of_real_sets_scores_one(shared: Path, name: str) -> None:
     counts = TextScore()

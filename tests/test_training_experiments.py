@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,17 +23,29 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny training: how its data is drawn, its recipe, and how far the loss falls in how many steps."""
+    """A tiny training: how its data is drawn, its recipe, and how far the loss falls in how many steps.
+
+    `loss` is the one that falls, of those in the log; `best` is more than the metric can be.
+    """
 
     draw: Callable[[Path], Path]
     recipe: Callable[..., TrainingRecipe]
     steps: int
     falls: float
     rate: float = 3e-3
+    loss: str = "loss"
+    best: float = 1.0
+
+
+def upscaling(settings: Mapping[str, Any] | None = None, **changes: Any) -> TrainingRecipe:
+    """ESPCN, measured on one of the folders that it is trained on."""
+    return runs.upscaling({"validation": "a", **(settings or {})}, **changes)
 
 
 CASES = {
-    "super-resolution": Case(runs.draw_photographs, runs.upscaling, 60, 0.0),
+    "super-resolution": Case(
+        runs.draw_photographs, upscaling, 60, 0.5, loss="error", best=60.0
+    ),  # its loss is a logarithm, and PSNR in dB
     "segmentation": Case(runs.draw_streets, runs.streets, 20, 0.8),
     "classification": Case(runs.draw_classes, runs.colours, 40, 0.8),
     "classification archives": Case(runs.draw_archives, runs.colours, 40, 0.8),
@@ -41,7 +54,6 @@ CASES = {
     "disc-cup": Case(runs.draw_fundus, runs.fundus, 12, 0.7),
     "text-detection": Case(runs.draw_signs, runs.signs, 40, 0.9, 1e-2),
 }
-LEARNERS = [name for name, case in CASES.items() if case.falls]
 
 
 def drawn(name: str, tmp_path: Path) -> Path:
@@ -83,13 +95,13 @@ def test_half_precision_rounds_neither_images_nor_targets_that_a_loss_is_given(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", CASES)
 def test_the_loss_falls(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     recipe = case.recipe(steps=case.steps, optimiser={"name": "adamw", "learning_rate": case.rate})
     every = max(1, case.steps // 5)
     first, *_, last = Training(recipe, drawn(name, tmp_path), tmp_path / "x.ckpt", Every(every, 10**6)).run()
-    assert last.losses["loss"] < case.falls * first.losses["loss"]
+    assert last.losses[case.loss] < case.falls * first.losses[case.loss]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "classification archives"])
@@ -106,14 +118,14 @@ def test_a_training_that_stopped_at_any_step_ends_as_one_that_ran_through(name: 
     assert last.metrics == whole.metrics
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", CASES)
 def test_a_run_leaves_weights_that_load_by_file_and_a_picture(name: str, tmp_path: Path) -> None:
     data, recipe = drawn(name, tmp_path), CASES[name].recipe(steps=2)
     run = Run(recipe, data, tmp_path / "run", every=Every(2, 2))
     *_, last = run.train()
     assert (tmp_path / "run" / "sheet.png").stat().st_size > 1000
     metric = last.metrics[run.experiment.metric]
-    assert 0 <= metric <= 1
+    assert 0 <= metric <= CASES[name].best
     network = load_weights(recipe.model, tmp_path / "run" / "last.safetensors")
     assert run.experiment.evaluate(network)[run.experiment.metric] == pytest.approx(metric)
 

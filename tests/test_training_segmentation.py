@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.models import create_model
+from edgedeploy.models.labels import CITYSCAPES
 from edgedeploy.models.training.augment import colour_jitter, random_window
 from edgedeploy.models.training.experiments.base import distillation_loss, make_experiment
 from edgedeploy.models.training.experiments.segmentation import (
@@ -21,7 +24,10 @@ from edgedeploy.models.training.experiments.segmentation import (
     median_frequency,
 )
 from edgedeploy.models.training.loop import Every, Training
-from edgedeploy.models.training.segmentation_data import find_samples, layout_of
+from edgedeploy.models.training.measure import measure
+from edgedeploy.models.training.sheets import fit
+from edgedeploy.tasks.images import read_image, resize_image
+from edgedeploy.tasks.segmentation_data import Layout, find_samples, layout_of
 from tests.training_runs import draw_streets, streets
 
 
@@ -133,6 +139,29 @@ def test_median_frequency_weighs_rare_classes_up() -> None:
     torch.testing.assert_close(weights, torch.tensor([0.4, 1.0, 1.0]))
 
 
+def test_class_weights_are_counted_map_by_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cityscapes' class maps take 6 GB together."""
+    experiment = make_experiment(streets({"balance": "median"}), draw_streets(tmp_path))
+    alive: list[weakref.ref[np.ndarray]] = []
+    most, read = 0, Layout.read
+
+    def counted(layout: Layout, path: Path) -> np.ndarray:
+        nonlocal most
+        alive[:] = [reference for reference in alive if reference() is not None]
+        most = max(most, len(alive))
+        classes = read(layout, path)
+        alive.append(weakref.ref(classes))
+        return classes
+
+    monkeypatch.setattr(Layout, "read", counted)
+    weights = experiment.objective(torch.nn.Identity(), None).weights
+    monkeypatch.undo()
+    assert most == 1
+    whole = [read(experiment.layout, sample.truth) for sample in experiment.train]
+    assert len(whole) == 6
+    torch.testing.assert_close(weights, median_frequency(whole, 11))
+
+
 def test_distillation_is_the_divergence_of_softened_distributions(rng: np.random.Generator) -> None:
     s, t = (torch.from_numpy(rng.standard_normal((3, 5)).astype(np.float32)) for _ in range(2))
     expected = 4 * F.kl_div((s / 2).log_softmax(1), (t / 2).softmax(1), reduction="batchmean")
@@ -160,10 +189,74 @@ def test_cityscapes_is_read_as_its_authors_lay_it_out(tmp_path: Path) -> None:
         find_samples(tmp_path, layout_of("cityscapes"), "val")
 
 
+def test_cityscapes_is_measured_in_training_as_it_is_afterwards(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    for split in ("train", "val"):
+        for kind, name, array in (
+            ("leftImg8bit", "leftImg8bit", rng.integers(0, 256, (64, 96, 3))),
+            ("gtFine", "gtFine_labelIds", rng.integers(0, 34, (64, 96))),
+        ):
+            (tmp_path / kind / split / "ulm").mkdir(parents=True)
+            path = tmp_path / kind / split / "ulm" / f"ulm_0_{name}.png"
+            Image.fromarray(array.astype(np.uint8)).save(path)
+    recipe = streets({"layout": "cityscapes"}, options={"classes": 19, "augment": True})
+    experiment, network = make_experiment(recipe, tmp_path), create_model("ddrnet_23_slim")
+    found, wanted = experiment.evaluate(network), measure(network, experiment.info, tmp_path)
+    assert wanted.pop("images") == 1
+    assert found == wanted
+    assert 0 < found["pixel_accuracy"] < 0.5
+
+
+def test_classes_of_layouts_are_called_as_networks_call_them() -> None:
+    assert layout_of("cityscapes").labels == CITYSCAPES
+    assert layout_of("camvid").labels[:3] == ("sky", "building", "pole")
+
+
 def test_class_maps_of_another_data_set_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 17]], np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(UsageError, match="holds class 17 of 11"):
         layout_of("camvid").read(tmp_path / "x.png")
+
+
+def halve(path: Path) -> None:
+    with Image.open(path) as opened:
+        smaller = opened.resize((opened.width // 2, opened.height // 2), Image.Resampling.NEAREST)
+    smaller.save(path)
+
+
+def test_a_class_map_of_another_size_is_not_stretched_onto_its_image(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path, count=1)
+    halve(data / "trainannot" / "0.png")
+    experiment = make_experiment(streets(), data)
+    with pytest.raises(UsageError, match=r"train.0\.png and its class map differ in size"):
+        experiment.batch(0, [0])
+
+
+def test_validation_is_measured_at_the_size_of_the_class_maps_as_the_task_does(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path, count=3)
+    for index, folder in enumerate(("val", "valannot")):
+        halve(data / folder / f"{index}.png")
+    experiment = make_experiment(streets(), data)
+    network = create_model("ddrnet_23_slim", classes=11)
+    found, wanted = experiment.evaluate(network), measure(network, experiment.info, data)
+    assert wanted.pop("images") == 3
+    assert found == wanted
+
+
+def test_a_sheet_shows_images_of_all_sizes_with_prediction_and_truth(tmp_path: Path) -> None:
+    data = draw_streets(tmp_path, count=2)
+    for folder in ("val", "valannot"):
+        halve(data / folder / "1.png")
+    halve(data / "valannot" / "0.png")
+    experiment = make_experiment(streets(), data)
+    sheet = experiment.sheet(create_model("ddrnet_23_slim", classes=11))
+    assert sheet.shape == (2 * 484 + 4, 3 * 484 + 4, 3)  # two rows of three cells of 480 pixels
+    for row, name in enumerate("01"):
+        image = resize_image(read_image(data / "val" / f"{name}.png"), 32, 48)
+        top = 4 + 484 * row
+        np.testing.assert_array_equal(sheet[top : top + 320, 4:484], fit(image, 480))
+        assert (sheet[top : top + 320, 972:1452] != 255).any(2).mean() > 0.9
 
 
 def test_classes_must_be_those_of_the_data(tmp_path: Path) -> None:

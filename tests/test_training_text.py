@@ -17,9 +17,9 @@ from edgedeploy.models.state_file import write_state
 from edgedeploy.models.training.experiments.base import make_experiment
 from edgedeploy.models.training.runs import deployable
 from edgedeploy.models.training.text_augment import random_view
-from edgedeploy.models.training.text_data import find_texts
 from edgedeploy.models.training.text_render import Style, draw_word, find_fonts, random_text, render
 from edgedeploy.tasks._icdar import Word
+from edgedeploy.tasks.text_data import find_texts
 from tests.training_runs import draw_signs, signs
 
 
@@ -49,6 +49,22 @@ def test_total_text_is_read_as_its_authors_lay_it_out(tmp_path: Path) -> None:
         find_texts(tmp_path, "total-text")
     with pytest.raises(UsageError, match="Test holds no images"):
         find_texts(tmp_path, "total-text", "test")
+
+
+def test_coordinates_of_total_text_may_go_on_in_the_next_line(tmp_path: Path) -> None:
+    """Long words were printed by numpy, which wraps."""
+    picture(tmp_path / "Images" / "Train" / "img11.jpg")
+    truth = tmp_path / "Groundtruth" / "Polygon" / "Train" / "poly_gt_img11.txt"
+    end = "ornt: [u'c'], transcriptions: [u'CAFE']\n"
+    write(truth, f"x: [[1 9\n  9]], y: [[2\n 2 8]], {end}x: [[1 5 5]], y: [[2 2 8]], {end}")
+    ((_, words),) = find_texts(tmp_path, "total-text")
+    np.testing.assert_array_equal(words[0].polygon, [[1, 2], [9, 2], [9, 8]])
+    np.testing.assert_array_equal(words[1].polygon, [[1, 2], [5, 2], [5, 8]])
+    whole = f"x: [[1 5 5]], y: [[2 2 8]], {end}"
+    for text, line in ((f"{whole}x: [[1 9\n", 2), (f"CAFE\n{whole}", 1)):
+        write(truth, text)
+        with pytest.raises(UsageError, match=rf"line {line}: .* is not a word"):
+            find_texts(tmp_path, "total-text")
 
 
 def test_td500_boxes_are_turned_about_their_centre(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ enlarged bilinearly before the argmax, as the released evaluation codes do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from edgedeploy.tasks.base import (
     session_input,
     size_of,
 )
-from edgedeploy.tasks.images import is_image, list_images, read_image, resize_image, to_tensor
+from edgedeploy.tasks.images import read_image, resize_image, to_tensor
 from edgedeploy.tasks.label_map import read_label_map
 from edgedeploy.tasks.metrics import ConfusionMatrix
 from edgedeploy.tasks.palette import default_names, draw_legend, palette
+from edgedeploy.tasks.segmentation_data import LabelMap, Sample, labelled_images
 
 ALPHA = 0.55  # share of the class colour in an overlay
 LEGEND_SHARE = 0.002  # classes below this share of the picture are left out of the legend
@@ -103,26 +104,45 @@ class Segmentation(Task):
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
     ) -> dict[str, float]:
-        """Mean IoU over a folder of images NAME.* and a folder of class maps NAME.png, X and Xannot.
+        """Mean IoU over images and their class maps, in either of two layouts that `data` may have.
 
-        `data` is the folder of images, or the one above both: there val, else test, else the first such pair
-        is taken. Raises UsageError where there is none, or the model does not say how many classes it has.
+        CamVid: a folder of images NAME.* and one of class maps NAME.png, X and Xannot; `data` is the folder
+        of images, or the one above both: there val, else test, else the first such pair is taken.
+        Cityscapes: leftImg8bit/ and gtFine/ with labelIds, of which the 19 classes of training count; `data`
+        is the folder above both: there val, else train; or leftImg8bit/SPLIT.
+        Raises UsageError where there is neither, or the model does not say how many classes it has.
         """
         if not self.classes:
             raise UsageError(
                 f"{self.artifact.path} does not say how many classes it has", "export it with labels"
             )
-        images, labels = label_folders(data)
-        matrix = ConfusionMatrix(self.classes, self.options.get("ignore", VOID.get(self.classes)))
-        files = list_images(images)[:limit]
-        for count, file in enumerate(files, 1):
-            image, truth = read_image(file), read_label_map(labels / f"{file.stem}.png")
-            if truth.shape != image.shape[:2]:
-                image = resize_image(image, *truth.shape)
+        samples, layout = labelled_images(data)
+        if layout is None:
+            ignore = self.options.get("ignore", VOID.get(self.classes))
+            return self.score(session, samples[:limit], read_label_map, ignore, progress)
+        if self.classes != layout.classes:
+            raise UsageError(
+                f"{data} is Cityscapes of {layout.classes} classes, {self.artifact.path} has {self.classes}",
+                "measure a model of its classes",
+            )
+        return self.score(session, samples[:limit], layout.read, layout.ignore, progress)
+
+    def score(
+        self,
+        session: Run,
+        samples: Sequence[Sample],
+        read: Callable[[Path], LabelMap],
+        ignore: int | None,
+        progress: Progress | None = None,
+    ) -> dict[str, float]:
+        """The metrics of `evaluate` over these images, whose class maps `read` reads."""
+        matrix = ConfusionMatrix(self.classes, ignore)
+        for count, sample in enumerate(samples, 1):
+            image, truth = read_sample(sample, read)
             matrix.add(truth, self.run(session, image))
             if progress:
-                progress(count, len(files))
-        return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy(), "images": len(files)}
+                progress(count, len(samples))
+        return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy(), "images": len(samples)}
 
     def _feed(self, image: Image, spec: Any) -> dict[str, Array]:
         height, width = size_of(spec)
@@ -152,20 +172,10 @@ def argmax_at(logits: Array, height: int, width: int) -> NDArray[np.uint8]:
     return classes
 
 
-def label_folders(data: Path) -> tuple[Path, Path]:
-    """The folders of images and of class maps under or at `data`; UsageError where there is no such pair."""
-    beside = data.with_name(data.name + "annot")
-    if beside.is_dir():
-        return data, beside
-    pairs = [(path.with_name(path.name.removesuffix("annot")), path) for path in sorted(data.glob("*annot"))]
-    found = {images.name: (images, labels) for images, labels in pairs if images.is_dir()}
-    for name in ("val", "test", *found):
-        if name in found:
-            return found[name]
-    what = "images without class maps" if data.is_dir() and any(map(is_image, data.iterdir())) else "no pair"
-    raise UsageError(
-        f"{data} holds {what}", "it needs images in NAME/ and class maps in NAMEannot/, as CamVid has"
-    )
+def read_sample(sample: Sample, read: Callable[[Path], LabelMap]) -> tuple[Image, LabelMap]:
+    """An image, at the size of its class map, and that; UsageError where one cannot be read."""
+    truth = read(sample.truth)
+    return resize_image(read_image(sample.image), *truth.shape), truth
 
 
 def _enlarge(plane: NDArray[Any], height: int, width: int, kind: int) -> NDArray[Any]:

@@ -144,7 +144,7 @@ class SuperResolution(Task):
         where there is no low resolution it is made by antialiased bicubic shrinking.
         """
         scores: list[dict[str, float]] = []
-        total, pairs = self._pairs(data)
+        total, pairs = self.pairs(data)
         for low, high in islice(pairs, limit):
             scores.append(self._score(session, low, high))
             if progress:
@@ -170,8 +170,11 @@ class SuperResolution(Task):
             scores["psnr_rgb_bicubic"] = psnr(high, imresize(low, *reference.shape), border)
         return scores
 
-    def _pairs(self, data: Path) -> tuple[int | None, Iterator[tuple[Image, Image]]]:
-        """Number of images where known, and (low resolution, high resolution) of each."""
+    def pairs(self, data: Path) -> tuple[int | None, Iterator[tuple[Image, Image]]]:
+        """Number of images where known, and (low resolution, high resolution) of each, as `evaluate` says.
+
+        Raises UsageError at once where `data` is none such, for a single image when its turn comes.
+        """
         if data.is_file() and is_video(data):
             return None, (self._shrunk(frame) for frame in read_video(data))
         if not data.is_dir():

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TensorSpec
-from edgedeploy.tasks._icdar import TextScore, Word, read_words, truth_files
+from edgedeploy.tasks._icdar import TextScore, Word
 from edgedeploy.tasks._text_regions import RegionOptions, TextRegions, find_regions
 from edgedeploy.tasks.agreement import overlap
 from edgedeploy.tasks.base import (
@@ -33,6 +33,7 @@ from edgedeploy.tasks.base import (
     size_of,
 )
 from edgedeploy.tasks.images import read_image, to_tensor
+from edgedeploy.tasks.text_data import labelled_texts
 
 LONG_SIDE = 2560  # bounds what an extreme panorama would ask of memory
 COLOUR, RIM = (60, 230, 60), (0, 0, 0)
@@ -103,11 +104,14 @@ class TextDetection(Task):
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
     ) -> dict[str, float]:
-        """Precision, recall and F-measure by the ICDAR 2015 protocol, over NAME_images/ with NAME_gts/."""
-        pairs = truth_files(data)[:limit]
-        return self.score(
-            session, [(i, read_words(t, polygon=self.regions.polygon)) for i, t in pairs], progress
-        )
+        """Precision, recall and F-measure by the ICDAR 2015 protocol, for three layouts of data.
+
+        Total-Text: Images/ and Groundtruth/Polygon/; MSRA-TD500: test/ and train/ with NAME.gt beside each
+        image; `data` is the folder above, there test, else train is taken, or one folder of images.
+        Anything else is ICDAR 2015: NAME_images/ with NAME_gts/, as `truth_files` has it.
+        """
+        pairs, read = labelled_texts(data, polygon=self.regions.polygon)
+        return self.score(session, [(image, read(truth)) for image, truth in pairs[:limit]], progress)
 
     def score(
         self, session: Run, pairs: Sequence[tuple[Path, Sequence[Word]]], progress: Progress | None = None

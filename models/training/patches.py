@@ -1,27 +1,29 @@
 """Pairs of low- and high-resolution luma patches from folders of photographs.
 
 Every batch is a pure function of (seed, step): patches are drawn by a generator seeded with both, so a
-training that was killed and resumed goes on with exactly the batches that it would have seen.
+training that was killed and resumed goes on with exactly the batches that it would have seen. How much memory
+there is decides how fast a batch comes, never what is in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as Pillow
 from torch import Tensor
 
 from edgedeploy.core.errors import UsageError
+from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.colour import luma_from_rgb
+from edgedeploy.tasks.images import is_image, read_image
 
 Pair = tuple[Tensor, Tensor]
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 class PatchSettings(Protocol):
@@ -35,68 +37,135 @@ class PatchSettings(Protocol):
     def patch(self) -> int: ...
     @property
     def shrink(self) -> tuple[float, ...]: ...
+    @property
+    def memory(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph, by which factor it is made smaller, and the size (H, W) of the low-resolution image."""
+
+    file: Path
+    factor: float
+    low_size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Low- and high-resolution luma of every image, (H, W) and (s*H, s*W), and how often each is drawn."""
+    """Low- and high-resolution images by number.
 
-    images: list[Pair]
+    Attributes:
+        scale: high resolution over low.
+        sources: what each pair is made of.
+        weights: how often each is drawn.
+        kept: luma of the pairs that memory holds, (H, W) and (s*H, s*W); others are decoded when drawn.
+    """
+
+    scale: int
+    sources: list[Source]
     weights: NDArray[np.float64]
+    kept: dict[int, Pair] = field(default_factory=dict)
+
+    def patch(self, index: int, y: int, x: int, side: int) -> Pair:
+        """Luma of a window of the low-resolution image (side, side), and of the high one (s*side, s*side).
+
+        Luma of a colour is one float32 in whatever order its terms are summed, for each of the 2^24 colours:
+        a patch comes out the same, bit for bit, cut from the luma or made into luma by itself.
+        """
+        large = [self.scale * number for number in (y, x, side)]
+        windows = [np.s_[top : top + edge, left : left + edge] for top, left, edge in ((y, x, side), large)]
+        if index in self.kept:
+            low, high = self.kept[index]
+            return low[windows[0]], high[windows[1]]
+        low_pixels, high_pixels = self.picture(index)
+        return _luma(low_pixels[windows[0]]), _luma(high_pixels[windows[1]])
+
+    def picture(self, index: int) -> tuple[Image, Image]:
+        """A pair in RGB, decoded anew: low (H, W, 3) and high resolution (s*H, s*W, 3)."""
+        source = self.sources[index]
+        return _make_pair(Pillow.fromarray(read_image(source.file)), source, self.scale)
 
 
 def load_pairs(root: Path, settings: PatchSettings) -> Pairs:
-    """Luma of every image, float32 in [0, 1]; folders are drawn equally often, their images by area.
+    """The pairs of every image; folders are drawn equally often, their images by area.
 
     The low-resolution image is made as test sets are: antialiased bicubic (a = -0.5) on 8-bit RGB, luma
     afterwards. `shrink` adds copies at smaller sizes: more fine detail from a small set. Images smaller than
-    a patch are left out. Raises UsageError where a folder gives none.
+    a patch are left out. Every image is decoded once, and as many pairs as `memory` holds are kept.
+    Raises UsageError where a folder gives none, or an image is damaged.
     """
-    images: list[Pair] = []
-    weights = []
+    pairs = Pairs(settings.scale, [], np.empty(0))
+    weights, room = [], settings.memory * 1e9
     for folder in settings.folders:
-        files = sorted(p for p in _entries(root / folder) if p.suffix.lower() in IMAGE_SUFFIXES)
-        found = [_pair(file, factor, settings.scale) for file in files for factor in settings.shrink]
-        usable = [pair for pair in found if min(pair[0].shape) >= settings.patch]
-        if not usable:
+        areas = []
+        for file in sorted(path for path in _entries(root / folder) if is_image(path)):
+            photograph = Pillow.fromarray(read_image(file))
+            for source in _sources(file, photograph, settings):
+                area = source.low_size[0] * source.low_size[1]
+                size = 4 * area * (1 + settings.scale**2)
+                if size <= room:
+                    room -= size
+                    low, high = _make_pair(photograph, source, settings.scale)
+                    pairs.kept[len(pairs.sources)] = _luma(low), _luma(high)
+                pairs.sources.append(source)
+                areas.append(float(area))
+        if not areas:
             raise UsageError(
                 f"{root / folder} has no image of at least {settings.patch * settings.scale} pixels each way",
                 "name the folder that holds the recipe's folders with --data",
             )
-        images += usable
-        areas = np.array([low.numel() for low, _ in usable], dtype=np.float64)
-        weights.append(areas / areas.sum() / len(settings.folders))
-    return Pairs(images, np.concatenate(weights))
+        weights.append(np.array(areas) / sum(areas) / len(settings.folders))
+    return replace(pairs, weights=np.concatenate(weights))
 
 
-def draw_batch(pairs: Pairs, settings: PatchSettings, *, batch: int, seed: int, step: int) -> Pair:
-    """The batch of this step: random patches with random flips and transposition, (N, 1, h, w) each."""
+def draw_batch(
+    pairs: Pairs, settings: PatchSettings, *, batch: int, positions: Sequence[int], seed: int, step: int
+) -> Pair:
+    """The examples at these positions of this step's batch: random patches with random flips and
+    transposition, (N, 1, h, w) each.
+    """
     rng = np.random.default_rng([seed, step])
-    lows, highs = [], []
-    p, s = settings.patch, settings.scale
-    for index in rng.choice(len(pairs.images), size=batch, p=pairs.weights):
-        low, high = pairs.images[index]
-        y, x = (int(rng.integers(0, n - p + 1)) for n in low.shape)
-        patches = [low[y : y + p, x : x + p], high[y * s : (y + p) * s, x * s : (x + p) * s]]
+    p = settings.patch
+    drawn = []
+    for index in rng.choice(len(pairs.sources), size=batch, p=pairs.weights):
+        y, x = (int(rng.integers(0, n - p + 1)) for n in pairs.sources[index].low_size)
         flips = [axis for axis in (0, 1) if rng.integers(2)]
-        patches = [patch.flip(flips) for patch in patches]
-        if rng.integers(2):
+        drawn.append((int(index), y, x, flips, bool(rng.integers(2))))
+    lows, highs = [], []
+    for index, y, x, flips, transposed in (drawn[position] for position in positions):
+        patches = [patch.flip(flips) for patch in pairs.patch(index, y, x, p)]
+        if transposed:
             patches = [patch.T for patch in patches]
         lows.append(patches[0])
         highs.append(patches[1])
     return torch.stack(lows).unsqueeze(1), torch.stack(highs).unsqueeze(1)
 
 
-def _pair(file: Path, factor: float, scale: int) -> Pair:
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
-    if factor != 1.0:
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    width, height = max(1, image.width // scale), max(1, image.height // scale)
-    high = image.crop((0, 0, width * scale, height * scale))
-    low = high.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(luma_from_rgb(np.asarray(low))), torch.from_numpy(luma_from_rgb(np.asarray(high)))
+def _sources(file: Path, photograph: Pillow.Image, settings: PatchSettings) -> Iterable[Source]:
+    """The photograph at every factor at which a patch fits into it."""
+    for factor in settings.shrink:
+        height, width = (
+            max(1, _shrunk(side, factor) // settings.scale) for side in (photograph.height, photograph.width)
+        )
+        if min(height, width) >= settings.patch:
+            yield Source(file, factor, (height, width))
+
+
+def _make_pair(photograph: Pillow.Image, source: Source, scale: int) -> tuple[Image, Image]:
+    if source.factor != 1.0:
+        size = _shrunk(photograph.width, source.factor), _shrunk(photograph.height, source.factor)
+        photograph = photograph.resize(size, Pillow.Resampling.BICUBIC)
+    height, width = source.low_size
+    high = photograph.crop((0, 0, width * scale, height * scale))
+    return np.asarray(high.resize((width, height), Pillow.Resampling.BICUBIC)), np.asarray(high)
+
+
+def _shrunk(side: int, factor: float) -> int:
+    return max(1, round(side * factor))
+
+
+def _luma(pixels: Image) -> Tensor:
+    return torch.from_numpy(luma_from_rgb(pixels))
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Semantic segmentation: cross-entropy over hard pixels, an auxiliary head, crops of every scale.
 
-Settings: `layout` of the data folder (segmentation_data.py), `crop`, `scale` range and `jitter` of the
+Settings: `layout` of the data folder (tasks/segmentation_data.py), `crop`, `scale` range and `jitter` of the
 augmentation, `ohem` (share of pixels that counts at least), `auxiliary` (weight of the second head),
 `balance` of the classes, `stride` of the labels.
 """
@@ -8,8 +8,8 @@ augmentation, `ohem` (share of pixels that counts at least), `auxiliary` (weight
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgedeploy.core.errors import RecipeError
+from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.core.spacing import evenly
 from edgedeploy.models.training.augment import colour_jitter, random_window
 from edgedeploy.models.training.experiments.base import (
     EXPERIMENTS,
@@ -32,10 +33,12 @@ from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.pixels import Normalise
 from edgedeploy.models.training.recipe import Section
-from edgedeploy.models.training.segmentation_data import find_samples, layout_of
+from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import read_image
-from edgedeploy.tasks.metrics import ConfusionMatrix
+from edgedeploy.tasks.segmentation import Segmentation as SegmentationTask
+from edgedeploy.tasks.segmentation import read_sample
+from edgedeploy.tasks.segmentation_data import find_samples, layout_of
 
 SHEET_ROWS = 6
 
@@ -81,7 +84,7 @@ class Segmentation(Experiment[SegmentationSettings]):
         self.labels = self.layout.labels
         self.train = find_samples(self.data, self.layout, "train")
         self.val = find_samples(self.data, self.layout, "val")
-        self.task = task_of(self.info)
+        self.task = cast(SegmentationTask, task_of(self.info))
         self.normalise = Normalise(self.info.task.options)
         self._read = ImageCache(self._decode)
 
@@ -100,24 +103,19 @@ class Segmentation(Experiment[SegmentationSettings]):
         )
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        matrix, run = ConfusionMatrix(self.layout.classes, self.layout.ignore), runner(network, self.info)
-        for sample in self.val:
-            image = read_image(sample.image)
-            matrix.add(self.layout.read(sample.truth), self.task.run(run, image))
-        return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy()}
+        run = runner(network, self.info)
+        scores = self.task.score(run, self.val, self.layout.read, self.layout.ignore)
+        return {name: scores[name] for name in ("miou", "pixel_accuracy")}
 
     def sheet(self, network: nn.Module) -> Image:
-        run, rows = runner(network, self.info), []
-        for sample in self.val[:: max(1, len(self.val) // SHEET_ROWS)][:SHEET_ROWS]:
-            image = read_image(sample.image)
-            truth = self.layout.read(sample.truth)
+        """Image, prediction, truth."""
+        run, pictures = runner(network, self.info), []
+        for index in evenly(len(self.val), SHEET_ROWS):
+            image, truth = read_sample(self.val[index], self.layout.read)
             known = np.where(truth == self.layout.ignore, 0, truth)
-            rows.append(
-                np.hstack(
-                    [image, self.task.draw(image, self.task.run(run, image)), self.task.draw(image, known)]
-                )
-            )
-        return np.vstack([row[: rows[0].shape[0], : rows[0].shape[1]] for row in rows])
+            pictures += [image, self.task.draw(image, self.task.run(run, image))]
+            pictures.append(self.task.draw(image, known))
+        return contact_sheet(pictures, 3, 480)
 
     def _example(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         rng = self.random(step, position)
@@ -136,13 +134,16 @@ class Segmentation(Experiment[SegmentationSettings]):
 
     def _decode(self, index: int) -> tuple[Image, Image]:
         sample = self.train[index]
-        return read_image(sample.image), self.layout.read(sample.truth)
+        image, truth = read_image(sample.image), self.layout.read(sample.truth)
+        if truth.shape != image.shape[:2]:
+            raise UsageError(f"{sample.image} and its class map differ in size", "resize one to the other")
+        return image, truth
 
     def _class_weights(self) -> Tensor | None:
         if self.settings.balance == "none":
             return None
         return median_frequency(
-            [self.layout.read(sample.truth) for sample in self.train], self.layout.classes
+            (self.layout.read(sample.truth) for sample in self.train), self.layout.classes
         )
 
 
@@ -232,11 +233,17 @@ def hard_cross_entropy(
     return losses[keep].mean()
 
 
-def median_frequency(maps: Sequence[np.ndarray], classes: int) -> Tensor:
-    """Weights (C,): median class frequency over each class's own, at most 10. Eigen and Fergus, 2015."""
-    counts = sum(np.bincount(m.ravel(), minlength=256)[:classes] for m in maps)
-    present = sum(m.size * (np.bincount(m.ravel(), minlength=256)[:classes] > 0) for m in maps)
-    frequency = np.divide(counts, present, out=np.ones(classes), where=np.asarray(present) > 0)
+def median_frequency(maps: Iterable[np.ndarray], classes: int) -> Tensor:
+    """Weights (C,): median class frequency over each class's own, at most 10. Eigen and Fergus, 2015.
+
+    A class's frequency is its share of the pixels of those maps that it occurs in.
+    """
+    counts, present = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for classes_of in maps:
+        found = np.bincount(classes_of.ravel(), minlength=256)[:classes]
+        counts += found
+        present += classes_of.size * (found > 0)
+    frequency = np.divide(counts, present, out=np.ones(classes), where=present > 0)
     weights = np.median(frequency) / np.maximum(frequency, 1e-9)
     return torch.from_numpy(np.minimum(weights, 10.0).astype(np.float32))
 

@@ -1,26 +1,37 @@
 """Luma super-resolution from folders of photographs; the mean PSNR of patches as loss.
 
 Settings: `scale`, `folders` below the data folder (each gives as many patches), `patch` in low-resolution
-pixels, `floor`, `shrink`, and `validation`, a folder with HR/ that the task's metric can read.
+pixels, `floor`, `shrink`, `memory`, and `validation`, a folder or video below the data folder that the
+task's metric can read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from edgedeploy.core.errors import RecipeError
+from edgedeploy.core.errors import RecipeError, UsageError
+from edgedeploy.core.spacing import evenly
 from edgedeploy.models.training.experiments.base import EXPERIMENTS, Batch, Experiment, Objective
-from edgedeploy.models.training.measure import measure
+from edgedeploy.models.training.measure import measure, runner, task_of
 from edgedeploy.models.training.patches import draw_batch, load_pairs
 from edgedeploy.models.training.recipe import Section
+from edgedeploy.models.training.sheets import contact_sheet
+from edgedeploy.tasks.base import Image
+from edgedeploy.tasks.resize import imresize
+from edgedeploy.tasks.super_resolution import SuperResolution as SuperResolutionTask
+
+SHEET_ROWS, SHEET_SIDE = 6, 200
 
 
 class SuperResolutionSettings(Section):
     """See the file's head; `floor`: mean squared error below which a patch counts no more; `shrink`: factors
-    by which copies of the photographs are made smaller, 1.0 being the photograph itself.
+    by which copies of the photographs are made smaller, 1.0 being the photograph itself; `memory`: gigabytes
+    of decoded pairs that are kept, beyond which each is decoded whenever it is drawn, to the same batches.
     """
 
     scale: int = Field(ge=2)
@@ -28,6 +39,7 @@ class SuperResolutionSettings(Section):
     patch: int = Field(default=24, ge=1)
     floor: float = Field(default=3e-4, gt=0)
     shrink: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    memory: float = Field(default=1.0, ge=0)
     validation: str = ""
 
 
@@ -42,12 +54,26 @@ class SuperResolution(Experiment[SuperResolutionSettings]):
         if scale != self.settings.scale:
             raise RecipeError(f"{self.info.name} enlarges by {scale}", f"set settings.scale={scale}")
         self.pairs = load_pairs(self.data, self.settings)
+        self.task = cast(SuperResolutionTask, task_of(self.info))
+        self.validation = self.data / self.settings.validation if self.settings.validation else None
+        if self.validation is not None:
+            try:
+                next(iter(self.task.pairs(self.validation)[1]), None)
+            except UsageError as error:
+                raise UsageError(
+                    f"settings.validation: {error}",
+                    f"name a folder of {self.data} with images, or with HR/ and LRx{scale}/, or leave it out",
+                ) from None
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        low, high = draw_batch(
-            self.pairs, self.settings, batch=self.recipe.batch, seed=self.recipe.seed, step=step
+        return draw_batch(
+            self.pairs,
+            self.settings,
+            batch=self.recipe.batch,
+            positions=positions,
+            seed=self.recipe.seed,
+            step=step,
         )
-        return low[list(positions)], high[list(positions)]
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
         if teacher is not None:
@@ -55,9 +81,22 @@ class SuperResolution(Experiment[SuperResolutionSettings]):
         return PatchPsnr(network, self.settings.floor)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        if not self.settings.validation:
-            return {}
-        return measure(network, self.info, self.data / self.settings.validation)
+        return measure(network, self.info, self.validation) if self.validation is not None else {}
+
+    def sheet(self, network: nn.Module) -> Image:
+        """Bicubic, prediction, truth: the middle of each, or a whole picture that is small."""
+        run, pictures = runner(network, self.info), []
+        for low, high in self._examples():
+            for picture in (imresize(low, *high.shape[:2]), self.task.run(run, low), high):
+                y, x = (max(0, (side - SHEET_SIDE) // 2) for side in picture.shape[:2])
+                pictures.append(picture[y : y + SHEET_SIDE, x : x + SHEET_SIDE])
+        return contact_sheet(pictures, 3, 2 * SHEET_SIDE)
+
+    def _examples(self) -> Iterable[tuple[Image, Image]]:
+        """Low and high resolution to look at: to be measured on or, without any, to be trained on."""
+        if self.validation is not None:
+            return islice(self.task.pairs(self.validation)[1], SHEET_ROWS)
+        return map(self.pairs.picture, evenly(len(self.pairs.sources), SHEET_ROWS))
 
 
 class PatchPsnr(Objective):

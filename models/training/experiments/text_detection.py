@@ -1,7 +1,8 @@
 """Text detection as DBNet learns it: shrunk words, borders between text and ground, hard negatives.
 
-Data: folders of photographs below the data's own, laid out as icdar2015, total-text or td500 (text_data.py),
-and pictures to render synthetic words on (text_render.py), in the proportion that the settings say.
+Data: folders of photographs below the data's own, laid out as icdar2015, total-text or td500, see
+tasks/text_data.py, and pictures to render synthetic words on (text_render.py), in the proportion that the
+settings say.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from edgedeploy.models.training.pixels import Normalise
 from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.text_augment import random_view
-from edgedeploy.models.training.text_data import find_texts
 from edgedeploy.models.training.text_render import Style, find_fonts, render
 from edgedeploy.tasks._icdar import Word
 from edgedeploy.tasks._text_regions import TextRegions
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import list_images, read_image, resize_image
+from edgedeploy.tasks.text_data import find_texts
 from edgedeploy.tasks.text_detection import TextDetection as TextTask
 
 SHEET_ROWS = 8

@@ -1,4 +1,7 @@
-"""Where data sets for segmentation keep images and class maps, and what their pixel values mean."""
+"""Where data sets for segmentation keep images and class maps, and what their pixel values mean.
+
+Trainings are told the layout, evaluations find out which it is.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UnknownNameError, UsageError
-from edgedeploy.models.labels import CAMVID, CITYSCAPES
-from edgedeploy.tasks.images import is_image
+from edgedeploy.tasks.images import is_image, list_images
 from edgedeploy.tasks.label_map import read_label_map
+from edgedeploy.tasks.palette import default_names
 
 LabelMap = NDArray[np.uint8]
 # labelIds of Cityscapes that are trained on, in order of their train id (cityscapesScripts, labels.py).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+IMAGES_OF_CITYSCAPES = "leftImg8bit"
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,14 @@ def _cityscapes_truth(root: Path, image: Path) -> Path:
 
 
 LAYOUTS = {
-    "camvid": Layout(CAMVID, 11, "{split}/*", _camvid_truth),
-    "cityscapes": Layout(CITYSCAPES, 255, "leftImg8bit/{split}/*/*", _cityscapes_truth, _cityscapes_table()),
+    "camvid": Layout(default_names(11), 11, "{split}/*", _camvid_truth),
+    "cityscapes": Layout(
+        default_names(len(CITYSCAPES_IDS)),
+        255,
+        f"{IMAGES_OF_CITYSCAPES}/{{split}}/*/*",
+        _cityscapes_truth,
+        _cityscapes_table(),
+    ),
 }
 
 
@@ -102,3 +113,36 @@ def find_samples(root: Path, layout: Layout, split: str) -> list[Sample]:
             "every image of a split needs one",
         )
     return samples
+
+
+def labelled_images(data: Path) -> tuple[list[Sample], Layout | None]:
+    """The images to measure on with their class maps, by what lies in the folder; see the task's `evaluate`.
+
+    The layout is None where class maps hold whatever classes the model has. Raises UsageError.
+    """
+    if data.parent.name == IMAGES_OF_CITYSCAPES:
+        return find_samples(data.parent.parent, LAYOUTS["cityscapes"], data.name), LAYOUTS["cityscapes"]
+    root = data.parent if data.name == IMAGES_OF_CITYSCAPES else data
+    images = root / IMAGES_OF_CITYSCAPES
+    if images.is_dir():
+        split = "val" if (images / "val").is_dir() else "train"
+        return find_samples(root, LAYOUTS["cityscapes"], split), LAYOUTS["cityscapes"]
+    folder, labels = label_folders(data)
+    return [Sample(file, labels / f"{file.stem}.png") for file in list_images(folder)], None
+
+
+def label_folders(data: Path) -> tuple[Path, Path]:
+    """The folders of images and of class maps under or at `data`; UsageError where there is no such pair."""
+    beside = data.with_name(data.name + "annot")
+    if beside.is_dir():
+        return data, beside
+    pairs = [(path.with_name(path.name.removesuffix("annot")), path) for path in sorted(data.glob("*annot"))]
+    found = {images.name: (images, labels) for images, labels in pairs if images.is_dir()}
+    for name in ("val", "test", *found):
+        if name in found:
+            return found[name]
+    what = "images without class maps" if data.is_dir() and any(map(is_image, data.iterdir())) else "no pair"
+    raise UsageError(
+        f"{data} holds {what}",
+        "it needs images in NAME/ and class maps in NAMEannot/, as CamVid has, or Cityscapes' leftImg8bit/",
+    )

@@ -3,15 +3,17 @@
 icdar2015   SPLIT_images/NAME.jpg, SPLIT_gts/gt_NAME.txt of x1,y1,...,x4,y4,text; also as DB converts others
 total-text  Images/Train/NAME.jpg, Groundtruth/Polygon/Train/poly_gt_NAME.txt of "x: [[...]], y: [[...]], ..."
 td500       train/NAME.JPG, train/NAME.gt of "index difficult x y w h angle", turned about the box's centre
-Words of text ### or #, and difficult ones of td500, do not count.
+Words of text ### or #, and difficult ones of td500, do not count. Trainings are told the layout, evaluations
+find out which it is.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,20 +46,54 @@ def find_texts(root: Path, layout: str, split: str = "train") -> list[tuple[Path
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, list(LAYOUTS))
     chosen = LAYOUTS[layout]
-    pairs = chosen.find(root, chosen.splits[split == "test"])
+    pairs = _complete(chosen.find(root, chosen.splits[split == "test"]))
+    return [(image, chosen.read(truth)) for image, truth in pairs]
+
+
+def labelled_texts(data: Path, *, polygon: bool) -> tuple[list[tuple[Path, Path]], Read]:
+    """The images to measure on with their truth files, and what reads one; see the task's `evaluate`.
+
+    `polygon`: whether words of an icdar2015 file may have more corners than four. Raises UsageError.
+    """
+    found = _total_text_at(data) or _td500_at(data)
+    if found is None:
+        return truth_files(data), partial(read_words, polygon=polygon)
+    layout, root, split = found
+    return _complete(layout.find(root, split)), layout.read
+
+
+def _total_text_at(data: Path) -> tuple[TextLayout, Path, str] | None:
+    """The layout, its folder and the split that is meant, where `data` is Total-Text or one of its splits."""
+    if data.parent.name == "Images" and (data.parent.parent / "Groundtruth").is_dir():
+        return LAYOUTS["total-text"], data.parent.parent, data.name
+    if (data / "Images").is_dir() and (data / "Groundtruth").is_dir():
+        split = "Test" if (data / "Images" / "Test").is_dir() else "Train"
+        return LAYOUTS["total-text"], data, split
+    return None
+
+
+def _td500_at(data: Path) -> tuple[TextLayout, Path, str] | None:
+    """The same of MSRA-TD500, which its .gt files tell."""
+    for folder in (data, data / "test", data / "train"):
+        if any(folder.glob("*.gt")):
+            return LAYOUTS["td500"], folder.parent, folder.name
+    return None
+
+
+def _complete(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     missing = [truth for _, truth in pairs if not truth.is_file()]
     if missing:
         raise UsageError(
             f"{len(missing)} of {len(pairs)} truths are missing, first {missing[0]}", "one an image"
         )
-    return [(image, chosen.read(truth)) for image, truth in pairs]
+    return pairs
 
 
 def read_total_text(path: Path) -> list[Word]:
     """Words of a truth file of Total-Text; raises UsageError, naming the line."""
     words = []
-    for number, line in enumerate(_lines(path), 1):
-        found = [re.search(rf"\b{axis}:\s*\[\[([\d\s.,-]*)\]\]", line) for axis in ("x", "y")]
+    for number, line in _records(path):
+        found = [re.search(rf"(?:^|,\s*){axis}:\s*\[\[([\d\s.,-]*)\]\]", line) for axis in ("x", "y")]
         sides = [re.findall(r"-?\d+(?:\.\d+)?", match.group(1)) if match else [] for match in found]
         if len(sides[0]) != len(sides[1]) or len(sides[0]) < 3:
             raise UsageError(
@@ -67,6 +103,18 @@ def read_total_text(path: Path) -> list[Word]:
         points = np.asarray(sides, np.float32).T
         words.append(Word(points, ignored=bool(text) and text.group(1) in ("#", "###")))  # type: ignore[union-attr]
     return words
+
+
+def _records(path: Path) -> Iterator[tuple[int, str]]:
+    """Words of Total-Text with the lines that they begin in: coordinates of long ones wrap."""
+    begun, text = 0, ""
+    for number, line in enumerate(_lines(path), 1):
+        begun, text = (begun, f"{text} {line.strip()}") if text else (number, line.strip())
+        if text.endswith("]"):
+            yield begun, text
+            text = ""
+    if text:
+        yield begun, text
 
 
 def read_td500(path: Path) -> list[Word]:
