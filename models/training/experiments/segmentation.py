@@ -32,7 +32,7 @@ from edgedeploy.models.training.experiments.base import (
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.pixels import Normalise
-from edgedeploy.models.training.recipe import Section
+from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.tasks.base import Image
 from edgedeploy.tasks.images import read_image
@@ -59,7 +59,7 @@ class SegmentationSettings(Section):
 
     layout: Literal["camvid", "cityscapes"]
     crop: tuple[int, int]
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: Range = (0.5, 2.0)
     jitter: float = Field(default=0.0, ge=0, lt=1)
     ohem_threshold: float = Field(default=0.9, gt=0, le=1)
     ohem_share: float = Field(default=0.25, gt=0, le=1)
