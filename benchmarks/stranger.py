@@ -4,7 +4,7 @@
 
 Of 148 photos of ICDAR 2013 24 are reported on; `--precision auto` divides the others into those that it
 calibrates on and those that it chooses by; NNCF gets 16 of them and the file as published. One interleaved
-run. What is scored is a sample, so the choice is made with a margin to what is promised (0.985 and 0.93).
+run. What is promised is a mean of 0.985, by its lower bound, and a worst of 0.93, by a margin.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--nncf", metavar="PYTHON", help="interpreter with NNCF and OpenVINO")
     parser.add_argument("--seconds", type=float, default=20, help="of the interleaved run")
     parser.add_argument(
-        "--budget", nargs="*", default=["agreement>=0.99", "worst>=0.95"], help="to choose by"
+        "--budget", nargs="*", default=["agreement_low>=0.985", "worst>=0.95"], help="to choose by"
     )
     parser.add_argument(
         "--set", nargs="*", default=["guard.scored=108"], metavar="FIELD=VALUE", help="more of the recipe"
