@@ -151,23 +151,28 @@ def _load(
     if not strangers and said.labels and len(said.labels) == described.task.options.get("classes"):
         described = replace(described, labels=said.labels)
     own = network.state_dict()
-    fresh += tuple(part for part in absent if not any(part in key for key in found))
     wanted = {key: value for key, value in own.items() if not key.startswith(fresh)}
     try:
-        state, unused = _match(info, wanted, found, strangers=strangers)
+        state, unused = _match(info, wanted, found, absent, strangers=strangers)
     except UsageError as error:
         raise UsageError(f"{path}: {error}", error.hint) from None
     network.load_state_dict({**own, **state}, strict=True)
-    untouched = tuple(key for key in own if key not in wanted)
+    untouched = tuple(key for key in own if key not in state)
     return LoadedWeights(network.eval(), path, sha256_file(path), unused, described, untouched)
 
 
 def _match(
-    info: ModelInfo, wanted: Mapping[str, Tensor], found: State, *, strangers: bool
+    info: ModelInfo,
+    wanted: Mapping[str, Tensor],
+    found: State,
+    absent: tuple[str, ...],
+    *,
+    strangers: bool,
 ) -> tuple[State, tuple[str, ...]]:
     """The `wanted` state taken from `found`, and the keys left over; raises UsageError.
 
-    Leftovers must be known as training-only, unless `strangers` are let in.
+    Names that begin with one of `absent` are not wanted where `found` has none such. Leftovers must be known
+    as training-only, unless `strangers` are let in.
     """
     candidates = (
         convert_state_dict(info, {k.removeprefix(p): v for k, v in found.items() if k.startswith(p)})
@@ -176,6 +181,8 @@ def _match(
     prefix, named = max(
         zip(PREFIXES, candidates, strict=True), key=lambda pair: len(wanted.keys() & pair[1].keys())
     )
+    gone = tuple(part for part in absent if not any(key.startswith(part) for key in named))
+    wanted = {key: value for key, value in wanted.items() if not key.startswith(gone)}
     # PyTorch before 0.4.1 did not count batches, and inference does not either.
     missing = [k for k in wanted if k not in named and not k.endswith(".num_batches_tracked")]
     if missing:

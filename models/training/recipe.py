@@ -184,12 +184,12 @@ def find_recipe(source: str | Path) -> Path:
     Raises UnknownNameError, or RecipeError where there are several recipes for a model.
     """
     known = bundled_recipes()
-    of_model = [name for name in known if name.partition("-")[0] == str(source)]
-    if len(of_model) > 1 and str(source) not in known:
-        raise RecipeError(f"{source} has {len(of_model)} recipes", f"name one: {', '.join(of_model)}")
-    name = str(source) if str(source) in known else next(iter(of_model), "")
-    if name:
-        return Path(str(files(RECIPES).joinpath(f"{name}.yaml")))
+    named = [name for name in known if name == str(source)]
+    named = named or [name for name in known if name.partition("-")[0] == str(source)]
+    if len(named) > 1:
+        raise RecipeError(f"{source} has {len(named)} recipes", f"name one: {', '.join(named)}")
+    if named:
+        return Path(str(files(RECIPES).joinpath(f"{named[0]}.yaml")))
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         raise UnknownNameError("recipe", str(source), bundled_recipes())
@@ -204,10 +204,10 @@ def validated(kind: type[S], document: Any, where: str) -> S:
         return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        place = ": ".join(filter(None, (where, ".".join(map(str, first["loc"])))))
         known = ", ".join(kind.model_fields)
         hint = f"its fields are {known}" if first["type"] == "extra_forbidden" else ""
-        raise RecipeError(f"{where}: {name}{first['msg'].removeprefix('Value error, ')}", hint) from None
+        raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}", hint) from None
 
 
 def _apply(document: dict[str, Any], edit: str) -> None:
