@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgedeploy.calibration.corrections.layers import Layer, Placed, spread
-from edgedeploy.calibration.weights import LEVELS, SMALLEST_SCALE
+from edgedeploy.calibration.weights import SMALLEST_SCALE
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.pair_sums import LEVELS
 
 LARGEST = 448.0
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedeploy.calibration.base import CALIBRATORS, Calibrator, Range, TensorStatistics, clipped
-from edgedeploy.calibration.weights import LEVELS
+from edgedeploy.core.pair_sums import LEVELS
 
 
 @CALIBRATORS.register("mse")

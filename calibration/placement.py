@@ -19,9 +19,10 @@ from edgedeploy.calibration.exclusions import trained_for_int8
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import Note, Plan, make_plan
 from edgedeploy.calibration.ruleset import RuleSet
-from edgedeploy.calibration.weights import LEVELS, SMALLEST_SCALE
+from edgedeploy.calibration.weights import SMALLEST_SCALE
 from edgedeploy.calibration.writer import QdqWriter, Scale
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.pair_sums import LEVELS
 
 OPSET = 19
 # Codes of an asymmetric activation: the least one, and the greatest less the least.
@@ -121,7 +122,7 @@ def place(
         if name not in ranges
     }
     plan = make_plan(view, rules, missing, keep_float)
-    writer = QdqWriter(result, view, plan, _scales(view, plan, ranges, rules))
+    writer = QdqWriter(result, view, plan, _scales(view, plan, ranges, rules), rules)
     trained = {view.label(index) for index, _ in plan.weights if trained_for_int8(view, index)}
     writer.write()
     for node in result.graph.node:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from onnx import NodeProto
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgedeploy.calibration.weights import product_of
 from edgedeploy.core.data_files import data_names, load_data
 from edgedeploy.core.errors import RecipeError
+from edgedeploy.core.pair_sums import Product
 
 PACKAGE = "edgedeploy.calibration.rules"
 Activation = Literal["int8", "uint8", "int8-asymmetric", "uint16"]
@@ -36,6 +39,8 @@ class RuleSet(BaseModel):
             Gemm's axis is for transB = 0 and follows the attribute.
         grouped_per_tensor: operators whose weights get one scale for all channels when they are grouped.
         bias: "float" leaves biases alone, "int32" gives them scale activation x weight.
+        sums: what integer kernels add products in. "int16-pairs": two neighbours in 16 bits, which saturate,
+            so the codes of weights are limited (core/pair_sums.py).
         outputs: whether outputs are quantised too, besides inputs.
         around: operators without weights that get Q/DQ on inputs and outputs (only with `outputs`), where an
             input is quantised already; "*" is every operator, wherever it stands.
@@ -73,6 +78,7 @@ class RuleSet(BaseModel):
     weighted: dict[str, int] = Field(min_length=1)
     grouped_per_tensor: frozenset[str] = frozenset()
     bias: Literal["float", "int32"] = "float"
+    sums: Literal["int32", "int16-pairs"] = "int32"
     outputs: bool = False
     around: frozenset[str] = frozenset()
     same_scale: frozenset[str] = frozenset()
@@ -95,6 +101,10 @@ class RuleSet(BaseModel):
     largest: int | None = None
     largest_batch: int | None = None
     operators: frozenset[str] = frozenset()
+
+    def product(self, node: NodeProto) -> Product | None:
+        """What limits the codes of a node's weight; None where the kernels add in 32 bits."""
+        return product_of(node) if self.sums == "int16-pairs" else None
 
     def is_around(self, op: str) -> bool:
         """Whether an operator without weights gets Q/DQ on its inputs and outputs."""

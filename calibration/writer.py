@@ -12,6 +12,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from edgedeploy.calibration.graph_view import GraphView
 from edgedeploy.calibration.plan import Plan
+from edgedeploy.calibration.ruleset import RuleSet
 from edgedeploy.calibration.weights import quantize_weight
 
 Scale = tuple[np.float32, "np.int8 | np.uint8 | np.uint16"]
@@ -20,8 +21,10 @@ Scale = tuple[np.float32, "np.int8 | np.uint8 | np.uint16"]
 class QdqWriter:
     """Edits one graph in place by a plan."""
 
-    def __init__(self, model: onnx.ModelProto, view: GraphView, plan: Plan, scales: dict[str, Scale]) -> None:
-        self.graph, self.view, self.plan, self.scales = model.graph, view, plan, scales
+    def __init__(
+        self, model: onnx.ModelProto, view: GraphView, plan: Plan, scales: dict[str, Scale], rules: RuleSet
+    ) -> None:
+        self.graph, self.view, self.plan, self.scales, self.rules = model.graph, view, plan, scales, rules
         self.taken = {name for node in view.nodes for name in (node.name, *node.input, *node.output)}
         self.taken |= {entry.name for entry in (*model.graph.input, *model.graph.initializer)}
         self.before: defaultdict[int, list[NodeProto]] = defaultdict(list)
@@ -77,7 +80,7 @@ class QdqWriter:
         node = self.view.nodes[index]
         name = node.input[position]
         if (name, axis) not in self.dequantized:
-            codes, scale = quantize_weight(self.view.value(name), axis)
+            codes, scale = quantize_weight(self.view.value(name), axis, self.rules.product(node))
             inputs = [
                 self._constant(f"{name}_quantized", codes),
                 self._constant(f"{name}_scale", scale),
@@ -97,7 +100,8 @@ class QdqWriter:
         node = self.view.nodes[index]
         name, weight = node.input[position], node.input[1]
         b = self.view.value(name).astype(np.float64)
-        _, scale = quantize_weight(self.view.value(weight), self.plan.weights[(index, 1)])
+        axis = self.plan.weights[(index, 1)]
+        _, scale = quantize_weight(self.view.value(weight), axis, self.rules.product(node))
         step = np.broadcast_to(scale * self.scales[activation][0], b.shape if b.ndim == 1 else scale.shape)
         if b.ndim != 1 or step.shape != b.shape or (np.abs(b / step) >= 2**31).any():
             return

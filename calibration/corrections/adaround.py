@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from edgedeploy.calibration.corrections.base import CORRECTIONS, AfterPlacement, Setting
 from edgedeploy.calibration.corrections.layers import Layer, Placed
 from edgedeploy.calibration.corrections.moments import Moments, input_moments, rows, understood, unrows
-from edgedeploy.calibration.weights import LEVELS, on_grid
+from edgedeploy.calibration.weights import on_grid, quantize_weight
+from edgedeploy.core.pair_sums import LEVELS, Product, code_limits, saturating
 
 _BLOCK = 64
+WHOLE = np.array([[[-LEVELS]], [[LEVELS]]], dtype=np.float64)
 
 
 @CORRECTIONS.register("adaround")
@@ -54,24 +56,28 @@ class AdaptiveRounding(AfterPlacement):
             if understood(layer)
             and placed.private(layer)
             and rows(layer, layer.w.astype(np.float64)).shape[2] <= self.largest
-            and not (layer.axis is not None and on_grid(layer.w, layer.axis))
+            # Weights that were trained for these very codes keep them, unless the kernels would saturate.
+            and not _trained(layer, setting)
         ]
         before = after = 0.0
         for layer, moments in input_moments(placed, layers, setting):
             if moments.count:
-                gain = self._round(placed, layer, moments)
+                gain = self._round(placed, layer, moments, setting.rules.product(layer.node))
                 before, after = before + gain[0], after + gain[1]
         if not before:
             return quantized, ()
         note = f"codes of {len(layers)} weights chosen by their layers' outputs: error x {after / before:.2f}"
         return placed.finished(), (note,)
 
-    def _round(self, placed: Placed, layer: Layer, moments: Moments) -> tuple[float, float]:
+    def _round(
+        self, placed: Placed, layer: Layer, moments: Moments, product: Product | None
+    ) -> tuple[float, float]:
         """Error of the layer before and after, over its output's variance."""
         steps = np.broadcast_to(placed.steps(layer), layer.w.shape)
         w = rows(layer, layer.w.astype(np.float64))
         scale = rows(layer, steps)[:, :, 0]
         codes = rows(layer, placed.value(layer.dequantize.input[0]).astype(np.float64))
+        limits = _limits(layer, steps, product)
         chosen = np.empty_like(codes)
         before = after = power = 0.0
         # A bias takes the mean's error; without one the mean counts like everything else.
@@ -79,7 +85,7 @@ class AdaptiveRounding(AfterPlacement):
         spread = moments.covariance if bias else moments.second / moments.count
         for group, covariance in enumerate(spread):
             x = w[group] / scale[group][:, None]  # weights in units of their step
-            chosen[group] = best = self.solve(x, codes[group], covariance)
+            chosen[group] = best = self.solve(x, codes[group], covariance, limits[:, group])
             unit = scale[group] ** 2
             before += float(unit @ _cost(x - codes[group], covariance))
             after += float(unit @ _cost(x - best, covariance))
@@ -93,14 +99,34 @@ class AdaptiveRounding(AfterPlacement):
         return before / power, after / power
 
     def solve(
-        self, w: NDArray[np.float64], nearest: NDArray[np.float64], c: NDArray[np.float64]
+        self,
+        w: NDArray[np.float64],
+        nearest: NDArray[np.float64],
+        c: NDArray[np.float64],
+        limits: NDArray[np.float64] = WHOLE,
     ) -> NDArray[np.float64]:
-        """Codes (outputs, K) in [-127, 127] for weights in units of their step, never worse than given."""
+        """Codes (outputs, K) for weights in units of their step, never worse than given.
+
+        `limits` has the least and the greatest code, of all weights or (2, outputs, K) of each.
+        """
         damped = c + np.eye(c.shape[0]) * max(self.damping * float(np.trace(c)) / c.shape[0], 1e-30)
-        q = _sequential(w, damped)
-        _descend(w, q, damped, self.sweeps)
+        q = _sequential(w, damped, limits)
+        _descend(w, q, damped, self.sweeps, limits)
         worse = _cost(w - q, c) > _cost(w - nearest, c)
         return np.where(worse[:, None], nearest, q)
+
+
+def _trained(layer: Layer, setting: Setting) -> bool:
+    product = setting.rules.product(layer.node)
+    saturates = product is not None and saturating(quantize_weight(layer.w, layer.axis)[0], product)
+    return layer.axis is not None and on_grid(layer.w, layer.axis) and not saturates
+
+
+def _limits(layer: Layer, steps: NDArray[np.float64], product: Product | None) -> NDArray[np.float64]:
+    """Least and greatest codes, (2, groups, outputs of a group, K)."""
+    if product is None:
+        return np.broadcast_to(WHOLE[..., None], (2, *rows(layer, layer.w.astype(np.float64)).shape))
+    return np.stack([rows(layer, end) for end in code_limits(layer.w / steps, product)])
 
 
 def _cost(error: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -109,7 +135,9 @@ def _cost(error: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.floa
     return result
 
 
-def _sequential(w: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sequential(
+    w: NDArray[np.float64], c: NDArray[np.float64], limits: NDArray[np.float64] = WHOLE
+) -> NDArray[np.float64]:
     """GPTQ: round column by column, those of the largest variance first, the error moved to the rest.
 
     With C = R^T R, R upper, the rest's best answer to the errors e so far is to aim column j at
@@ -119,29 +147,37 @@ def _sequential(w: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.fl
     upper = np.linalg.cholesky(c[np.ix_(order, order)]).T
     upper /= np.diag(upper)[:, None].copy()
     x = w[:, order]
+    low, high = np.broadcast_to(limits, (2, *w.shape))[:, :, order]
     errors = np.zeros_like(x)
     for start, stop in reversed(_blocks(w.shape[1])):
         aim = x[:, start:stop] + errors[:, stop:] @ upper[start:stop, stop:].T
         for column in range(stop - 1, start - 1, -1):
             later = errors[:, column + 1 : stop] @ upper[column, column + 1 : stop]
-            code = np.clip(np.rint(aim[:, column - start] + later), -LEVELS, LEVELS)
+            code = np.clip(np.rint(aim[:, column - start] + later), low[:, column], high[:, column])
             errors[:, column] = x[:, column] - code
     q = np.empty_like(w)
     q[:, order] = np.rint(x - errors)
     return q
 
 
-def _descend(w: NDArray[np.float64], q: NDArray[np.float64], c: NDArray[np.float64], sweeps: int) -> None:
+def _descend(
+    w: NDArray[np.float64],
+    q: NDArray[np.float64],
+    c: NDArray[np.float64],
+    sweeps: int,
+    limits: NDArray[np.float64] = WHOLE,
+) -> None:
     """Move single codes, in place, to where the cost is least with all others fixed; it never rises."""
     gradient = (w - q) @ c
     diagonal = np.diag(c)
+    low, high = np.broadcast_to(limits, (2, *w.shape))
     for _ in range(sweeps):
         moved = False
         for start, stop in _blocks(w.shape[1]):
             before, within = q[:, start:stop].copy(), gradient[:, start:stop].copy()
             for column in range(start, stop):
                 step = np.rint(within[:, column - start] / diagonal[column])
-                step = np.clip(q[:, column] + step, -LEVELS, LEVELS) - q[:, column]
+                step = np.clip(q[:, column] + step, low[:, column], high[:, column]) - q[:, column]
                 if step.any():
                     q[:, column] += step
                     within -= step[:, None] * c[column, start:stop]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from edgedeploy.calibration.lint._scene import DQ, Pair, Q, Scene
-from edgedeploy.calibration.weights import LEVELS, quantize_weight
+from edgedeploy.calibration.weights import quantize_weight
+from edgedeploy.core.pair_sums import LEVELS, Product
 
 
 class Editor:
@@ -115,7 +116,10 @@ class Editor:
         w = self.scene.weight_value(dequantize)
         if w is None:
             return
-        name = self.quantised(w.astype(np.float32), axis, self.scene.nodes[dequantize].input[0])
+        readers = [self.scene.nodes[i] for i in self.scene.readers(self.scene.nodes[dequantize].output[0])]
+        weighted = [node for node in readers if node.op_type in self.scene.rules.weighted]
+        product = self.scene.rules.product(weighted[0]) if weighted else None
+        name = self.quantised(w.astype(np.float32), axis, self.scene.nodes[dequantize].input[0], product)
         node = self.scene.nodes[dequantize]
         del node.input[:]
         node.input.extend([name, f"{name}_s", f"{name}_z"])
@@ -123,9 +127,9 @@ class Editor:
         if axis is not None:
             node.attribute.append(helper.make_attribute("axis", axis))
 
-    def quantised(self, w: NDArray[Any], axis: int | None, hint: str) -> str:
+    def quantised(self, w: NDArray[Any], axis: int | None, hint: str, product: Product | None = None) -> str:
         """Codes of a weight as an initializer NAME, with NAME_s and NAME_z beside it."""
-        codes, scale = quantize_weight(w, axis)
+        codes, scale = quantize_weight(w, axis, product)
         name = self.constant(f"{hint}_int8", codes)
         for suffix, value in (("s", scale), ("z", np.zeros_like(scale, dtype=np.int8))):
             self.taken.add(f"{name}_{suffix}")

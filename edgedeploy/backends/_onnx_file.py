@@ -11,6 +11,7 @@ from edgedeploy.core.errors import ArtifactError, BuildError, UnsupportedOpError
 from edgedeploy.core.onnx_header import QUANTISED, external_files, operators
 from edgedeploy.core.relabel import relabelled
 from edgedeploy.core.spec import Artifact, Step
+from edgedeploy.core.target import Target
 
 UNSUPPORTED = (
     re.compile(r"No Op registered for (?P<op>[\w.]+)"),
@@ -53,6 +54,11 @@ def label(
         target=target,
         details={**artifact.details, "onnx_sha256": artifact.digest, **details},
     )
+
+
+def made_for(target: Target) -> dict[str, str]:
+    """The class of CPU that a build is for, for the artifact's details; empty for other devices."""
+    return {"cpu": target.cpu_class} if target.cpu_class else {}
 
 
 def is_quantised(artifact: Artifact) -> bool:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.backends._onnx_file import label, refusal, shortened
+from edgedeploy.backends._onnx_file import label, made_for, refusal, shortened
 from edgedeploy.backends.base import (
     BACKENDS,
     Backend,
@@ -26,6 +26,7 @@ from edgedeploy.backends.base import (
     concrete_shapes,
 )
 from edgedeploy.core.errors import DeviceError, UsageError
+from edgedeploy.core.saturation import saturation
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
 
@@ -96,7 +97,7 @@ class OnnxRuntime(Backend):
         start = time.perf_counter()
         provider = self._provider_for(target)
         self._session(artifact, {}, OpenOptions(provider=provider))
-        details = {"runtime_version": self.version(), "provider": provider}
+        details = {"runtime_version": self.version(), "provider": provider, **made_for(target)}
         return label(artifact, self.name, target.name, out, details, (time.perf_counter() - start) * 1e3)
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
@@ -132,6 +133,8 @@ class OnnxRuntime(Backend):
         settings.log_severity_level = _ERRORS_ONLY
         settings.intra_op_num_threads = options.threads
         settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if options.optimise and PROVIDERS[provider] == PROVIDERS["cpu"] and _needs_exact_sums(artifact):
+            settings.add_session_config_entry("session.x64quantprecision", "1")
         if not options.optimise:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         for name, size in _named_sizes(artifact, shapes).items():
@@ -149,6 +152,15 @@ class OnnxRuntime(Backend):
                 f"onnxruntime could not start its {provider} provider", "see: edgedeploy doctor"
             )
         return session
+
+
+def _needs_exact_sums(artifact: Artifact) -> bool:
+    """Whether weights can saturate on this CPU: unsigned ones then run exactly, on slower kernels.
+
+    The runtime refuses to make weights unsigned that share a zero-point.
+    """
+    found = saturation(artifact)
+    return bool(found.names) and not found.shared_zeros
 
 
 def _named_sizes(artifact: Artifact, shapes: Shapes) -> dict[str, int]:

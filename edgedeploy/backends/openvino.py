@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.backends._onnx_file import label, refusal, shortened
+from edgedeploy.backends._onnx_file import label, made_for, refusal, shortened
 from edgedeploy.backends._openvino_rehearsal import rehearse
 from edgedeploy.backends.base import (
     BACKENDS,
@@ -28,7 +28,8 @@ from edgedeploy.backends.base import (
     Shapes,
     concrete_shapes,
 )
-from edgedeploy.core.errors import DeviceError, UsageError
+from edgedeploy.core.errors import BuildError, DeviceError, UsageError
+from edgedeploy.core.saturation import saturation
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
 
@@ -86,6 +87,7 @@ class OpenVino(Backend):
 
     def _build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:
         start = time.perf_counter()
+        _refuse_saturation(artifact, target)
         rehearse(artifact, _hint(artifact))
         shapes = {**{s.name: s.shape for s in artifact.inputs if s.is_static}, **options.opt_shapes}
         choice = artifact.precision == "int8" and not options.exact_float and _has_bfloat16()
@@ -94,7 +96,7 @@ class OpenVino(Backend):
         else:
             hint = _hint(artifact)
             self._compile(artifact, {}, hint, OpenOptions())
-        details = {"runtime_version": self.version(), HINT_KEY: hint}
+        details = {"runtime_version": self.version(), HINT_KEY: hint, **made_for(target)}
         return label(artifact, self.name, target.name, out, details, (time.perf_counter() - start) * 1e3)
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
@@ -156,6 +158,18 @@ class OpenVino(Backend):
 def compile_model(path: str, hint: str) -> None:
     """Read and compile a file, for `rehearse`."""
     _core().compile_model(_core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+
+
+def _refuse_saturation(artifact: Artifact, target: Target) -> None:
+    """Raise BuildError for INT8 weights that this runtime would compute wrongly on the target's CPUs."""
+    found = saturation(artifact, target)
+    if found.names:
+        raise BuildError(
+            f"{len(found.names)} of {found.of} INT8 layers can saturate on {target.cpu_class} CPUs, "
+            f"'{found.names[0]}' among them",
+            f"quantize the float model with --target {target.name}, or limit the weights: "
+            f"edgedeploy lint {artifact.path.name} --for {target.name} --fix -o FIXED.onnx",
+        )
 
 
 def _hint(artifact: Artifact) -> str:

@@ -7,20 +7,12 @@ import platform
 import re
 from pathlib import Path
 
+from edgedeploy.core.cpu import FEATURES, cpu_features, field, processor, read_text
+from edgedeploy.core.errors import EdgeDeployError
 from edgedeploy.core.installed import installed_version
+from edgedeploy.core.target import THIS_CPU, load_target
 
 RUNTIMES = ("edgedeploy", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
-FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimddp",
-    "i8mm",
-)
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -29,16 +21,15 @@ def describe_machine() -> dict[str, str]:
 
     Reads files only: no SDK is imported and no program is run.
     """
-    info = _read(Path("/proc/cpuinfo"))
-    flags = set((_field(info, "flags") or _field(info, "Features")).split())
-    memory = re.search(r"MemTotal:\s+(\d+) kB", _read(Path("/proc/meminfo")))
+    memory = re.search(r"MemTotal:\s+(\d+) kB", read_text(Path("/proc/meminfo")))
     load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
     machine = {
-        "board": _read(Path("/proc/device-tree/model")).strip("\0\n"),
+        "board": read_text(Path("/proc/device-tree/model")).strip("\0\n"),
         "cpu": processor(),
-        "cpu features": " ".join(name for name in FEATURES if name in flags),
+        "cpu class": cpu_class(),
+        "cpu features": " ".join(name for name in FEATURES if name in cpu_features()),
         "cores usable": str(_usable_cores()),
-        "governor": _read(GOVERNOR).strip() or "unknown",
+        "governor": read_text(GOVERNOR).strip() or "unknown",
         "memory": f"{int(memory[1]) * 1024 / 1e9:.1f} GB" if memory else "unknown",
         "gpu": ", ".join(_gpus()) or "none",
         "load before": load,
@@ -49,10 +40,12 @@ def describe_machine() -> dict[str, str]:
     return {name: value for name, value in machine.items() if value}
 
 
-def processor() -> str:
-    """Name of the CPU."""
-    info = _read(Path("/proc/cpuinfo"))
-    return _field(info, "model name") or platform.processor() or platform.machine() or "unknown"
+def cpu_class() -> str:
+    """Class of this machine's CPU, which targets/*.toml has for INT8; "" where none is known."""
+    try:
+        return load_target(THIS_CPU).cpu_class
+    except EdgeDeployError:
+        return ""
 
 
 def _usable_cores() -> int:
@@ -63,16 +56,4 @@ def _usable_cores() -> int:
 
 def _gpus() -> list[str]:
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return [_field(_read(file), "Model") for file in files]
-
-
-def _field(text: str, name: str) -> str:
-    match = re.search(rf"^{name}\s*:\s*(.*)$", text, re.MULTILINE)
-    return match[1].strip() if match else ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+    return [field(read_text(file), "Model") for file in files]

@@ -10,6 +10,8 @@ import typer
 from edgedeploy.cli.console import Reporter, command_line, print_json, print_next, print_table
 from edgedeploy.cli.options import Json, Limit, TargetName, Threads
 
+JSON_ALONE = ("precision", "runtime", "verdict")  # the name and the sentence above the table say it
+
 
 def command(
     model: Annotated[
@@ -25,17 +27,20 @@ def command(
     threads: Threads = 0,
     json: Json = False,
 ) -> None:
+    from edgedeploy.core.caveats import caveats
     from edgedeploy.core.spec import Artifact
 
     reporter = Reporter(quiet=json)
     rows: list[dict[str, object]] = []
     if Path(model).suffix or Path(model).exists():
         artifact = Artifact.load(model)
+        for line in caveats(artifact):
+            reporter.note(line)
     else:
-        from edgedeploy.cli.showcase import deploy_and_compare
+        from edgedeploy.cli.showcase import deploy_fastest
 
         folder = Path(sink).parent if Path(sink).suffix else Path()
-        artifact, rows = deploy_and_compare(model, source, target, threads, folder, reporter)
+        artifact, rows = deploy_fastest(model, source, target, folder, reporter)
     from edgedeploy.demo.run import run_demo
 
     with reporter.stage(f"{artifact.path.name} on {source}") as stage:
@@ -46,7 +51,8 @@ def command(
         print_json({"comparison": rows, "demo": vars(stats)})
         return
     if rows:
-        print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+        names = [name for name in rows[0] if name not in JSON_ALONE]
+        print_table(names, [tuple(row[name] for name in names) for row in rows])
     cells = {
         "frames": stats.frames,
         "fps": f"{stats.fps:.1f}",

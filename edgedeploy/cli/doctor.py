@@ -43,10 +43,20 @@ def command(
     abilities = [_ability(name, modules) for name, modules in ABILITIES.items()]
     problems = _problems()
     machine = describe_machine()
+    cpu = _cpu()
     if json:
-        print_json({"machine": machine, "backends": backends, "abilities": abilities, "problems": problems})
+        print_json(
+            {
+                "machine": machine,
+                "cpu": cpu,
+                "backends": backends,
+                "abilities": abilities,
+                "problems": problems,
+            }
+        )
     else:
         print_table(("machine", ""), machine.items())
+        typer.echo(f"CPU class {cpu['class']}: {cpu['int8']}" if cpu["class"] else cpu["int8"])
         columns = ("backend", "works", "version", "what to do")
         print_table(columns, [(b["name"], _mark(b["works"]), b["version"], b["fix"]) for b in backends])
         print_table(
@@ -73,6 +83,17 @@ def _backend(name: str) -> dict[str, Any]:
         why, found = f"does not load: {error}", ""
     fix = backend.install_hint() if why else ""
     return {"name": name, "works": not why, "version": found, "why": why, "fix": fix}
+
+
+def _cpu() -> dict[str, str]:
+    """The class of this CPU, and what it means for INT8."""
+    from edgedeploy.core.target import THIS_CPU, load_target
+
+    try:
+        target = load_target(THIS_CPU)
+    except EdgeDeployError as error:
+        return {"class": "", "int8": str(error)}
+    return {"class": target.cpu_class, "int8": target.cpu.int8 if target.cpu else ""}
 
 
 def _ability(name: str, modules: tuple[str, ...]) -> dict[str, Any]:

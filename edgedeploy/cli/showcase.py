@@ -1,4 +1,4 @@
-"""The whole way in front of the user: a zoo model in fp32 and int8, built, timed and scored on a clip."""
+"""The whole way in front of the user: a zoo model in every precision, built, timed and scored on a clip."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from edgedeploy.core.spec import Artifact
 from edgedeploy.pipeline import deliver, run
 
 SCORED_FRAMES = 12
+# A demo is waited for: fewer frames, shorter timing and fewer mixes than `build --precision auto` takes.
+EDITS = (
+    "precision=auto", "capture.dynamic=true", "calibration.limit=32", f"guard.scored={SCORED_FRAMES}",
+    "guard.seconds=1", "guard.rounds=2",
+)  # fmt: skip
 
 
-def deploy_and_compare(
-    model: str, source: str, target: str, threads: int, folder: Path, reporter: Reporter
+def deploy_fastest(
+    model: str, source: str, target: str, folder: Path, reporter: Reporter
 ) -> tuple[Artifact, list[dict[str, Any]]]:
-    """Deploy `model` in fp32 and int8 for the size of `source`: (int8 artifact, a row of figures each).
+    """Deploy `model` in the fastest precision and runtime within the budget, for the size of `source`.
 
-    The artifacts are put into `folder`. The clip itself calibrates and scores: for super-resolution, frames
-    are shrunk, enlarged again and compared; other tasks find no truth in a clip, and get no score. Raises
-    UsageError for a camera.
+    Returns the artifact, put into `folder`, and a row of figures for each candidate. Half of the clip's frames
+    calibrate and the others score: for super-resolution, frames are shrunk, enlarged again and compared; in
+    other tasks outputs are compared with the fp32 model's. Raises UsageError for a camera, BudgetError where
+    no candidate keeps the budget.
     """
-    from edgedeploy.backends.pool import SessionPool
-    from edgedeploy.bench import bench
     from edgedeploy.demo.sources import open_source
-    from edgedeploy.tasks.base import task_for
 
     if not Path(source).exists():
         raise UsageError(
@@ -37,28 +40,31 @@ def deploy_and_compare(
     clip = open_source(source)
     size = (clip.height, clip.width)
     clip.close()
-    artifacts: list[Artifact] = []
-    for precision in ("fp32", "int8"):
-        reporter.note(f"{model}, {precision}")
-        edits = [f"precision={precision}", "capture.dynamic=true", "calibration.limit=32"]
-        job = make_job(model, edits, target=target, data=Path(source), size=size)
-        built = run(job, reporter, Cache())
-        artifacts.append(deliver(built, folder / f"{model}.{precision}.{target}{built.path.suffix}"))
-    with reporter.stage("time both, interleaved"):
-        report = bench([artifact.path for artifact in artifacts], threads=threads, size=size)
+    job = make_job(model, EDITS, target=target, data=Path(source), size=size)
+    built = run(job, reporter, Cache())
+    artifact = deliver(built, folder / f"{model}.{built.precision}.{target}{built.path.suffix}")
+    return artifact, _rows(artifact.details["guard"])
+
+
+def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The candidates that were timed, in figures for people."""
+    timed = [entry for entry in report["candidates"] if entry["milliseconds"] is not None]
+    exact = [entry["milliseconds"] for entry in timed if entry["precision"] == "fp32"]
     rows = []
-    for artifact, result in zip(artifacts, report.results, strict=True):
+    for entry in timed:
+        speed = min(exact) / entry["milliseconds"] if exact else 1.0
         row: dict[str, Any] = {
-            "precision": artifact.precision,
-            "runtime": artifact.backend,
-            "p50 ms": f"{result.p50_ms:.1f}",
-            "speed": f"{report.results[0].p50_ms / result.p50_ms:.2f}x",
+            "candidate": entry["name"],
+            "precision": entry["precision"],
+            "runtime": entry["backend"],
+            "p50 ms": f"{entry['milliseconds']:.1f}",
+            "speed": f"{speed:.2f}x",
         }
-        task = task_for(artifact)
-        if task.name == "super-resolution":
-            with reporter.stage(f"score {artifact.precision}") as stage, SessionPool(artifact) as pool:
-                metrics = task.evaluate(pool, Path(source), SCORED_FRAMES, stage.progress)
-            row["PSNR-Y dB"] = f"{metrics['psnr_y']:.2f}"
-            row["bicubic dB"] = f"{metrics['psnr_y_bicubic']:.2f}"
-        rows.append(row)
-    return artifacts[-1], rows
+        scores = entry["scores"]
+        if "psnr_y" in scores:
+            row["PSNR-Y dB"] = f"{scores['psnr_y']:.2f}"
+            row["bicubic dB"] = f"{scores['psnr_y_bicubic']:.2f}"
+        else:
+            row["agreement"] = f"{scores['agreement']:.3f}"
+        rows.append({**row, "verdict": entry["verdict"]})
+    return rows

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from edgedeploy.core.saturation import saturation_caveats
 from edgedeploy.core.spec import Artifact
 
 RANDOM_DATA = "random data"
 
 
 def caveats(artifact: Artifact) -> list[str]:
-    """Lines of warning that the artifact carries, for people."""
+    """Lines of warning about the artifact on this machine, for people."""
     calibration = artifact.details.get("calibration")
+    lines = saturation_caveats(artifact)
     if isinstance(calibration, dict) and calibration.get("random"):
-        return [f"INT8 ranges from {RANDOM_DATA}: its accuracy means nothing; quantize it with --data FOLDER"]
-    return []
+        noise = f"INT8 ranges from {RANDOM_DATA}: its accuracy means nothing; quantize it with --data FOLDER"
+        lines.insert(0, noise)
+    return lines

@@ -19,7 +19,9 @@ from edgedeploy.core.files import replacing
 
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA = 1, 7, 8, 14
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
-TENSOR_EXTERNAL_DATA = 13
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP, NODE_ATTRIBUTE = 1, 2, 3, 4, 5
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_WORDS, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL_DATA = 1, 2, 5, 8, 9, 13
+ATTRIBUTE_NAME, ATTRIBUTE_TENSOR, ATTRIBUTE_INT = 1, 5, 3
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "str", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128",
@@ -55,6 +57,34 @@ class OnnxHeader:
     nodes: int
 
 
+@dataclass(frozen=True)
+class NodeEntry:
+    """A node of the main graph; `numbers` are its attributes that are integers."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    numbers: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A constant: its TensorProto data type and shape, and its values as bytes or as packed varints.
+
+    Both are empty where the values lie in another file or field.
+    """
+
+    kind: int
+    shape: tuple[int, ...]
+    raw: memoryview
+    words: memoryview
+
+    def numbers(self) -> list[int]:
+        """The values of `words`, as unsigned 64-bit numbers."""
+        return _varints(self.words)
+
+
 def read_onnx_header(path: Path) -> OnnxHeader:
     """Parse the header of an ONNX file; raises ArtifactError if it is empty, truncated or no ONNX model."""
     with _whole(path) as buffer:
@@ -82,6 +112,63 @@ def operators(path: Path) -> list[tuple[str, str]]:
     with _whole(path) as buffer:
         nodes = (dict(_fields(node)) for node in _of_graph(buffer, GRAPH_NODE))
         return [(_text(node.get(4)), _text(node.get(3))) for node in nodes]
+
+
+def graph_entries(path: Path) -> tuple[list[NodeEntry], dict[str, TensorEntry]]:
+    """Nodes of the main graph, and its constants by name: initializers and outputs of Constant nodes."""
+    with _whole(path) as buffer:
+        tensors = dict(_constant(tensor) for tensor in _of_graph(buffer, GRAPH_INITIALIZER))
+        nodes = []
+        for message in _of_graph(buffer, GRAPH_NODE):
+            node, values = _node(message)
+            nodes.append(node)
+            if node.op == "Constant" and node.outputs and values:
+                tensors[node.outputs[0]] = _constant(values[0])[1]
+        return nodes, tensors
+
+
+def _node(buffer: Buffer) -> tuple[NodeEntry, list[Buffer]]:
+    """A node, and the tensors among its attributes."""
+    texts: dict[int, list[str]] = {NODE_INPUT: [], NODE_OUTPUT: [], NODE_NAME: [], NODE_OP: []}
+    numbers: dict[str, int] = {}
+    values: list[Buffer] = []
+    for number, value in _fields(buffer):
+        if number in texts:
+            texts[number].append(_text(value))
+        elif number == NODE_ATTRIBUTE and not isinstance(value, int):
+            entry = dict(_fields(value))
+            whole, tensor = entry.get(ATTRIBUTE_INT), entry.get(ATTRIBUTE_TENSOR)
+            if isinstance(whole, int):
+                numbers[_text(entry.get(ATTRIBUTE_NAME))] = whole
+            if tensor is not None and not isinstance(tensor, int):
+                values.append(tensor)
+    op, name = ("".join(texts[kind][:1]) for kind in (NODE_OP, NODE_NAME))
+    return NodeEntry(op, name, tuple(texts[NODE_INPUT]), tuple(texts[NODE_OUTPUT]), numbers), values
+
+
+def _constant(buffer: Buffer) -> tuple[str, TensorEntry]:
+    name, kind, shape = "", 0, list[int]()
+    raw = words = memoryview(b"")
+    for number, value in _fields(buffer):
+        if number == TENSOR_DIMS:  # packed, or one field each
+            shape += [value] if isinstance(value, int) else _varints(value)
+        elif number == TENSOR_TYPE and isinstance(value, int):
+            kind = value
+        elif number == TENSOR_NAME:
+            name = _text(value)
+        elif number == TENSOR_RAW and not isinstance(value, int):
+            raw = value
+        elif number == TENSOR_WORDS and not isinstance(value, int):
+            words = value
+    return name, TensorEntry(kind, tuple(shape), raw, words)
+
+
+def _varints(buffer: Buffer) -> list[int]:
+    found, position = [], 0
+    while position < len(buffer):
+        value, position = _varint(buffer, position)
+        found.append(value)
+    return found
 
 
 def external_files(path: Path) -> list[str]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Literal, get_args
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edgedeploy.core.cpu import OVERRIDE, architecture, claimed_class, cpu_features
 from edgedeploy.core.data_files import data_names, load_data
+from edgedeploy.core.errors import DeviceError, UnknownNameError
 from edgedeploy.core.spec import Precision
 
 PACKAGE = "edgedeploy.targets"
+THIS_CPU = "cpu"
 
 
 class Figures(BaseModel):
@@ -43,6 +49,27 @@ class Figures(BaseModel):
         return self
 
 
+class CpuClass(BaseModel):
+    """What a class of CPUs has in common.
+
+    Attributes:
+        architecture: "x86_64" or "aarch64".
+        any_of: a CPU with one of these features is of the class, unless it is of one of a higher rank.
+        rank: classes of one architecture in order; files for a class run as well on those above it.
+        sums: what INT8 kernels add products in; "int16-pairs" saturate (core/pair_sums.py).
+        more: precision -> features of which a CPU needs one to have that precision besides.
+        int8: what INT8 costs there, in a line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    architecture: str
+    any_of: tuple[str, ...] = ()
+    rank: int
+    sums: Literal["int32", "int16-pairs"] = "int32"
+    more: dict[Precision, tuple[str, ...]] = Field(default_factory=dict)
+    int8: str
+
+
 class Target(BaseModel):
     """One file of targets/*.toml.
 
@@ -59,6 +86,8 @@ class Target(BaseModel):
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
         precision_note: why the default precision is the default.
         notes: what else to know before deploying there.
+        base: target whose fields hold where the file does not name them.
+        cpu: of targets that are a class of CPUs; cpu_class is its name, which `cpu`, this machine, has too.
         figures: see Figures.
     """
 
@@ -74,6 +103,9 @@ class Target(BaseModel):
     compute_capability: str | None = Field(default=None, pattern=r"^\d{1,2}\.\d$")
     precision_note: str = ""
     notes: str = ""
+    base: str = ""
+    cpu: CpuClass | None = None
+    cpu_class: str = ""
     figures: Figures = Figures()
 
     @model_validator(mode="after")
@@ -90,10 +122,49 @@ class Target(BaseModel):
 
 
 def target_names() -> list[str]:
-    """Names of the targets that there are, sorted."""
-    return data_names(PACKAGE)
+    """Names of the targets that there are, sorted; "cpu" is this machine's."""
+    return sorted([THIS_CPU, *data_names(PACKAGE)])
 
 
 def load_target(name: str) -> Target:
-    """The target called `name`; raises UnknownNameError with the closest names."""
-    return load_data("target", PACKAGE, name, Target)
+    """The target called `name`; raises UnknownNameError with the closest names.
+
+    "cpu" is the class of this machine's CPU with the precisions that this CPU has.
+    """
+    if name == THIS_CPU:
+        return this_cpu(claimed_class())
+    if name not in data_names(PACKAGE):
+        raise UnknownNameError("target", name, target_names())
+    target = load_data("target", PACKAGE, name, Target, inherit="base")
+    return target.model_copy(update={"cpu_class": name}) if target.cpu else target
+
+
+def cpu_classes() -> list[Target]:
+    """The targets that are classes of CPUs, by architecture, the weakest first."""
+    found = [target for name in data_names(PACKAGE) if (target := load_target(name)).cpu is not None]
+    return sorted(found, key=lambda t: (t.cpu.architecture, t.cpu.rank) if t.cpu else ("", 0))
+
+
+@lru_cache(maxsize=8)
+def this_cpu(claimed: str) -> Target:
+    """Target of this machine's CPU, or of the class that is claimed for it.
+
+    Raises UnknownNameError for a claim that names no class, DeviceError for an architecture without one.
+    """
+    classes = {target.name: target for target in cpu_classes()}
+    if claimed and claimed not in classes:
+        raise UnknownNameError(f"class of CPU in {OVERRIDE}", claimed, sorted(classes))
+    features = cpu_features()
+    able = [t for t in classes.values() if t.cpu and t.cpu.architecture == architecture()]
+    able = [t for t in able if t.cpu and (not t.cpu.any_of or features.intersection(t.cpu.any_of))]
+    if not claimed and not able:
+        raise DeviceError(
+            f"nothing is known of INT8 on {architecture()} CPUs", f"deploy for one of: {', '.join(classes)}"
+        )
+    found = classes[claimed] if claimed else able[-1]
+    assert found.cpu is not None  # noqa: S101  `cpu_classes` has those alone
+    has = found.cpu.more.items() if not claimed else ()
+    more = [precision for precision, wanted in has if features.intersection(wanted)]
+    precisions = tuple(p for p in get_args(Precision) if p in {*found.precisions, *more})
+    title = f"This computer's CPU ({found.name})"
+    return found.model_copy(update={"name": THIS_CPU, "title": title, "precisions": precisions})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedeploy.core.cache import data_digest
 from edgedeploy.core.progress import Progress
+from edgedeploy.core.saturation import saturation_caveats
 from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import Job, PipelineStep
 
@@ -18,7 +19,7 @@ REAL_INPUTS = 2
 
 
 def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
-    from edgedeploy.bench.machine import processor
+    from edgedeploy.core.cpu import processor
 
     # Backends were timed on this machine: another one that shares the cache must ask again.
     return {
@@ -43,6 +44,18 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
         forms = sign_forms(known, job, Path(workplace))
         inputs = _real_inputs(artifact, job)
         return build_fastest(known, job.target, None, out, _run_shapes(artifact, job), forms, inputs)
+
+
+def _notes(artifact: Artifact) -> list[str]:
+    """What the machine that built it cannot know of the one that it was built for."""
+    from edgedeploy.bench.machine import cpu_class
+
+    made_for, here = str(artifact.details.get("cpu", "")), cpu_class()
+    if not made_for or made_for == here:
+        return saturation_caveats(artifact)
+    return [
+        f"timed on this {here or 'unknown'} CPU: on {made_for} another runtime or precision may be faster"
+    ]
 
 
 def sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact]:
@@ -96,4 +109,4 @@ def _wanted(artifact: Artifact, job: Job) -> bool:  # noqa: ARG001
     return job.recipe.precision != "auto"  # the guard builds the candidates itself
 
 
-BUILD = PipelineStep("build", "build for the target", _build, _decides, wanted=_wanted)
+BUILD = PipelineStep("build", "build for the target", _build, _decides, _notes, _wanted)
