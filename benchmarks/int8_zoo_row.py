@@ -28,7 +28,7 @@ from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import CalibrationError, EdgeDeployError
 from edgedeploy.core.parity import compare_all
 from edgedeploy.core.recipe import Recipe
-from edgedeploy.core.target import load_target
+from edgedeploy.core.target import THIS_CPU, load_target
 from edgedeploy.models import MODELS
 from edgedeploy.pipeline import run as deploy
 from edgedeploy.steps.base import Job
@@ -75,7 +75,7 @@ def measure(name: str) -> Row:
 
 def judge(model: onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> Row:
     """A float model quantised by a rule set: what lint says, and what its runtimes make of it."""
-    rules = load_rules(name)
+    rules = limited_here(load_rules(name))
     try:
         quantized, counts = quantised(model, feeds, rules)
     except CalibrationError as error:
@@ -106,6 +106,12 @@ def judge(model: onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> Row:
         result["onnxruntime_db"] = agreement(exact, computed)
         result["onnxruntime_loss"] = round(result["rounding_db"] - agreement(floats, computed), 1)
     return result
+
+
+def limited_here(rules: RuleSet) -> RuleSet:
+    """The rule set as it is run here: with limited weights where this CPU adds products in 16 bits."""
+    cpu = load_target(THIS_CPU).cpu
+    return rules.with_options(sums=cpu.sums if cpu else rules.sums)
 
 
 def quantised(model: onnx.ModelProto, feeds: Sequence[Feeds], rules: RuleSet) -> tuple[onnx.ModelProto, Row]:

@@ -10,6 +10,9 @@ import pytest
 
 from edgedeploy.backends._kernel_log import Kernel, parse_kernels
 from edgedeploy.backends._tensorrt_log import make_logger, texts
+from edgedeploy.calibration import RuleSet, load_rules
+from edgedeploy.calibration.lint import Subject, fix
+from edgedeploy.core.target import THIS_CPU, load_target
 
 
 class Refused(Exception):
@@ -32,6 +35,17 @@ def rtx_kernels(model: onnx.ModelProto, capability: str = "SM86") -> list[Kernel
     if builder.build_serialized_network(network, config) is None:
         raise Refused("; ".join(text for level, text in logger.messages if level <= sdk.ILogger.ERROR))
     return parse_kernels(texts(logger))
+
+
+def rules_here(name: str) -> RuleSet:
+    """A rule set, with weights limited where this CPU's kernels would saturate."""
+    cpu = load_target(THIS_CPU).cpu
+    return load_rules(name).with_options(sums=cpu.sums if cpu else "int32")
+
+
+def exact_here(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with Q/DQ, with its weights limited where this CPU's kernels would saturate."""
+    return fix(model, Subject(rules_here("openvino")), only=["ED118"]).model
 
 
 def openvino_output(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from edgedeploy.calibration import accumulate as accumulate_module
 from edgedeploy.calibration.collect import collect
 from edgedeploy.core.errors import CalibrationError, EdgeDeployError
 from edgedeploy.core.parity import compare
+from tests.runtimes import rules_here
 
 RULES = load_rules("tensorrt").with_options(first=True, last=True)
 
@@ -182,7 +183,7 @@ def test_int8_stays_close_to_float(method: str, rules: str) -> None:
     # OpenVINO 2026.4 is wrong on a Concat of int8 tensors: what runs there is placed by its own rules.
     model, data, fresh = network(), feeds(8), feeds(1, seed=99)[0]
     result = quantize(
-        model, lambda: data, method=method, rules=load_rules(rules).with_options(first=True, last=True)
+        model, lambda: data, method=method, rules=rules_here(rules).with_options(first=True, last=True)
     )
     onnx.checker.check_model(result.model, full_check=True)
     reference, plain = run(model, fresh)[0], run(result.model, fresh)[0]
@@ -206,7 +207,9 @@ def openvino_run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndar
 
 def test_openvino_runs_the_placement_of_tensorrt() -> None:
     model, data, fresh = network(concat=False), feeds(8), feeds(1, seed=99)[0]
-    result = quantize(model, lambda: data, rules=RULES).model
+    result = quantize(
+        model, lambda: data, rules=rules_here("tensorrt").with_options(first=True, last=True)
+    ).model
     assert compare(run(result, fresh)[0], openvino_run(result, fresh)).sqnr_db > 40
 
 

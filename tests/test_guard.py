@@ -111,12 +111,13 @@ def shop(breaks: Path, photos: Path, tmp_path: Path) -> Workshop:
 def test_a_mix_without_the_culprit_keeps_the_budget(shop: Workshop) -> None:
     made = {precision: shop.make(precision, "openvino") for precision in ("fp32", "int8")}
     made["int8"].estimated_ms, made["fp32"].estimated_ms = 1.0, 1000.0  # any mix is affordable
+    made["int8"].here = made["fp32"].here = False  # noise decides: times of so small a network are chance
     assert made["int8"].missed
     found = rescue(made["int8"], made["fp32"], shop)
     best = [candidate for candidate in found.tried if candidate.within]
     assert best
     assert "b" in best[-1].kept
-    assert "dB at the output" in best[-1].kept["b"] or "time here" in best[-1].kept["b"]
+    assert "dB at the output" in best[-1].kept["b"]
     assert best[-1].scores["agreement"] >= 0.97 > made["int8"].scores["agreement"]
     assert best[-1].lowered is not None
     kinds = [node.op_type for node in onnx.load(best[-1].lowered.path).graph.node]

@@ -17,7 +17,7 @@ from edgedeploy.core.errors import CalibrationError, RecipeError, UnknownNameErr
 from edgedeploy.core.parity import compare
 from edgedeploy.core.target import load_target, target_names
 from tests.qdq_nets import Net, by_name, feed, initializers, is_float, origin, quantized, run, source
-from tests.runtimes import openvino_output, rtx_kernels
+from tests.runtimes import openvino_output, rtx_kernels, rules_here
 
 TENSORRT = [n for n in rule_names() if load_rules(n).runtime in {"tensorrt", "tensorrt-rtx", "dla"}]
 
@@ -70,7 +70,7 @@ def test_tensorrt_builds_the_file(name: str) -> None:
 def test_openvino_computes_the_same_where_lint_has_nothing_against_it(name: str) -> None:
     """TensorRT's placement too, but for what a Concat makes (ED114), which the fix puts into other codes."""
     model = everything().model("head")
-    result, _ = quantized(model, load_rules(name))
+    result, _ = quantized(model, rules_here(name))
     openvino = subject_named("openvino")
     errors = [entry for entry in lint(result, openvino) if entry.severity == "error"]
     expected, computed = run(result, feed(model))[0], openvino_output(result, feed(model))
@@ -91,7 +91,7 @@ def test_openvino_compiles_joined_tokens() -> None:
     net.op("Concat", "sums", "positive", "positive", axis=1)
     net.op("MatMul", "z", "sums", net.constant("v", 64, 64))
     model = net.model("y", "z")
-    result, report = quantized(model, load_rules("openvino").with_options(last=True))
+    result, report = quantized(model, rules_here("openvino").with_options(last=True))
     assert len(report.quantized) == 2
     kinds = {name: initializers(result)[f"{name}_zero_point"].dtype.name for name in ("tokens", "sums")}
     assert kinds == {"tokens": "int8", "sums": "uint8"}  # what is never negative keeps all 8 bits

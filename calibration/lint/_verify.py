@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgedeploy.calibration.lint._scene import Q, Scene
+from edgedeploy.calibration.lint._unsigned import with_unsigned_weights
 from edgedeploy.core.parity import EXACT, Parity, compare_all
 
 Feeds = dict[str, NDArray[Any]]
@@ -62,7 +63,8 @@ def _draw(scene: Scene, value: onnx.ValueInfoProto, rng: np.random.Generator) ->
 
 
 def run(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[Feeds]:
-    """Outputs by name for every feed; raises NotRunnable."""
+    """Outputs by name for every feed, exact on every CPU; raises NotRunnable."""
+    model = with_unsigned_weights(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

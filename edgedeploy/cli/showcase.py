@@ -25,10 +25,10 @@ def deploy_fastest(
 ) -> tuple[Artifact, list[dict[str, Any]]]:
     """Deploy `model` in the fastest precision and runtime within the budget, for the size of `source`.
 
-    Returns the artifact, put into `folder`, and a row of figures for each candidate. Half of the clip's frames
-    calibrate and the others score: for super-resolution, frames are shrunk, enlarged again and compared; in
-    other tasks outputs are compared with the fp32 model's. Raises UsageError for a camera, BudgetError where
-    no candidate keeps the budget.
+    Returns the artifact, put into `folder`, and a row of figures for each candidate. Half of the clip's
+    frames calibrate and the others score: for super-resolution, frames are shrunk, enlarged again and
+    compared; in other tasks outputs are compared with the fp32 model's. Raises UsageError for a camera,
+    BudgetError where no candidate keeps the budget.
     """
     from edgedeploy.demo.sources import open_source
 

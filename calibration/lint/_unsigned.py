@@ -1,0 +1,49 @@
+"""sum_i q_i x_i = sum_i ((q_i + 128) - 128) x_i: operators on codes with unsigned weights, the same numbers.
+
+ONNX Runtime computes operators on codes with the CPU's integer kernels, also unoptimized. Those for signed
+weights saturate on x86 without VNNI (core/pair_sums.py), those for unsigned ones do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+# Operator -> positions of its weight and of the weight's zero-point.
+POSITIONS = {
+    "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5),
+    "ConvInteger": (1, 3), "MatMulInteger": (1, 3),
+}  # fmt: skip
+
+
+def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose operators on codes have uint8 weights for int8 ones; the model itself without such."""
+    if not any(node.op_type in POSITIONS for node in model.graph.node):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    constants = {entry.name: entry for entry in result.graph.initializer}
+    for index, node in enumerate(result.graph.node):
+        places = POSITIONS.get(node.op_type)
+        if places is None or not _is_int8(node.input, places[0], constants):
+            continue
+        while len(node.input) <= places[1]:
+            node.input.append("")
+        zero = constants.get(node.input[places[1]])
+        if node.input[places[1]] and zero is None:
+            continue  # a computed zero-point
+        for place, entry in ((places[0], constants[node.input[places[0]]]), (places[1], zero)):
+            value = np.zeros((), np.int8) if entry is None else numpy_helper.to_array(entry)
+            moved = (value.astype(np.int16) + 128).astype(np.uint8)
+            name = f"{node.input[place]}_unsigned_{index}_{place}"
+            result.graph.initializer.append(numpy_helper.from_array(moved, name))
+            node.input[place] = name
+    return result
+
+
+def _is_int8(inputs: Sequence[str], place: int, constants: dict[str, onnx.TensorProto]) -> bool:
+    entry = constants.get(inputs[place]) if len(inputs) > place else None
+    return entry is not None and entry.data_type == onnx.TensorProto.INT8
