@@ -30,6 +30,7 @@ from edgedeploy.bench import run as bench
 from edgedeploy.calibration import calibration_feeds
 from edgedeploy.cli.console import Reporter
 from edgedeploy.core.cache import Cache
+from edgedeploy.core.cpu import processor
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--nncf", metavar="PYTHON", help="interpreter with NNCF and OpenVINO")
     parser.add_argument("--out", type=Path, default=Path("out/latency"), help="folder for models")
     arguments = parser.parse_args()
+    print(f"{processor()}, class {load_target('cpu').cpu_class}")
     rate = best_rate(arguments.threads)
     print(f"INT8 kernels at their best: {rate / 1e9:.0f} thousand million multiply-accumulates a second\n")
     for model in arguments.models:
@@ -110,9 +112,11 @@ def main() -> None:
             sessions = {
                 "ONNX Runtime fp32": open_artifact(plain, options, "onnxruntime"),
                 "OpenVINO fp32": open_artifact(plain, options, "openvino"),
-                "OpenVINO bf16": open_artifact(build(model, size, "bf16", arguments.out), options),
-                "INT8": open_artifact(int8, options),
             }
+            if "bf16" in load_target("cpu").precisions:
+                bf16 = build(model, size, "bf16", arguments.out)
+                sessions["OpenVINO bf16"] = open_artifact(bf16, options)
+            sessions["INT8"] = open_artifact(int8, options)
             if arguments.nncf:
                 sessions |= by_nncf(plain, arguments.nncf, arguments.threads)
             for session in sessions.values():

@@ -86,7 +86,7 @@ def test_the_wheel_holds_exactly_the_package(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     assert {name.split("/")[0].rsplit("-", 1)[0].split("-")[0] for name in names} == {"edgedeploy"}
-    for needed in ("targets/cpu.toml", "py.typed", "models/espcn.py", "calibration/rules/tensorrt.toml"):
+    for needed in ("targets/x86-avx2.toml", "py.typed", "models/espcn.py", "calibration/rules/tensorrt.toml"):
         assert f"edgedeploy/{needed}" in names
     code = (
         "import edgedeploy.models.espcn, edgedeploy.core.target as t; t.load_target('cpu'); print(t.__file__)"

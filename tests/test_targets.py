@@ -18,17 +18,19 @@ RTX_CAPABILITIES = {"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"}
 def test_target_is_consistent(name: str) -> None:
     target = load_target(name)
     assert target.name == name
+    assert target.title
     assert target.precision_note, "a user wants to know why the default precision is the default"
     assert set(target.backends) <= set(BACKENDS.names())
     for precision in target.precisions:
         assert any(precision in BACKENDS.get(backend).precisions for backend in target.backends)
     if target.compute_capability is None:
-        assert name == "cpu"
+        assert target.cpu is not None
+        assert target.cpu_class == name or name == "cpu"
     elif "tensorrt-rtx" in target.backends:
         assert target.compute_capability in RTX_CAPABILITIES
 
 
-@pytest.mark.parametrize("name", [name for name in target_names() if name != "cpu"])
+@pytest.mark.parametrize("name", [name for name in target_names() if load_target(name).cpu is None])
 def test_figures_agree_with_each_other(name: str) -> None:
     """FP32 = multiprocessors x FMA lanes x 2 x clock; INT8 and FP16 tensor rates follow per generation."""
     target = load_target(name)
