@@ -53,6 +53,7 @@ class RuleSet(BaseModel):
         small_channels: leave out operators with too few channels to gain anything.
         first, last: quantise layers with no weighted operator before, or after, them.
         number: what takes the place of float32: "int8", or "fp8" (E4M3) where `activation` is int8.
+        passes: graph passes before placement, for what the runtime's INT8 kernels compute faster.
         corrections: files of calibration/corrections that run unless told otherwise -> their options.
         signs: how products of -1, 0 and 1 run in INT8, which needs no ranges: "int8" is symmetric Q/DQ behind
             Sign; "saturating" kinds let QuantizeLinear take the sign, and unsigned ones have zero-point 1.
@@ -91,6 +92,7 @@ class RuleSet(BaseModel):
     first: bool = True
     last: bool = True
     number: Literal["int8", "fp8"] = "int8"
+    passes: tuple[str, ...] = ()
     corrections: dict[str, dict[str, Any]] = Field(default_factory=dict)
     signs: Literal["int8", "int8-saturating", "uint8-saturating"] = "int8"
     known_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)

@@ -123,7 +123,10 @@ def test_openvino_gets_the_rewritten_detector(tmp_path: Path, moving: Path) -> N
     assert built.backend == "openvino"
 
 
-@pytest.mark.parametrize(("target", "capability"), [("rtx-3060", "8.6"), ("rtx-5070", "12.0")])
+@pytest.mark.parametrize(
+    ("target", "capability"),
+    [("rtx-3060", "8.6"), pytest.param("rtx-5070", "12.0", marks=pytest.mark.slow)],
+)
 def test_the_rewritten_detector_builds(tmp_path: Path, moving: Path, target: str, capability: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     built, _ = deploy(DETECTOR, tmp_path, *SMALL, "precision=fp16", target=target, weights=str(moving))

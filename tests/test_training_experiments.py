@@ -94,7 +94,6 @@ def test_half_precision_rounds_neither_images_nor_targets_that_a_loss_is_given(
         assert torch.equal(column, wanted)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_falls(name: str, tmp_path: Path) -> None:
     case = CASES[name]

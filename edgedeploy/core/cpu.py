@@ -85,10 +85,8 @@ def _mac() -> set[str]:
     found = {"sse4_1"} if architecture() == "x86_64" else set[str]()
     for name, feature in _MAC.items():
         value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
-        if (
-            system.sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0) == 0
-            and value
-        ):
+        error = system.sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
+        if not error and value.value:
             found.add(feature)
     return found
 

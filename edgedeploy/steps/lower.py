@@ -17,6 +17,8 @@ from edgedeploy.core.spec import Artifact, Precision, Step
 from edgedeploy.steps.base import Job, PipelineStep
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgedeploy.calibration import QuantizeResult
     from edgedeploy.calibration.dataset import CalibrationData
 
@@ -139,12 +141,14 @@ def to_int8(
     options, rules = job.recipe.calibration, _rules(job)
     data = _data(artifact, job, statistics)
     precision: Precision = "fp8" if job.recipe.precision == "fp8" else "int8"
+    loaded = load_rules(rules).with_options(number=precision)
+    artifact, model = _for_kernels(artifact, onnx.load(artifact.path), loaded.passes, job)
     result = quantize(
-        onnx.load(artifact.path),
+        model,
         data,
         method=options.method,
         options=options.options,
-        rules=load_rules(rules).with_options(number=precision),
+        rules=loaded,
         corrections=options.corrections,
         memory_mb=options.memory_mb,
         keep_float=_kept(artifact, options.keep_float),
@@ -172,6 +176,22 @@ def to_int8(
         step, precision=precision, details={**artifact.details, "calibration": calibration}
     )
     return save_model(result.model, lowered, out), result
+
+
+def _for_kernels(
+    artifact: Artifact, model: onnx.ModelProto, passes: Sequence[str], job: Job
+) -> tuple[Artifact, onnx.ModelProto]:
+    """The model after the passes that a rule set asks for, and the artifact with them in its history."""
+    from edgedeploy.export.runner import optimize
+
+    surgery = job.recipe.surgery
+    names = [name for name in passes if name not in surgery.skip]
+    if not names:
+        return artifact, model
+    result = optimize(model, [*names, "fold-mul-add"], verify=surgery.verify, seeds=surgery.seeds)
+    if not any(step.hits and not step.reverted for step in result.steps if step.name in names):
+        return artifact, model
+    return artifact.model_copy(update={"history": (*artifact.history, *result.history())}), result.model
 
 
 def _to_int4(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Artifact:
