@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 # Class of CPU -> what cpuid_mask.c hides.
@@ -31,7 +32,10 @@ SECTION = re.compile(r"^\s*\d+\s+(\S+)\s+([0-9a-f]+)\s+([0-9a-f]+)\s+[0-9a-f]+\s
 def masked_environment(folder: Path) -> Path:
     """The Python of a copy of this virtual environment in `folder` whose libraries ask cpuid_mask.c."""
     python, stamp = folder / "venv" / "bin" / "python", folder / "made"
-    if stamp.exists() and stamp.stat().st_mtime > Path(sys.prefix, ".dev").stat().st_mtime:
+    packages = sorted(
+        f"{entry.name} {entry.version}" for entry in distributions() if entry.name != "edgedeploy"
+    )
+    if stamp.exists() and stamp.read_text().splitlines() == packages:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -48,7 +52,7 @@ def masked_environment(folder: Path) -> Path:
         count = _mask(path)
         if count:
             print(f"{count:3d} CPUID instructions in {path.name}", file=sys.stderr)
-    stamp.touch()
+    stamp.write_text("\n".join(packages))
     return python
 
 
