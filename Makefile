@@ -4,12 +4,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 OUT := out
 
-.PHONY: help demo test test-all check fmt bench docs golden clean
+.PHONY: help demo test check fmt bench docs golden clean
 
 help:
 	@echo "make demo     upscale a real clip with an INT8 engine made in front of you (installs what it needs)"
-	@echo "make test     the tests that find most faults a minute; make test-all runs every one"
-	@echo "make check    ruff, mypy, pyright, import contracts"
+	@echo "make test     run the tests        make check    ruff, mypy, pyright, import contracts"
 	@echo "make fmt      format the code      make bench    INT8 beside float on five networks"
 	@echo "make docs     check the documents  make golden   rewrite tests/golden"
 
@@ -45,9 +44,6 @@ demo: .venv/.demo
 
 # Two processes with a thread each: more threads than cores wait for one another.
 test: .venv/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
-
-test-all: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: .venv/.dev

@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgedeploy.models.registry import ModelInfo
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -24,12 +22,6 @@ class Counts:
 
     params: int
     macs: int
-
-
-def count_model(info: ModelInfo) -> Counts:
-    """Count a model of the zoo; its weights are never made."""
-    with torch.device("meta"):
-        return count(info.build(), info.input_shape)
 
 
 def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:

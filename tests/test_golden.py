@@ -16,7 +16,7 @@ from edgedeploy.export.surgery import operate, to_fp16
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.settle import settle
 from tests.conftest import ROOT
-from tests.zoo import marked, models_under_test, small_options
+from tests.zoo import models_under_test, small_options
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -25,7 +25,8 @@ def histogram(path: Path) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in onnx.load(path).graph.node).items()))
 
 
-@pytest.mark.parametrize("name", marked(models_under_test()))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models_under_test())
 def test_operators_after_each_phase(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     options = small_options(MODELS.get(name))
     info = MODELS.get(name).variant(**options)

@@ -18,7 +18,7 @@ from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.settle import settle
 from tests.norm_counter import norms, why_it_stays
 from tests.random_graphs import build
-from tests.zoo import marked, models_under_test, small_options
+from tests.zoo import models_under_test, small_options
 
 # A minute each in training form; pvt and deit have their norms in the same places.
 SLOW = set() if os.environ.get("EDGEDEPLOY_ALL_MODELS") == "1" else {"slab_cswin_tiny", "slab_swin_tiny"}
@@ -50,7 +50,8 @@ def training_form(name: str) -> tuple[onnx.ModelProto, torch.Tensor]:
     return export_torchscript(network, x, "x", outputs, 20, False), x
 
 
-@pytest.mark.parametrize("name", marked(sorted({*filter(has_norms, models_under_test()), *MOST} - SLOW)))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*filter(has_norms, models_under_test()), *MOST} - SLOW))
 def test_a_norm_that_is_left_cannot_go(name: str) -> None:
     model, x = training_form(name)
     result = optimize(model, verify=False)

@@ -15,7 +15,7 @@ from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.layers_norm import PRepBN, RepBN
 from edgedeploy.models.reparam import Fusible, fold_batchnorm, reparameterize
 from edgedeploy.models.settle import settle
-from tests.zoo import marked, models_under_test, small_options
+from tests.zoo import models_under_test, small_options
 
 RELATIVE = 1e-5  # of float32 networks
 EXACT = 1e-12  # of the same folded and run in float64: what is left is algebra
@@ -81,7 +81,7 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", marked(models_under_test(), {"stdo_edsr_x2", "stdo_edsr_x4"}))
+@pytest.mark.parametrize("name", models_under_test())
 def test_every_model_in_deploy_form(name: str) -> None:
     options = small_options(MODELS.get(name))
     info = MODELS.get(name).variant(**options)

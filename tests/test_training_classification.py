@@ -92,7 +92,6 @@ def stripes(count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.T
     return torch.from_numpy(pixels.astype(np.float32)), torch.from_numpy(labels)
 
 
-@pytest.mark.slow
 def test_the_small_network_learns_and_ends_on_batch_norm_alone(rng: np.random.Generator) -> None:
     torch.manual_seed(0)
     steps = 45

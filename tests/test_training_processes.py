@@ -22,7 +22,6 @@ from edgedeploy.models.training.runs import Run
 from edgedeploy.models.training.synced_norm import synchronise
 from tests.test_training_experiments import CASES, drawn
 from tests.training_runs import draw_photographs, draw_streets, flat, plain, streets
-from tests.zoo import marked
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +47,8 @@ def by_two(arguments: list[str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("recipe", marked(["plain", "flat"], {"flat"}))
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["plain", "flat"])
 def test_two_processes_do_what_one_does(recipe: str, tmp_path: Path) -> None:
     """DDP over gloo, half a batch each; `flat` has batch norms, whose statistics are over both halves."""
     script = tmp_path / "script.py"

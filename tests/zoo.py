@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Iterable
 from typing import Any
 
-import pytest
 import torch
-from _pytest.mark import ParameterSet
 
 from edgedeploy.models import MODELS, ModelInfo
 
@@ -26,18 +23,6 @@ def small_options(info: ModelInfo) -> dict[str, Any]:
     if "image_size" not in inspect.signature(info.build).parameters:
         return {}
     return OTHERS.get(info.name, {"image_size": min(SIDE, info.input_shape[2])})
-
-
-# Five seconds and more to capture and prove; a smaller model of the same blocks is not among them.
-EXPENSIVE = frozenset(
-    {"bivit_deit_tiny", "bivit_swin_tiny", "ddrnet_23", "ddrnet_23_cls", "deit_tiny_prepbn",
-    "pvt_tiny_prepbn", "slab_cswin_tiny", "swin_tiny_prepbn"}
-)  # fmt: skip
-
-
-def marked(names: Iterable[str], slow: Collection[str] = EXPENSIVE) -> list[ParameterSet]:
-    """Names as parameters of a test, those in `slow` left out of `make test`."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
 def models_under_test() -> list[str]:

@@ -15,7 +15,6 @@ from edgedeploy.models import create_model
 from edgedeploy.models.state_file import Description, write_state
 from tests.cli.conftest import Cli
 from tests.training_runs import draw_faces, draw_fundus, draw_photographs, draw_signs, draw_streets
-from tests.zoo import marked
 
 CASES = {
     "ddrnet_23_slim": ({"classes": 11}, draw_streets, "miou"),
@@ -25,7 +24,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("model", marked(CASES, {"ddrnet_23_slim"}))
+@pytest.mark.slow
+@pytest.mark.parametrize("model", CASES)
 def test_pytorch_and_runtimes_agree(model: str, cli: Cli, tmp_path: Path) -> None:
     options, draw, metric = CASES[model]
     data = draw(tmp_path / "data")
