@@ -172,7 +172,6 @@ def test_words_that_do_not_fit_are_refused_at_once(breaks: Path, photos: Path, t
         run(job(breaks, photos, 'guard.budget=["miou"]'), Listener(), cache)
 
 
-@pytest.mark.slow
 def test_without_the_device_nothing_is_timed(photos: Path, tmp_path: Path) -> None:
     if BACKENDS.get("tensorrt-rtx").why_not() or not BACKENDS.get("tensorrt").why_not():
         pytest.skip("needs tensorrt-rtx and no GPU")

@@ -42,7 +42,6 @@ def test_a_cpu_runs_what_it_was_asked_for(precision: str, stranger: Path, tmp_pa
     assert json.loads(timed.out)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "type_"), [("fp8", "FP8"), ("int8", "Int8")])
 def test_an_ada_engine_computes_in_eight_bits(
     precision: str, type_: str, stranger: Path, tmp_path: Path, cli: Cli

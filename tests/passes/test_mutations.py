@@ -128,7 +128,6 @@ def agree(model: onnx.ModelProto, changed: Evaluator, atol: float) -> bool:
         return False
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", KEEPING)
 def test_a_pass_that_is_broken_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     item = PASSES.get(name)
