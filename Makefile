@@ -4,11 +4,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 OUT := out
 
-.PHONY: help demo test check fmt bench docs golden clean
+.PHONY: help demo test test-all check fmt bench docs golden clean
 
 help:
 	@echo "make demo     upscale a real clip with an INT8 engine made in front of you (installs what it needs)"
-	@echo "make test     run the tests        make check    ruff, mypy, pyright, import contracts"
+	@echo "make test     the fast tests       make test-all all tests"
+	@echo "make check    ruff, mypy, pyright, import contracts"
 	@echo "make fmt      format the code      make bench    INT8 beside float on five networks"
 	@echo "make docs     check the documents  make golden   rewrite tests/golden"
 
@@ -42,9 +43,15 @@ demo: .venv/.demo
 	@$(BIN)/python benchmarks/clips.py bigbuckbunny --size 360x640 --out $(OUT)/clip.mp4 > /dev/null
 	@$(BIN)/edgedeploy demo espcn_x3 --source $(OUT)/clip.mp4 --sink $(OUT)/demo.mp4
 
-# Two processes with a thread each: more threads than cores wait for one another.
+# Two processes with a thread each: more threads than cores wait for one another. A file stays in one process,
+# so that what its tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: .venv/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: .venv/.dev
+	@$(PYTEST) $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ class Survey:
         return {name: installed_version(name) or "absent" for name in self.libraries}
 
 
+@cache
 def by_size() -> list[str]:
     """Names of all models, the one of fewest parameters first."""
     import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,3 +31,9 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(torch.empty(input_shape, device="meta"))
     return Counts(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
+
+
+def count_built(build: Callable[[], nn.Module], input_shape: tuple[int, ...]) -> Counts:
+    """The same of the network that `build` makes, whose weights are never drawn."""
+    with torch.device("meta"):
+        return count(build(), input_shape)

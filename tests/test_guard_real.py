@@ -15,6 +15,7 @@ from edgedeploy.steps.base import Job
 from tests.test_pipeline import Listener
 
 
+@pytest.mark.slow
 def test_espcn_ships_what_keeps_its_decibels(shared: Path, tmp_path: Path) -> None:
     if BACKENDS.get("openvino").why_not():
         pytest.skip("needs openvino")

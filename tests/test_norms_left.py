@@ -18,10 +18,10 @@ from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.settle import settle
 from tests.norm_counter import norms, why_it_stays
 from tests.random_graphs import build
-from tests.zoo import models_under_test, small_options
+from tests.zoo import models_under_test, one_of_each_family, small_options
 
 # A minute each in training form; pvt and deit have their norms in the same places.
-SLOW = set() if os.environ.get("EDGEDEPLOY_ALL_MODELS") == "1" else {"slab_cswin_tiny", "slab_swin_tiny"}
+MINUTES = set() if os.environ.get("EDGEDEPLOY_ALL_MODELS") == "1" else {"slab_cswin_tiny", "slab_swin_tiny"}
 MOST = {"ddrnet_23_slim": (12, 7)}  # norms before and after
 RELATIVE = 1e-3  # deep networks in float32, with signs at random
 
@@ -50,8 +50,9 @@ def training_form(name: str) -> tuple[onnx.ModelProto, torch.Tensor]:
     return export_torchscript(network, x, "x", outputs, 20, False), x
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*filter(has_norms, models_under_test()), *MOST} - SLOW))
+@pytest.mark.parametrize(
+    "name", one_of_each_family(sorted({*filter(has_norms, models_under_test()), *MOST} - MINUTES))
+)
 def test_a_norm_that_is_left_cannot_go(name: str) -> None:
     model, x = training_form(name)
     result = optimize(model, verify=False)

@@ -106,20 +106,25 @@ from pathlib import Path
 from edgedeploy.models.training.loop import Every
 from edgedeploy.models.training.runs import Run
 from tests.training_runs import upscaling
-run = Run(upscaling(steps=400), Path(sys.argv[1]), Path(sys.argv[2]), resume=True, every=Every(10, 1000))
+recipe = upscaling(steps=int(sys.argv[3]))
+run = Run(recipe, Path(sys.argv[1]), Path(sys.argv[2]), resume=True, every=Every(10, 1000))
 for progress in run.train():
     print(progress.step, flush=True)
 """
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_in_the_same_weights(photographs: Path, tmp_path: Path) -> None:
-    *_, last = Run(upscaling(steps=400), photographs, tmp_path / "whole", every=Every(10, 1000)).train()
+@pytest.mark.parametrize(
+    ("steps", "waits"), [(150, (0.1,)), pytest.param(400, (0.05, 0.35, 0.2), marks=pytest.mark.slow)]
+)
+def test_killed_at_random_moments_it_ends_in_the_same_weights(
+    photographs: Path, tmp_path: Path, steps: int, waits: tuple[float, ...]
+) -> None:
+    *_, last = Run(upscaling(steps=steps), photographs, tmp_path / "whole", every=Every(10, 1000)).train()
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(photographs), str(out)]
+    command = [sys.executable, "-c", KILLED, str(photographs), str(out), str(steps)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # the order of sums depends on it
-    for wait in (0.05, 0.35, 0.2):  # after the first report
+    for wait in waits:  # after the first report
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None
         assert process.stdout.readline()

@@ -47,8 +47,7 @@ def by_two(arguments: list[str]) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["plain", "flat"])
+@pytest.mark.parametrize("recipe", [pytest.param("plain", marks=pytest.mark.slow), "flat"])
 def test_two_processes_do_what_one_does(recipe: str, tmp_path: Path) -> None:
     """DDP over gloo, half a batch each; `flat` has batch norms, whose statistics are over both halves."""
     script = tmp_path / "script.py"

@@ -80,7 +80,9 @@ def states_equal(one: nn.Module, two: nn.Module) -> bool:
     return all(torch.equal(v, two.state_dict()[k]) for k, v in one.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["stdo_espcn_x2", "stdo_vdsr_x2", "stdo_wdsr_x2"])
+@pytest.mark.parametrize(
+    "name", ["stdo_espcn_x2", "stdo_vdsr_x2", pytest.param("stdo_wdsr_x2", marks=pytest.mark.slow)]
+)
 def test_the_loss_goes_down(drawn: Pair, name: str) -> None:
     network, seen = fresh(name), []
     copies = drawn[0].copy(), drawn[1].copy()

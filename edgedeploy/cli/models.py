@@ -21,7 +21,7 @@ def command(
     require_export()
     from edgedeploy.models import MODELS
     from edgedeploy.models.checkpoint import bundled_weights
-    from edgedeploy.models.count import count
+    from edgedeploy.models.count import count_built
 
     names = [name for name in MODELS.names() if fnmatch(name, pattern)]
     if not names:
@@ -29,7 +29,7 @@ def command(
     rows: list[dict[str, Any]] = []
     for name in names:
         info = MODELS.get(name)
-        counts = count(info.build(), info.input_shape)
+        counts = count_built(info.build, info.input_shape)
         rows.append(
             {
                 "name": name,

@@ -28,6 +28,15 @@ SHORTER = {
 }
 
 
+# In the fast suite they run on small images, and what lists or times runs for a part or a moment.
+SMALLER = {
+    ("models",): ("espcn*",),
+    ("export", "espcn_x3"): ("--size", "90x160"),
+    ("bench", "espcn_x3.onnx@onnxruntime"): ("--runs", "5"),
+    ("stdo", "encode"): ("--model", "stdo_espcn_micro_x2", "--chunks", "2"),
+}
+
+
 def commands(document: str) -> list[list[str]]:
     """The `edgedeploy` lines of a document's sh blocks, in order, as words."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
@@ -36,16 +45,22 @@ def commands(document: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
+def width(request: pytest.FixtureRequest) -> int:
+    """Of the pictures and the clip; the commands of the README name 640."""
+    return int(getattr(request, "param", 640))
+
+
+@pytest.fixture
+def desk(tmp_path: Path, width: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the commands name: photos/ and clip.mp4."""
     import av
 
     (tmp_path / "photos").mkdir()
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
         stream = container.add_stream("h264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, width * 9 // 16, "yuv420p"
         for index in range(8):
-            picture = cv2.resize(rng.integers(0, 256, (9, 16, 3), dtype=np.uint8), (640, 360))
+            picture = cv2.resize(rng.integers(0, 256, (9, 16, 3), dtype=np.uint8), (width, width * 9 // 16))
             cv2.imwrite(str(tmp_path / "photos" / f"{index}.png"), picture)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         container.mux(stream.encode())
@@ -53,7 +68,8 @@ def desk(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-def test_readme_commands_run_in_order(cli: Cli, desk: Path) -> None:
+@pytest.mark.parametrize("width", [160, pytest.param(640, marks=pytest.mark.slow)], indirect=True)
+def test_readme_commands_run_in_order(cli: Cli, desk: Path, width: int) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     lines = commands("README.md")
     assert [words[0] for words in lines] == [
@@ -61,7 +77,8 @@ def test_readme_commands_run_in_order(cli: Cli, desk: Path) -> None:
         "bench", "eval", "demo", "stdo", "stdo", "doctor",
     ]  # fmt: skip
     for words in lines:
-        outcome = cli(*words, *SHORTER.get(tuple(words[:2]), ()))
+        more = SMALLER.get(tuple(words[:2]), ()) if width < 640 else ()
+        outcome = cli(*words, *SHORTER.get(tuple(words[:2]), ()), *more)
         assert outcome.code == 0, f"{words}: {outcome.err}"
     for made in (
         "espcn_x3.onnx",
@@ -75,6 +92,7 @@ def test_readme_commands_run_in_order(cli: Cli, desk: Path) -> None:
         assert (desk / made).stat().st_size > 0
 
 
+@pytest.mark.parametrize("width", [160], indirect=True)
 def test_calibration_commands_run(cli: Cli, desk: Path) -> None:
     network(desk / "model.onnx")
     lines = commands("docs/calibration.md")

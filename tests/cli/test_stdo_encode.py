@@ -108,6 +108,7 @@ def test_weights_are_stored_in_half_the_bytes(per_chunk: Bundle) -> None:
     assert per_chunk.models[0].path.stat().st_size < 2 * 60_716 + 10_000
 
 
+@pytest.mark.slow
 def test_one_joint_network(clip: Path, tmp_path: Path) -> None:
     bundle = encode(clip, tmp_path / "joint", changed(joint=True), Reporter(quiet=True))
     check(bundle, clip, tmp_path)
@@ -115,6 +116,7 @@ def test_one_joint_network(clip: Path, tmp_path: Path) -> None:
     assert bundle.manifest.chunks is None
 
 
+@pytest.mark.slow
 def test_one_network_of_another_kind_in_fp32(clip: Path, tmp_path: Path) -> None:
     options = changed(model="stdo_vdsr_x2", chunks=1, precision="fp32", halo=4)
     bundle = encode(clip, tmp_path / "vdsr", options, Reporter(quiet=True))
@@ -143,6 +145,7 @@ class Interrupting(Reporter):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_encoding_goes_on(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bundle"
     monkeypatch.setattr(overfit, "SAVE_EVERY", 25)
@@ -257,7 +260,8 @@ def test_the_command_line_tells_bytes_and_quality(cli: Cli, per_chunk: Bundle) -
 def test_threads_can_be_told(cli: Cli, clip: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    told = ("--threads", 2, "--steps", 1, "--batch", 1, "--patch", "18x24", "--limit", 1, "--joint")
+    network = ("--model", "stdo_espcn_micro_x2", "--chunks", 1, "--steps", 1, "--batch", 1)
+    told = ("--threads", 2, *network, "--patch", "18x24", "--limit", 1)
     try:
         outcome = cli("stdo", "encode", clip, "-o", tmp_path / "bundle", *told)
         assert (outcome.code, torch.get_num_threads()) == (0, 2), outcome.err
