@@ -43,14 +43,14 @@ def save_sensitive(path: Path, shape: Sequence[int], gain: float = 1e4) -> Path:
     return _save(path, nodes, tensors, {"x": shape}, {"y": [shape[0], 8, *shape[2:]]})
 
 
-def save_quantised(path: Path, shape: Sequence[int]) -> Path:
+def save_quantised(path: Path, shape: Sequence[int], levels: int = 127) -> Path:
     """The same first convolution in int8: Q/DQ on its input and, per channel, on its weights.
 
-    In 7 bits, so that no CPU's kernels saturate.
+    With 63 levels no CPU's kernels saturate.
     """
     rng = np.random.default_rng(0)
     w = rng.normal(size=(8, 3, 3, 3)).astype(np.float32) / 5
-    scale = np.abs(w).max(axis=(1, 2, 3)) / np.float32(63)
+    scale = np.abs(w).max(axis=(1, 2, 3)) / np.float32(levels)
     constants = {
         "sx": np.float32(4 / 127), "zx": np.int8(0), "w": w, "sw": scale, "zw": np.zeros(8, np.int8),
     }  # fmt: skip

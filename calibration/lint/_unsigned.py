@@ -17,6 +17,7 @@ POSITIONS = {
     "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5),
     "ConvInteger": (1, 3), "MatMulInteger": (1, 3),
 }  # fmt: skip
+ACTIVATION_ZERO = 2  # position of the activation's zero-point, whose type is the activation's
 
 
 def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -28,8 +29,10 @@ def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = {entry.name: entry for entry in result.graph.initializer}
     for index, node in enumerate(result.graph.node):
         places = POSITIONS.get(node.op_type)
-        if places is None or not _is_int8(node.input, places[0], constants):
+        if places is None or not _of_type(node.input, places[0], constants, onnx.TensorProto.INT8):
             continue
+        if not _of_type(node.input, ACTIVATION_ZERO, constants, onnx.TensorProto.UINT8):
+            continue  # the runtime has no kernel of signed activations and unsigned weights
         while len(node.input) <= places[1]:
             node.input.append("")
         zero = constants.get(node.input[places[1]])
@@ -44,6 +47,7 @@ def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _is_int8(inputs: Sequence[str], place: int, constants: dict[str, onnx.TensorProto]) -> bool:
+def _of_type(inputs: Sequence[str], place: int, constants: dict[str, onnx.TensorProto], kind: int) -> bool:
+    """Whether an input is a constant of this type."""
     entry = constants.get(inputs[place]) if len(inputs) > place else None
-    return entry is not None and entry.data_type == onnx.TensorProto.INT8
+    return entry is not None and entry.data_type == kind
