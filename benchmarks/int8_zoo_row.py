@@ -23,12 +23,12 @@ from edgedeploy.backends._tensorrt_log import make_logger, texts
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.lint import fix, lint, subject_named
 from edgedeploy.calibration.lint._verify import Feeds, run
-from edgedeploy.calibration.ruleset import RuleSet
+from edgedeploy.calibration.ruleset import RuleSet, limited_here
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import CalibrationError, EdgeDeployError
 from edgedeploy.core.parity import compare_all
 from edgedeploy.core.recipe import Recipe
-from edgedeploy.core.target import THIS_CPU, load_target
+from edgedeploy.core.target import load_target
 from edgedeploy.models import MODELS
 from edgedeploy.pipeline import run as deploy
 from edgedeploy.steps.base import Job
@@ -106,12 +106,6 @@ def judge(model: onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> Row:
         result["onnxruntime_db"] = agreement(exact, computed)
         result["onnxruntime_loss"] = round(result["rounding_db"] - agreement(floats, computed), 1)
     return result
-
-
-def limited_here(rules: RuleSet) -> RuleSet:
-    """The rule set as it is run here: with limited weights where this CPU adds products in 16 bits."""
-    cpu = load_target(THIS_CPU).cpu
-    return rules.with_options(sums=cpu.sums if cpu else rules.sums)
 
 
 def quantised(model: onnx.ModelProto, feeds: Sequence[Feeds], rules: RuleSet) -> tuple[onnx.ModelProto, Row]:

@@ -15,6 +15,7 @@ from edgedeploy.calibration.weights import product_of
 from edgedeploy.core.data_files import data_names, load_data
 from edgedeploy.core.errors import RecipeError
 from edgedeploy.core.pair_sums import Product
+from edgedeploy.core.target import THIS_CPU, load_target
 
 PACKAGE = "edgedeploy.calibration.rules"
 Activation = Literal["int8", "uint8", "int8-asymmetric", "uint16"]
@@ -39,7 +40,7 @@ class RuleSet(BaseModel):
             Gemm's axis is for transB = 0 and follows the attribute.
         grouped_per_tensor: operators whose weights get one scale for all channels when they are grouped.
         bias: "float" leaves biases alone, "int32" gives them scale activation x weight.
-        sums: what integer kernels add products in. "int16-pairs": two neighbours in 16 bits, which saturate,
+        sums: what integer kernels add products in. "int16-pairs": two neighbors in 16 bits, which saturate,
             so the codes of weights are limited (core/pair_sums.py).
         outputs: whether outputs are quantised too, besides inputs.
         around: operators without weights that get Q/DQ on inputs and outputs (only with `outputs`), where an
@@ -121,6 +122,12 @@ class RuleSet(BaseModel):
             raise RecipeError(
                 f"Q/DQ rule {'.'.join(map(str, first['loc']))}: {first['msg']}", "see calibration/rules"
             ) from None
+
+
+def limited_here(rules: RuleSet) -> RuleSet:
+    """The rule set as it is run on this machine: weights limited where its CPU adds products in 16 bits."""
+    cpu = load_target(THIS_CPU).cpu
+    return rules.with_options(sums=cpu.sums) if cpu else rules
 
 
 def rule_names() -> list[str]:

@@ -12,7 +12,7 @@ from edgedeploy.backends._kernel_log import Kernel, parse_kernels
 from edgedeploy.backends._tensorrt_log import make_logger, texts
 from edgedeploy.calibration import RuleSet, load_rules
 from edgedeploy.calibration.lint import Subject, fix
-from edgedeploy.core.target import THIS_CPU, load_target
+from edgedeploy.calibration.ruleset import limited_here
 
 
 class Refused(Exception):
@@ -39,8 +39,7 @@ def rtx_kernels(model: onnx.ModelProto, capability: str = "SM86") -> list[Kernel
 
 def rules_here(name: str) -> RuleSet:
     """A rule set, with weights limited where this CPU's kernels would saturate."""
-    cpu = load_target(THIS_CPU).cpu
-    return load_rules(name).with_options(sums=cpu.sums if cpu else "int32")
+    return limited_here(load_rules(name))
 
 
 def exact_here(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,24 +12,25 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-# Operator -> positions of its weight and of the weight's zero-point.
-POSITIONS = {
-    "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5),
-    "ConvInteger": (1, 3), "MatMulInteger": (1, 3),
-}  # fmt: skip
+from edgedeploy.core.int8_layers import ON_CODES
+
+ZERO_AFTER = 2  # from a weight's position to that of its zero-point
 ACTIVATION_ZERO = 2  # position of the activation's zero-point, whose type is the activation's
 
 
 def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose operators on codes have uint8 weights for int8 ones; the model itself without such."""
-    if not any(node.op_type in POSITIONS for node in model.graph.node):
+    if not any(node.op_type in ON_CODES for node in model.graph.node):
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
     constants = {entry.name: entry for entry in result.graph.initializer}
     for index, node in enumerate(result.graph.node):
-        places = POSITIONS.get(node.op_type)
-        if places is None or not _of_type(node.input, places[0], constants, onnx.TensorProto.INT8):
+        if node.op_type not in ON_CODES:
+            continue
+        weight = ON_CODES[node.op_type][1]
+        places = (weight, weight + ZERO_AFTER)
+        if not _of_type(node.input, weight, constants, onnx.TensorProto.INT8):
             continue
         if not _of_type(node.input, ACTIVATION_ZERO, constants, onnx.TensorProto.UINT8):
             continue  # the runtime has no kernel of signed activations and unsigned weights

@@ -58,9 +58,8 @@ def saturating_layers(path: Path) -> SaturatingLayers:
     codes = {node.outputs[0]: node.inputs[0] for node in behind}
     zeros = Counter(node.inputs[2] for node in behind if len(node.inputs) > 2 and node.inputs[2])
     found, count = [], 0
-    if not any(
-        node.op in {"QuantizeLinear", *ON_CODES} for node in nodes
-    ):  # weights alone: products are float
+    # Without codes of activations only weights are INT8, and products are float.
+    if not any(node.op in {"QuantizeLinear", *ON_CODES} for node in nodes):
         return SaturatingLayers((), 0)
     for node in nodes:
         op, position = ON_CODES.get(node.op, (node.op, 1))
