@@ -17,7 +17,7 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit("edgedeploy needs Python 3.10 or newer; try: make PYTHON=python3.11") if sys.version_info < (3, 10) else 0'
 	@$(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
-# What a user needs to export, quantise and run on this CPU, and a package that ships real clips.
+# What a user needs to export, quantize and run on this CPU, and a package that ships real clips.
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
 	@echo "installing edgedeploy and its runtimes into .venv"
 	@$(PIP) --editable ".[export,cpu,demo]"
@@ -71,7 +71,7 @@ docs: .venv/.dev
 	$(BIN)/python -m pytest -q tests/cli/test_docs.py
 
 golden: .venv/.dev
-	$(BIN)/python -m pytest -q tests/test_golden.py --golden
+	$(BIN)/python -m pytest -q tests/models/test_golden.py --golden
 
 clean:
 	rm -rf .venv $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

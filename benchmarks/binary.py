@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from edgedeploy.bench import bench
-from edgedeploy.calibration.ruleset import load_rules
+from edgedeploy.calibration.place.ruleset import load_rules
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
-from edgedeploy.export.capture import capture
+from edgedeploy.export.capture.capture import capture
 from edgedeploy.export.signs import lower_signs
 from edgedeploy.export.surgery import operate
 from edgedeploy.models import MODELS
-from edgedeploy.models.layers_bivit import BinaryAttention, BinaryLinear
+from edgedeploy.models.layers.bivit import BinaryAttention, BinaryLinear
 
 RECIPE = Recipe()
 

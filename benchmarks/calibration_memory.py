@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--mem", type=int, nargs="*", default=(256, 192), help="smaller budgets in MB")
     parser.add_argument("--out", type=Path, default=Path("out/calibration"), help="folder for the model")
     arguments = parser.parse_args()
-    model = build("ddrnet_23_slim", (384, 768), "fp32", arguments.out, until="optimise").path
+    model = build("ddrnet_23_slim", (384, 768), "fp32", arguments.out, until="optimize").path
     print("| calibration | images | budget MB | passes | peak MB | of it before | seconds |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     budgets = [(count, 512) for count in arguments.counts]

@@ -17,14 +17,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from edgedeploy.backends.base import Feeds
+from edgedeploy.backend import Feeds
 from edgedeploy.bench.memory import peak_mb
 from edgedeploy.core.spec import Artifact
 
 
 def images(artifact: Artifact, folder: Path, count: int) -> Iterator[Feeds]:
     """Decoded and preprocessed inputs, as calibration gets them."""
-    from edgedeploy.calibration.dataset import CalibrationData
+    from edgedeploy.calibration.collect.dataset import CalibrationData
 
     yield from CalibrationData.of(artifact, folder, count)()
 
@@ -32,7 +32,7 @@ def images(artifact: Artifact, folder: Path, count: int) -> Iterator[Feeds]:
 def ours(
     artifact: Artifact, folder: Path, count: int, mem: int, corrections: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Memory and seconds of quantising; [] for no corrections of weights, as the peer has none."""
+    """Memory and seconds of quantizing; [] for no corrections of weights, as the peer has none."""
     from edgedeploy.calibration import CalibrationData, quantize
 
     model = onnx.load(artifact.path)
@@ -50,8 +50,8 @@ def beside_inference(artifact: Artifact, folder: Path, count: int) -> dict[str, 
     Both decode every image themselves. Processor time is told too, for machines that others use meanwhile.
     """
     from edgedeploy.calibration import load_rules, make_calibrator
-    from edgedeploy.calibration.collect import collect
-    from edgedeploy.calibration.placement import prepared, wanted
+    from edgedeploy.calibration.collect.collect import collect
+    from edgedeploy.calibration.place.placement import prepared, wanted
 
     model, _ = prepared(onnx.load(artifact.path))
     tensors = wanted(model, load_rules("openvino"))

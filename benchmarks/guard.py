@@ -36,7 +36,7 @@ class Case:
     source: str
     data: str
     size: tuple[int, int]
-    labelled: str | None = None
+    labeled: str | None = None
     edits: tuple[str, ...] = ()
     target: str = "cpu"
     note: str = ""
@@ -86,7 +86,7 @@ def show(name: str, case: Case, shared: Path, images: int, out: Path) -> None:
         load_target(case.target),
         shared / case.data,
         size=case.size if foreign else None,
-        labelled=shared / case.labelled if case.labelled else None,
+        labeled=shared / case.labeled if case.labeled else None,
     )
     try:
         artifact = run(job, Reporter(), Cache())

@@ -5,7 +5,7 @@
     python -m benchmarks.int8_accuracy --peers peers/bin/python --only espcn-x3 dbnet
 
 Every tool gets the same folded float32 file and the same calibration inputs, and is scored on other images,
-in ONNX Runtime with its optimisations off: the arithmetic that the Q/DQ file says, and no runtime's kernels.
+in ONNX Runtime with its optimizations off: the arithmetic that the Q/DQ file says, and no runtime's kernels.
 Ours is shown for the rule set of each kind of runtime; `int8` is the share of multiplications in INT8.
 """
 

@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.calibration.placement import prepared
+from edgedeploy.calibration.place.placement import prepared
 from edgedeploy.core.parity import compare
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact, TaskSpec
 from edgedeploy.core.target import load_target
-from edgedeploy.tasks.base import task_for
-from edgedeploy.tasks.images import is_image, list_images, read_image
+from edgedeploy.task import task_for
+from edgedeploy.vision.images import is_image, list_images, read_image
 
 Feeds = Mapping[str, NDArray[Any]]
 Run = Callable[[Feeds], dict[str, NDArray[Any]]]
@@ -56,7 +56,7 @@ def folded(source: str, folder: Path, name: str, *edits: str, weights: str | Non
     from edgedeploy.steps.base import Job
 
     job = Job(source, Recipe().edited(edits), load_target("cpu"), weights=weights)
-    artifact = deliver(run(job, Reporter(quiet=True), Cache(), "optimise"), folder / f"{name}.onnx")
+    artifact = deliver(run(job, Reporter(quiet=True), Cache(), "optimize"), folder / f"{name}.onnx")
     # Scales per channel need opset 13, and not every peer raises an older one by itself.
     onnx.save(prepared(onnx.load(artifact.path))[0], artifact.path)
     return artifact
@@ -106,7 +106,7 @@ def dbnet(folder: Path, images: int, limit: int) -> Case:
     others = [path for path in photos if path not in set(used)][:limit]
 
     def scores(run: Run, reference: Run) -> dict[str, float]:
-        from edgedeploy.tasks._icdar import TextScore, read_words
+        from edgedeploy.vision.icdar import TextScore, read_words
 
         counts, overlaps = TextScore(), []
         for path in others:
@@ -157,7 +157,7 @@ def resnet20(folder: Path, images: int, limit: int) -> Case:
     return Case("ResNet-20, CIFAR-10", artifact.path, feeds, scores, {"top-1 %": 0.5})
 
 
-def unlabelled(name: str, model: str, shape: tuple[int, ...], mean: float, std: float, bgr: bool) -> Any:
+def unlabeled(name: str, model: str, shape: tuple[int, ...], mean: float, std: float, bgr: bool) -> Any:
     """A case whose score is how near the outputs come to float's, in dB, averaged over outputs and images."""
 
     def make(folder: Path, images: int, limit: int) -> Case:
@@ -218,11 +218,11 @@ CASES: dict[str, Callable[[Path, int, int], Case]] = {
     "espcn-x4": lambda folder, images, limit: espcn(4, folder, images),  # noqa: ARG005
     "dbnet": dbnet,
     "resnet20": lambda folder, images, limit: resnet20(folder, 4 * images, 40 * limit),
-    "yunet": unlabelled("YuNet", "yunet_n_320_320.onnx", (1, 3, 320, 320), 0, 1, True),
-    "ultraface": unlabelled(
+    "yunet": unlabeled("YuNet", "yunet_n_320_320.onnx", (1, 3, 320, 320), 0, 1, True),
+    "ultraface": unlabeled(
         "UltraFace", "ultraface_slim-320_simplified.onnx", (1, 3, 240, 320), 127, 128, False
     ),
-    "cls": unlabelled(
+    "cls": unlabeled(
         "PP-OCR cls", "ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192), 127.5, 127.5, True
     ),
     "ddrnet": zoo("ddrnet_23_slim", "camvid", "miou", 0.3, "capture.height=360", "capture.width=480"),

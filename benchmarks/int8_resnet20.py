@@ -45,7 +45,7 @@ class ResNet20(nn.Module):
 
 
 def export(weights: Path, folder: Path) -> Path:
-    """ONNX with input `x` (1, 3, 32, 32), normalised as torchvision's."""
+    """ONNX with input `x` (1, 3, 32, 32), normalized as torchvision's."""
     state = torch.load(weights, map_location="cpu", weights_only=True)
     state = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
     network = ResNet20()

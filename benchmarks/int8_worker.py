@@ -1,4 +1,4 @@
-"""One peer's quantiser in a process of its own; a request and the answer are lines of JSON.
+"""One peer's quantizer in a process of its own; a request and the answer are lines of JSON.
 
 Runs in the interpreter in which that tool is installed, so it imports nothing of this project. Every tool has
 the settings that its manual shows for a convolutional network, on the same model and the same inputs.

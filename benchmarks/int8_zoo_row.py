@@ -18,12 +18,10 @@ import onnx
 import torch
 
 from benchmarks.zoo_row import Log, trained_alike
-from edgedeploy.backends._kernel_log import parse_kernels, summarise
-from edgedeploy.backends._tensorrt_log import make_logger, texts
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.lint import fix, lint, subject_named
-from edgedeploy.calibration.lint._verify import Feeds, run
-from edgedeploy.calibration.ruleset import RuleSet, limited_here
+from edgedeploy.calibration.lint.verify import Feeds, run
+from edgedeploy.calibration.place.ruleset import RuleSet, limited_here
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import CalibrationError, EdgeDeployError
 from edgedeploy.core.parity import compare_all
@@ -31,6 +29,8 @@ from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.target import load_target
 from edgedeploy.models import MODELS
 from edgedeploy.pipeline import run as deploy
+from edgedeploy.runtime.kernel_log import parse_kernels, summarize
+from edgedeploy.runtime.tensorrt_log import make_logger, texts
 from edgedeploy.steps.base import Job
 
 # One of each runtime that can be tried here, and of each that only a parser judges.
@@ -74,10 +74,10 @@ def measure(name: str) -> Row:
 
 
 def judge(model: onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> Row:
-    """A float model quantised by a rule set: what lint says, and what its runtimes make of it."""
+    """A float model quantized by a rule set: what lint says, and what its runtimes make of it."""
     rules = limited_here(load_rules(name))
     try:
-        quantized, counts = quantised(model, feeds, rules)
+        quantized, counts = with_codes(model, feeds, rules)
     except CalibrationError as error:
         return {"nothing": str(error)} if NOTHING in str(error) else {"failed": str(error)}
     found = lint(quantized, subject_named(name))
@@ -108,7 +108,7 @@ def judge(model: onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> Row:
     return result
 
 
-def quantised(model: onnx.ModelProto, feeds: Sequence[Feeds], rules: RuleSet) -> tuple[onnx.ModelProto, Row]:
+def with_codes(model: onnx.ModelProto, feeds: Sequence[Feeds], rules: RuleSet) -> tuple[onnx.ModelProto, Row]:
     """The model with Q/DQ, and how many operators are in INT8 and how many weighted ones in float."""
     corrections = {name: told for name, told in rules.corrections.items() if name != LEFT_OUT}
     done = quantize(model, lambda: iter(feeds), method="minmax", rules=rules, corrections=corrections)
@@ -136,7 +136,7 @@ def engine(model: onnx.ModelProto) -> Row:
     _profile(builder, config, network)
     if builder.build_serialized_network(network, config) is None:
         return {"failed": "; ".join(text for level, text in logger.messages if level <= sdk.ILogger.ERROR)}
-    return summarise(parse_kernels(texts(logger)))
+    return summarize(parse_kernels(texts(logger)))
 
 
 def _profile(builder: Any, config: Any, network: Any) -> None:

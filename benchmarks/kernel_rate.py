@@ -21,7 +21,7 @@ ROUNDS, WARMUP = 100, 10
 
 
 def network(channels: int, size: int) -> onnx.ModelProto:
-    """DEPTH convolutions 3x3 in INT8, each with the ReLU and the requantisation that real ones have."""
+    """DEPTH convolutions 3x3 in INT8, each with the ReLU and the requantization that real ones have."""
     rng = np.random.default_rng(0)
     constants = {"s": np.float32(0.02), "z": np.uint8(0), "ws": np.float32(0.001), "wz": np.int8(0)}
     nodes, x = [], "x"

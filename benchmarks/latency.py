@@ -22,10 +22,8 @@ import onnx
 
 from benchmarks.clips import clip
 from benchmarks.kernel_rate import best_rate
-from edgedeploy.backends.base import OpenOptions, Session, concrete_shapes
-from edgedeploy.backends.feeds import random_feeds
+from edgedeploy.backend import OpenOptions, Session, concrete_shapes
 from edgedeploy.backends.openvino import OpenVinoSession, _core
-from edgedeploy.backends.select import open_artifact
 from edgedeploy.bench import run as bench
 from edgedeploy.calibration import calibration_feeds
 from edgedeploy.cli.console import Reporter
@@ -36,8 +34,10 @@ from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.export.census import census
 from edgedeploy.pipeline import deliver, run
+from edgedeploy.runtime.feeds import random_feeds
+from edgedeploy.runtime.select import open_artifact
 from edgedeploy.steps.base import Job
-from edgedeploy.tasks.base import task_for
+from edgedeploy.task import task_for
 
 MODELS = {
     "espcn_x3": (360, 640),
@@ -104,7 +104,7 @@ def main() -> None:
     print(f"INT8 kernels at their best: {rate / 1e9:.0f} thousand million multiply-accumulates a second\n")
     for model in arguments.models:
         size = MODELS[model]
-        plain = build(model, size, "fp32", arguments.out, until="optimise")
+        plain = build(model, size, "fp32", arguments.out, until="optimize")
         int8 = build(model, size, "int8", arguments.out)
         floor = 1e3 * (census(onnx.load(plain.path)).macs or 0) / rate
         with ExitStack() as stack:

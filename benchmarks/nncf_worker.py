@@ -16,13 +16,13 @@ import openvino
 def main(source: str, feeds: str, out: str, preset: str) -> None:
     with np.load(feeds) as archive:
         rows = archive[archive.files[0]]
-    quantised = nncf.quantize(
+    quantized = nncf.quantize(
         openvino.Core().read_model(source),
         nncf.Dataset([row[None] for row in rows]),
         preset=nncf.QuantizationPreset(preset),
         subset_size=len(rows),
     )
-    openvino.save_model(quantised, out, compress_to_fp16=False)
+    openvino.save_model(quantized, out, compress_to_fp16=False)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from edgedeploy.demo.file_sinks import VideoSink
 from edgedeploy.demo.frames import Frame, as_yuv
 from edgedeploy.encode.clip import low_picture, low_size, open_clip_source, x264
 from edgedeploy.stdo.patches import Pixels
-from edgedeploy.tasks.resize import imresize
-from edgedeploy.tasks.video import decode_video, open_video
+from edgedeploy.vision.resize import imresize
+from edgedeploy.vision.video import decode_video, open_video
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

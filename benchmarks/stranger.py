@@ -19,21 +19,21 @@ import numpy as np
 import onnx
 
 from benchmarks.guard import PP_OCR
-from edgedeploy.backends.base import OpenOptions, Session
+from edgedeploy.backend import OpenOptions, Session
 from edgedeploy.backends.openvino import OpenVinoSession, _core
-from edgedeploy.backends.select import open_artifact
 from edgedeploy.bench import run as bench
 from edgedeploy.calibration import calibration_feeds
-from edgedeploy.calibration.graph_view import concrete
 from edgedeploy.cli.console import Reporter
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
+from edgedeploy.graphs.view import concrete
+from edgedeploy.guard.score import agreement_scores
 from edgedeploy.pipeline import deliver, run
+from edgedeploy.runtime.select import open_artifact
 from edgedeploy.steps.base import Job
-from edgedeploy.steps.score import agreement_scores
-from edgedeploy.tasks.base import task_for
+from edgedeploy.task import task_for
 
 CALIBRATED, REPORTED = slice(0, 16), slice(16, 40)  # the photos that facts about NNCF's model are known of
 SIZE = (640, 640)
@@ -59,13 +59,13 @@ def rows(artifact: Artifact, folder: Path) -> list[dict[str, np.ndarray]]:
 def by_nncf(source: Path, plain: Artifact, python: str, photos: Path, out: Path) -> Session:
     """NNCF's INT8 of the published file at the fixed size, as OpenVINO opens it."""
     name = plain.inputs[0].name
-    fixed, feeds, quantised = (out / f"nncf{suffix}" for suffix in (".onnx", ".npz", ".xml"))
+    fixed, feeds, quantized = (out / f"nncf{suffix}" for suffix in (".onnx", ".npz", ".xml"))
     onnx.save(concrete(onnx.load(source), {name: (1, 3, *SIZE)}), fixed)
     np.savez(feeds, np.concatenate([feed[name] for feed in rows(plain, photos)]))
     script = Path(__file__).with_name("nncf_worker.py")
-    command = [python, script, fixed, feeds, quantised, "mixed"]
+    command = [python, script, fixed, feeds, quantized, "mixed"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    request = _core().compile_model(quantised, "CPU", {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
+    request = _core().compile_model(quantized, "CPU", {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
     return OpenVinoSession(plain.inputs, plain.outputs, request, profile=False)
 
 
@@ -91,7 +91,7 @@ def main() -> None:
     budget = f"guard.budget={arguments.budget}".replace("'", '"')
     recipe = Recipe().edited([*PP_OCR, "precision=auto", "calibration.limit=16", budget, *arguments.set])
     job = Job(str(source), recipe, load_target("cpu"), chosen, size=SIZE)
-    plain = run(job, Reporter(), Cache(), "optimise")
+    plain = run(job, Reporter(), Cache(), "optimize")
     built = deliver(run(job, Reporter(), Cache()), out / "ppocrv3.onnx")
     print(built.details["guard"]["sentence"])
     shapes = {plain.inputs[0].name: (1, 3, *SIZE)}

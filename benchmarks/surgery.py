@@ -26,8 +26,8 @@ import onnx.backend.test
 
 from benchmarks.survey import by_size
 from edgedeploy.export.census import census
-from edgedeploy.export.evaluate import Evaluator, NotRunnable, feed_sets
-from edgedeploy.export.proof import Refuted, difference
+from edgedeploy.export.prove.proof import Refuted, difference
+from edgedeploy.graphs.evaluate import Evaluator, NotRunnable, feed_sets
 
 PEERS = ("OnnxSlim", "onnxsim", "onnxoptimizer", "onnxscript")
 OURS = ("edgedeploy", "edgedeploy, proved")
@@ -88,7 +88,7 @@ class Worker:
 
 
 def judge(worker: Worker, source: Path, folder: Path, runs: int) -> Row:
-    """Run a tool on a model and compare what comes out in ONNX Runtime, its optimisations off."""
+    """Run a tool on a model and compare what comes out in ONNX Runtime, its optimizations off."""
     out = folder / "out.onnx"
     out.unlink(missing_ok=True)
     answer = worker.ask(source, out, runs)

@@ -27,8 +27,8 @@ from edgedeploy.core.parity import EXACT, compare_all
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
-from edgedeploy.export.evaluate import Evaluator
 from edgedeploy.export.runner import optimize
+from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.models import MODELS, ModelInfo
 from edgedeploy.models.count import count
 from edgedeploy.models.reparam import reparameterize
@@ -113,7 +113,7 @@ def _travel(row: Row, network: nn.Module, inputs: Tensor, folder: Path, log: Log
         job = Job(name, recipe, load_target(target), weights=str(weights))
         return run(job, log, Cache(folder / "cache"), until)
 
-    folded = reach("optimise", "cpu", "fp32")
+    folded = reach("optimize", "cpu", "fp32")
     model = onnx.load(folded.path)
     row["nodes"] = [folded.details["surgery"][f"nodes_{when}"] for when in ("before", "after")]
     row["passes"] = {step.name: step.hits for step in folded.history if step.name != "capture"}
@@ -152,7 +152,7 @@ def error(model: onnx.ModelProto, inputs: Tensor, truth: list[dict[str, Any]]) -
 
 
 def norms_left(model: onnx.ModelProto) -> dict[str, int]:
-    """Normalisations that the passes leave: "operator: why" -> how many."""
+    """Normalizations that the passes leave: "operator: why" -> how many."""
     skipped = optimize(model, ["fold-batchnorm"], verify=False).skipped
     found = Counter(f"{entry.op}: {entry.reason}" for _, entry in skipped)
     left = Counter(node.op_type for node in model.graph.node if node.op_type in NORMS)

@@ -1,11 +1,17 @@
 """INT8 by explicit Q/DQ: statistics of images in bounded memory, ranges by a method, placement by data."""
 
-from edgedeploy.calibration.base import CALIBRATORS, Calibrator, Range, TensorStatistics, make_calibrator
-from edgedeploy.calibration.data import DataReport, calibration_feeds
-from edgedeploy.calibration.dataset import CalibrationData
-from edgedeploy.calibration.placement import PlacementReport, place, wanted
+from edgedeploy.calibration.calibrator import (
+    CALIBRATORS,
+    Calibrator,
+    Range,
+    TensorStatistics,
+    make_calibrator,
+)
+from edgedeploy.calibration.collect.data import DataReport, calibration_feeds
+from edgedeploy.calibration.collect.dataset import CalibrationData
+from edgedeploy.calibration.place.placement import PlacementReport, place, wanted
+from edgedeploy.calibration.place.ruleset import RuleSet, load_rules, rule_names
 from edgedeploy.calibration.ptq import QuantizeReport, QuantizeResult, quantize
-from edgedeploy.calibration.ruleset import RuleSet, load_rules, rule_names
 
 __all__ = [
     "CALIBRATORS",

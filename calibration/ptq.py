@@ -1,4 +1,4 @@
-"""Post-training quantisation in one call: plan, collect statistics, compute ranges, write Q/DQ."""
+"""Post-training quantization in one call: plan, collect statistics, compute ranges, write Q/DQ."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import onnx
 
-from edgedeploy.calibration.base import Range, TensorStatistics, make_calibrator
-from edgedeploy.calibration.collect import Collected, FeedsFactory, collect
+from edgedeploy.calibration.calibrator import Range, TensorStatistics, make_calibrator
+from edgedeploy.calibration.collect.collect import Collected, FeedsFactory, collect
 from edgedeploy.calibration.corrections import (
     AfterPlacement,
     BeforePlacement,
     Setting,
     make_corrections,
 )
-from edgedeploy.calibration.fp8 import to_fp8
-from edgedeploy.calibration.placement import PlacementReport, place, prepared, wanted
-from edgedeploy.calibration.ruleset import RuleSet, load_rules
+from edgedeploy.calibration.place.fp8 import to_fp8
+from edgedeploy.calibration.place.placement import PlacementReport, place, prepared, wanted
+from edgedeploy.calibration.place.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.progress import Progress
 
@@ -29,7 +29,7 @@ Corrections = Sequence[str] | Mapping[str, Mapping[str, Any]] | None
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """How a model was quantised.
+    """How a model was quantized.
 
     Attributes:
         placement: nodes in INT8 and in float, with reasons.
@@ -47,9 +47,9 @@ class QuantizeReport:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """The INT8 model, the range of each quantised tensor, and how they came about.
+    """The INT8 model, the range of each quantized tensor, and how they came about.
 
-    `float_model` is what the Q/DQ went into: nodes named, channels equalised, and as exact as the argument.
+    `float_model` is what the Q/DQ went into: nodes named, channels equalized, and as exact as the argument.
     """
 
     model: onnx.ModelProto
@@ -70,7 +70,7 @@ def quantize(
     keep_float: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
-    """Quantise a float32 model to INT8 with explicit Q/DQ; the argument is left as it is.
+    """Quantize a float32 model to INT8 with explicit Q/DQ; the argument is left as it is.
 
     Args:
         model: after the graph passes: weight scales are those of the weights that will run.
@@ -80,11 +80,11 @@ def quantize(
         corrections: names of files of calibration/corrections, or their options by name; None takes those of
             the rule set. A name alone takes the options that the rule set has for it.
         memory_mb: bound on the activations alive at once; more passes over the data where it is small.
-        keep_float: label of a node (its name, else operator and position) that shall not be quantised -> why.
+        keep_float: label of a node (its name, else operator and position) that shall not be quantized -> why.
         progress: called with (feeds done, feeds in total or None) over all passes.
 
     Raises:
-        CalibrationError: no data, a model that does not run, or nothing in it to quantise.
+        CalibrationError: no data, a model that does not run, or nothing in it to quantize.
         UnknownNameError, RecipeError: no such method, rule set, correction or option.
     """
     start = time.perf_counter()

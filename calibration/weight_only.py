@@ -16,16 +16,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgedeploy.calibration.collect import FeedsFactory
-from edgedeploy.calibration.corrections.base import Setting
-from edgedeploy.calibration.corrections.edits import drop_unused
-from edgedeploy.calibration.corrections.probe import values
+from edgedeploy.calibration.collect.collect import FeedsFactory
+from edgedeploy.calibration.collect.values import values
+from edgedeploy.calibration.correction import Setting
 from edgedeploy.calibration.corrections.smooth import readable, slots, smooth
 from edgedeploy.calibration.corrections.smooth import weights as readers_weights
-from edgedeploy.calibration.graph_view import GraphView, attribute
-from edgedeploy.calibration.ruleset import load_rules
+from edgedeploy.calibration.place.edits import drop_unused
+from edgedeploy.calibration.place.ruleset import load_rules
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.progress import Progress
+from edgedeploy.graphs.view import GraphView, attribute
 
 LEVELS = 7
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "optimize"]
 
 if TYPE_CHECKING:
-    from edgedeploy.steps.optimise_file import optimize
+    from edgedeploy.steps.optimize_file import optimize
 
 
 def __getattr__(name: str) -> Any:
@@ -14,5 +14,5 @@ def __getattr__(name: str) -> Any:
     if name == "optimize":
         from importlib import import_module
 
-        return import_module("edgedeploy.steps.optimise_file").optimize
+        return import_module("edgedeploy.steps.optimize_file").optimize
     raise AttributeError(f"module 'edgedeploy' has no attribute '{name}'")

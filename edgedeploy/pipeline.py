@@ -22,10 +22,10 @@ from edgedeploy.steps.build import BUILD
 from edgedeploy.steps.capture import CAPTURE
 from edgedeploy.steps.guard import GUARD
 from edgedeploy.steps.lower import LOWER, check_precision
-from edgedeploy.steps.optimise import OPTIMISE
+from edgedeploy.steps.optimize import OPTIMIZE
 
 # Where precision is "auto" the guard lowers and builds itself, in all precisions; the two after it then rest.
-STEPS = (ADOPT, CAPTURE, OPTIMISE, ADAPT, GUARD, LOWER, BUILD)
+STEPS = (ADOPT, CAPTURE, OPTIMIZE, ADAPT, GUARD, LOWER, BUILD)
 
 
 class Stage(Protocol):

@@ -9,9 +9,9 @@ from typing import Any
 
 import onnx
 
-from edgedeploy.export.graph import Node, load
-from edgedeploy.export.shapes import infer, is_static
-from edgedeploy.export.weights import bytes_of, tensors
+from edgedeploy.export.match.shapes import infer, is_static
+from edgedeploy.graphs.surgeon import Node, load
+from edgedeploy.graphs.weights import bytes_of, tensors
 
 NORMS = frozenset(
     {
@@ -34,7 +34,7 @@ class Census:
 
     Attributes:
         operators: nodes by operator, those in bodies of If and Loop left out.
-        nodes: their sum. norms: those that normalise.
+        nodes: their sum. norms: those that normalize.
         parameters: values of floating-point and 8-bit constants, wherever they stand.
         bytes: of all constants.
         macs: multiply-accumulates of convolutions and matrix products; None where a size is not known.

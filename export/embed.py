@@ -1,7 +1,7 @@
 """Passes that change what a model takes or gives, together with the artifact that says so.
 
 A graph pass knows the graph alone; these wrappers also rewrite the task's options, so that the tasks feed
-pixels where the graph now normalises by itself, and read the class map or the pixels that it now gives.
+pixels where the graph now normalizes by itself, and read the class map or the pixels that it now gives.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import onnx
 
 from edgedeploy.core.errors import ParityError, UsageError
 from edgedeploy.core.spec import Artifact
-from edgedeploy.export.evaluate import Feeds
-from edgedeploy.export.metadata import save_model, tensor_specs
 from edgedeploy.export.passes.embed_preprocess import PreprocessOptions
 from edgedeploy.export.runner import OptimizeResult, optimize
+from edgedeploy.graphs.evaluate import Feeds
+from edgedeploy.graphs.metadata import save_model, tensor_specs
 
 
 def embed_preprocess(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgedeploy.export.passes.base import PASSES, GraphPass
+from edgedeploy.export.graph_pass import PASSES, GraphPass
 
 PHASES = {
     "clean": "fewer nodes, known shapes",
-    "recognise": "decompositions become the operators that they stand for",
+    "recognize": "decompositions become the operators that they stand for",
     "fold": "arithmetic into weights",
     "merge": "operators that compute side by side, or one after the other, become one",
     "pack": "weights in fewer bytes, last: other passes want to see them",

@@ -10,14 +10,14 @@ from typing import Any
 import onnx
 
 from edgedeploy.core.spec import Step
-from edgedeploy.export.evaluate import Feeds, NotRunnable
-from edgedeploy.export.graph import Graph, dump, load
-from edgedeploy.export.opset import opset_of
+from edgedeploy.export.graph_pass import PASSES, Applied, CandidateFault, GraphPass, Skipped
+from edgedeploy.export.match.shapes import infer
 from edgedeploy.export.order import DEFAULT_PASSES
-from edgedeploy.export.passes.base import PASSES, Applied, CandidateFault, GraphPass, Skipped
-from edgedeploy.export.proof import Proof, Refuted, Verdict
-from edgedeploy.export.shapes import infer
-from edgedeploy.export.trial import Offence, Trial
+from edgedeploy.export.prove.proof import Proof, Refuted, Verdict
+from edgedeploy.export.prove.trial import Offence, Trial
+from edgedeploy.graphs.evaluate import Feeds, NotRunnable
+from edgedeploy.graphs.opset import opset_of
+from edgedeploy.graphs.surgeon import Graph, dump, load
 
 # Before it, Add and Mul broadcast by attributes, and BatchNormalization trained unless told otherwise.
 OLDEST_OPSET = 7
@@ -81,7 +81,7 @@ class OptimizeResult:
         return tuple(offence for step in self.steps for offence in step.offences)
 
     def then(self, later: OptimizeResult) -> OptimizeResult:
-        """This result and that of passes run on its model afterwards, as one."""
+        """This result and that of passes run on its model afterward, as one."""
         skipped = {**dict.fromkeys(self.skipped), **dict.fromkeys(later.skipped)}
         return replace(later, steps=(*self.steps, *later.steps), skipped=tuple(skipped))
 

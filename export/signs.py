@@ -14,9 +14,9 @@ import onnx
 from edgedeploy.core.onnx_header import operators
 from edgedeploy.core.recipe import SurgeryOptions
 from edgedeploy.core.spec import Artifact
-from edgedeploy.export.metadata import save_model
 from edgedeploy.export.passes.quantize_signs import SignOptions
 from edgedeploy.export.runner import optimize
+from edgedeploy.graphs.metadata import save_model
 
 PRODUCTS = "quantize-signs"
 PASSES = ("drop-before-sign", "expand-binary-weights", PRODUCTS, "hoist-quantize")

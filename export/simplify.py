@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 
 from edgedeploy.core.errors import ArtifactError, MissingDependencyError, UnknownNameError
-from edgedeploy.export.evaluate import Feeds, NotRunnable
-from edgedeploy.export.metadata import PROTOBUF_LIMIT
-from edgedeploy.export.passes.base import GraphPass
-from edgedeploy.export.proof import Proof, Refuted
-from edgedeploy.export.read import read_model
-from edgedeploy.export.weights import bytes_of_all
+from edgedeploy.export.graph_pass import GraphPass
+from edgedeploy.export.prove.proof import Proof, Refuted
+from edgedeploy.graphs.evaluate import Feeds, NotRunnable
+from edgedeploy.graphs.metadata import PROTOBUF_LIMIT
+from edgedeploy.graphs.read import read_model
+from edgedeploy.graphs.weights import bytes_of_all
 
 TOOLS: Mapping[str, str] = {"onnxslim": "onnxslim", "onnxsim": "onnxsim", "onnxoptimizer": "onnxoptimizer"}
 PROMISE = 1e-5  # relative, as for passes that compute

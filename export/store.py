@@ -8,8 +8,8 @@ import onnx
 
 from edgedeploy.core.errors import ParityError
 from edgedeploy.core.spec import Artifact
-from edgedeploy.export.metadata import save_model
 from edgedeploy.export.runner import optimize
+from edgedeploy.graphs.metadata import save_model
 
 
 def store_half(artifact: Artifact, out: Path) -> Artifact:

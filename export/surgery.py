@@ -13,12 +13,12 @@ from edgedeploy.core.errors import ParityError, UnknownNameError, UsageError
 from edgedeploy.core.recipe import SurgeryOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.export.embed import embed_argmax, embed_preprocess, embed_uint8_output
-from edgedeploy.export.metadata import save_model
-from edgedeploy.export.opset import opset_of
+from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.order import DEFAULT_PASSES, default_passes
-from edgedeploy.export.passes.base import PASSES
 from edgedeploy.export.passes.lower_opset import NewestOpset
 from edgedeploy.export.runner import OptimizeResult, optimize
+from edgedeploy.graphs.metadata import save_model
+from edgedeploy.graphs.opset import opset_of
 
 
 def operate(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
@@ -72,7 +72,7 @@ class Lowering:
     @property
     def passes(self) -> list[str]:
         """Those that rewrite, those that clean up after them, and the opset last."""
-        # Those that recognise a decomposition would bring the operator back.
+        # Those that recognize a decomposition would bring the operator back.
         after = default_passes("clean", "fold", "merge", "pack")
         opset = ["lower-opset"] if self.opset is not None else []
         return [name for name in (*passes_that_lower(self.ops), *after, *opset) if name not in self.skip]

@@ -1,4 +1,4 @@
-"""Class names of data sets to train on, in index order; tasks/palette.py has their colours."""
+"""Class names of data sets to train on, in index order; tasks/palette.py has their colors."""
 
 from __future__ import annotations
 

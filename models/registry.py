@@ -93,14 +93,7 @@ class ModelInfo:
         return replace(self, task=task)
 
 
-MODELS: Registry[ModelInfo] = Registry(
-    "model",
-    "edgedeploy.models",
-    one_per_file=False,
-    skip=frozenset(
-        {"registry", "layers", "labels", "reparam", "checkpoint", "count", "settle", "state_file"}
-    ),
-)
+MODELS: Registry[ModelInfo] = Registry("model", "edgedeploy.models.zoo", one_per_file=False)
 
 
 def register_model(
@@ -145,5 +138,5 @@ def register_model(
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
-    """The network called `name`, freshly initialised; raises UnknownNameError. The builder gets `options`."""
+    """The network called `name`, freshly initialized; raises UnknownNameError. The builder gets `options`."""
     return MODELS.get(name).build(**options)

@@ -70,7 +70,7 @@ def _deploy(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
             raise TypeError(f"{type(module).__name__}.fuse() must return a new module, not itself")
         module.eval()
     if type(module).forward is nn.Sequential.forward:
-        _fold_neighbours(module)
+        _fold_neighbors(module)
     done[original] = done[module] = module
     # Not named_children(): that leaves out a module's second name.
     for name, child in module._modules.items():
@@ -79,7 +79,7 @@ def _deploy(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     return module
 
 
-def _fold_neighbours(sequence: nn.Module) -> None:
+def _fold_neighbors(sequence: nn.Module) -> None:
     """Fold each BatchNorm into the convolution before it; an Identity keeps the places of the others."""
     names = list(sequence._modules)
     for first, second in pairwise(names):
@@ -112,7 +112,7 @@ def _per_output(scale: Tensor, conv: _ConvNd) -> Tensor:
 
 
 def _plain_copy(conv: _ConvNd) -> _ConvNd:
-    """A convolution of the same geometry without weights yet, free of parametrisations."""
+    """A convolution of the same geometry without weights yet, free of parametrizations."""
     kind: Any = next(kind for kind in _CONVOLUTIONS if isinstance(conv, kind))
     options: dict[str, Any] = {
         "stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups,

@@ -86,10 +86,16 @@ def test_the_wheel_holds_exactly_the_package(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     assert {name.split("/")[0].rsplit("-", 1)[0].split("-")[0] for name in names} == {"edgedeploy"}
-    for needed in ("targets/x86-avx2.toml", "py.typed", "models/espcn.py", "calibration/rules/tensorrt.toml"):
+    for needed in (
+        "targets/x86-avx2.toml",
+        "py.typed",
+        "models/zoo/espcn.py",
+        "calibration/rules/tensorrt.toml",
+    ):
         assert f"edgedeploy/{needed}" in names
     code = (
-        "import edgedeploy.models.espcn, edgedeploy.core.target as t; t.load_target('cpu'); print(t.__file__)"
+        "import edgedeploy.models.zoo.espcn, edgedeploy.core.target as t; "
+        "t.load_target('cpu'); print(t.__file__)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -114,7 +120,7 @@ def test_no_tracked_file_holds_a_path_of_a_machine_or_a_large_blob() -> None:
         path = ROOT / name
         if not path.is_file() or path.is_symlink():
             continue
-        # The weights have a bound of their own, all together: tests/test_models_checkpoint.py.
+        # The weights have a bound of their own, all together: tests/models/test_checkpoint.py.
         weights = name.startswith("models/weights/") and path.suffix == ".safetensors"
         assert weights or path.stat().st_size < 5_000_000, name
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt", ".json"} and path != Path(__file__):

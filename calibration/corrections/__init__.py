@@ -1,6 +1,6 @@
 """What lowers the error of INT8 beyond good ranges: one tool a file, switched by data."""
 
-from edgedeploy.calibration.corrections.base import (
+from edgedeploy.calibration.correction import (
     CORRECTIONS,
     AfterPlacement,
     BeforePlacement,

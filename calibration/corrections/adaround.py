@@ -1,6 +1,6 @@
 """min over integers q of (w - s q) C (w - s q)^T, a row w per output channel, C = covariance of its input.
 
-Rounding to nearest minimises |w - s Q|, but what counts is the error of the layer's output, in which the
+Rounding to nearest minimizes |w - s Q|, but what counts is the error of the layer's output, in which the
 errors of weights that see alike inputs cancel. AdaRound solves it by gradients; here column by column, each
 one's error put on those left through the inverse of C (GPTQ), then coordinate descent until nothing changes:
 exact steps, no learning rate. Nagel et al., ICML 2020, eq. 12; Frantar et al., ICLR 2023, algorithm 1.
@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.calibration.corrections.base import CORRECTIONS, AfterPlacement, Setting
-from edgedeploy.calibration.corrections.layers import Layer, Placed
-from edgedeploy.calibration.corrections.moments import Moments, input_moments, rows, understood, unrows
-from edgedeploy.calibration.weights import on_grid, quantize_weight
+from edgedeploy.calibration.collect.moments import Moments, input_moments, rows, understood, unrows
+from edgedeploy.calibration.correction import CORRECTIONS, AfterPlacement, Setting
+from edgedeploy.calibration.place.layers import Layer, Placed
+from edgedeploy.calibration.place.weights import on_grid, quantize_weight
 from edgedeploy.core.pair_sums import LEVELS, Product, code_limits, saturating
 
 _BLOCK = 64

@@ -1,7 +1,7 @@
 """b_c += E[y_c] - E[y^_c], y = f(w, x), y^ = f(w^, Q(x)): what rounding shifts on average.
 
 Rounding errors of one weight meet inputs of one sign (all that ReLU makes), so they do not average out over
-the pixels. Both sides are measured at the same place of the quantised network, one layer beside its float
+the pixels. Both sides are measured at the same place of the quantized network, one layer beside its float
 twin, so that each layer mends what it does itself and all are done in one pass over the data. Nagel et al.,
 "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, eq. 17, measured
 empirically (appendix D).
@@ -17,9 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from edgedeploy.calibration.corrections.base import CORRECTIONS, AfterPlacement, Setting
-from edgedeploy.calibration.corrections.layers import Layer, Placed
-from edgedeploy.calibration.corrections.probe import SAMPLE, values
+from edgedeploy.calibration.collect.values import SAMPLE, values
+from edgedeploy.calibration.correction import CORRECTIONS, AfterPlacement, Setting
+from edgedeploy.calibration.place.layers import Layer, Placed
 
 _MOVING = frozenset(
     {
@@ -76,7 +76,7 @@ class BiasCorrection(AfterPlacement):
 
 
 class _Twins:
-    """The quantised model with a float twin beside every layer; `means` names both means by output."""
+    """The quantized model with a float twin beside every layer; `means` names both means by output."""
 
     def __init__(self, placed: Placed) -> None:
         self.placed = placed

@@ -3,7 +3,7 @@
 An activation has one scale, so a channel a tenth as large as the largest gets a tenth of the levels. Where a
 convolution, depthwise or not, makes x, 1/r goes into its weights, through what is homogeneous between
 (relu(a / r) = relu(a) / r), and costs nothing; after Tanh or ReLU6 it is a Mul that fuses with them. Nagel et
-al., ICCV 2019 (cross-layer equalisation); Xiao et al., ICML 2023 (the exponent).
+al., ICCV 2019 (cross-layer equalization); Xiao et al., ICML 2023 (the exponent).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.calibration.collect import collect
-from edgedeploy.calibration.corrections.base import CORRECTIONS, BeforePlacement, Setting
-from edgedeploy.calibration.corrections.edits import drop_unused, give, multiply
-from edgedeploy.calibration.exclusions import trained_for_int8, weighted_after
-from edgedeploy.calibration.graph_view import GraphView, attribute
-from edgedeploy.calibration.plan import Plan, make_plan
-from edgedeploy.calibration.ruleset import RuleSet
+from edgedeploy.calibration.collect.collect import collect
+from edgedeploy.calibration.correction import CORRECTIONS, BeforePlacement, Setting
+from edgedeploy.calibration.place.edits import drop_unused, give, multiply
+from edgedeploy.calibration.place.exclusions import trained_for_int8, weighted_after
+from edgedeploy.calibration.place.plan import Plan, make_plan
+from edgedeploy.calibration.place.ruleset import RuleSet
+from edgedeploy.graphs.view import GraphView, attribute
 
 # f(a / r) = f(a) / r for r > 0 that differs from channel to channel.
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -32,7 +32,7 @@ _LEAST = 1 / 64  # of the largest channel: a dead channel would otherwise blow u
 @CORRECTIONS.register("equalize")
 @dataclass(frozen=True)
 class Equalize(BeforePlacement):
-    """Equalises every tensor that only convolutions read and whose maker can take the factor.
+    """Equalizes every tensor that only convolutions read and whose maker can take the factor.
 
     Attributes:
         strength: 0 (off) to 1 (channels fully alike); what x gains in levels w may lose.
@@ -56,7 +56,7 @@ class Equalize(BeforePlacement):
         view = GraphView(model)
         plan = make_plan(view, setting.rules, keep_float=setting.keep_float)
         names = candidates(view, plan, frozenset(self.multiply), trained=self.trained > 0)
-        if not setting.rules.last:  # a last layer is quantised only for its grid
+        if not setting.rules.last:  # a last layer is quantized only for its grid
             names = [name for name in names if not _ends(view, name, setting.rules)]
         strengths = {name: self._strength(view, name) for name in names}
         names = [name for name in names if strengths[name]]
@@ -76,7 +76,7 @@ class Equalize(BeforePlacement):
             for name, entry in found.statistics.items()
             if entry.peaks is not None
         }
-        return equalize(model, ratios), (f"channels of {len(ratios)} tensors equalised",)
+        return equalize(model, ratios), (f"channels of {len(ratios)} tensors equalized",)
 
     def _strength(self, view: GraphView, name: str) -> float:
         if any(trained_for_int8(view, index) for index, _ in view.consumers[name]):
@@ -88,9 +88,9 @@ class Equalize(BeforePlacement):
 def candidates(
     view: GraphView, plan: Plan, multiply: frozenset[str] = frozenset(), *, trained: bool = False
 ) -> list[str]:
-    """Tensors read by nothing but quantised convolutions, whose maker can take the factor.
+    """Tensors read by nothing but quantized convolutions, whose maker can take the factor.
 
-    Where the weights lie on the int8 grid already, quantising them loses nothing and any factor would:
+    Where the weights lie on the int8 grid already, quantizing them loses nothing and any factor would:
     without `trained` they are left alone.
     """
     found = []

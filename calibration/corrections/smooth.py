@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.calibration.corrections.base import CORRECTIONS, BeforePlacement, Setting
-from edgedeploy.calibration.corrections.edits import drop_unused, give, multiply
-from edgedeploy.calibration.corrections.probe import values
-from edgedeploy.calibration.graph_view import GraphView, attribute
-from edgedeploy.calibration.plan import make_plan
+from edgedeploy.calibration.collect.values import values
+from edgedeploy.calibration.correction import CORRECTIONS, BeforePlacement, Setting
+from edgedeploy.calibration.place.edits import drop_unused, give, multiply
+from edgedeploy.calibration.place.plan import make_plan
+from edgedeploy.graphs.view import GraphView, attribute
 
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})

@@ -1,9 +1,9 @@
-"""Rules that a quantised model has to keep for its target, one a file, and their fixes."""
+"""Rules that a quantized model has to keep for its target, one a file, and their fixes."""
 
-from edgedeploy.calibration.lint._base import LINT, Cases, LintRule, lint_rule
-from edgedeploy.calibration.lint._fix import Repair, Repaired, fix
-from edgedeploy.calibration.lint._run import Finding, Subject, all_rules, lint, subject_named
-from edgedeploy.calibration.lint._scene import Device
+from edgedeploy.calibration.lint.fix import Repair, Repaired, fix
+from edgedeploy.calibration.lint.rule import LINT, Cases, LintRule, lint_rule
+from edgedeploy.calibration.lint.run import Finding, Subject, all_rules, lint, subject_named
+from edgedeploy.calibration.lint.scene import Device
 
 __all__ = [
     "LINT",

@@ -1,5 +1,5 @@
 """Inference runtimes, one file each."""
 
-from edgedeploy.backends.base import BACKENDS, Backend, BuildOptions, OpenOptions, Session
+from edgedeploy.backend import BACKENDS, Backend, BuildOptions, OpenOptions, Session
 
 __all__ = ["BACKENDS", "Backend", "BuildOptions", "OpenOptions", "Session"]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedeploy.backends._onnx_file import label
-from edgedeploy.backends.base import (
+from edgedeploy.backend import (
     BACKENDS,
     Backend,
     BuildOptions,
@@ -22,6 +21,7 @@ from edgedeploy.backends.base import (
 )
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
+from edgedeploy.runtime.onnx_file import label
 
 
 class NullSession(Session):

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.backends._onnx_file import label, made_for, refusal, shortened
-from edgedeploy.backends.base import (
+from edgedeploy.backend import (
     BACKENDS,
     Backend,
     BuildOptions,
@@ -29,6 +28,7 @@ from edgedeploy.core.errors import DeviceError, UsageError
 from edgedeploy.core.saturation import saturation
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
+from edgedeploy.runtime.onnx_file import label, made_for, refusal, shortened
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -133,9 +133,9 @@ class OnnxRuntime(Backend):
         settings.log_severity_level = _ERRORS_ONLY
         settings.intra_op_num_threads = options.threads
         settings.add_session_config_entry("session.force_spinning_stop", "1")
-        if options.optimise and PROVIDERS[provider] == PROVIDERS["cpu"] and _needs_exact_sums(artifact):
+        if options.optimize and PROVIDERS[provider] == PROVIDERS["cpu"] and _needs_exact_sums(artifact):
             settings.add_session_config_entry("session.x64quantprecision", "1")
-        if not options.optimise:
+        if not options.optimize:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         for name, size in _named_sizes(artifact, shapes).items():
             settings.add_free_dimension_override_by_name(name, size)

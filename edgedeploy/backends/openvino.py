@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.backends._onnx_file import label, made_for, refusal, shortened
-from edgedeploy.backends._openvino_rehearsal import rehearse
-from edgedeploy.backends.base import (
+from edgedeploy.backend import (
     BACKENDS,
     Backend,
     BuildOptions,
@@ -32,6 +30,8 @@ from edgedeploy.core.errors import BuildError, DeviceError, UsageError
 from edgedeploy.core.saturation import saturation
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
+from edgedeploy.runtime.onnx_file import label, made_for, refusal, shortened
+from edgedeploy.runtime.openvino_rehearsal import rehearse
 
 HINT_KEY = "openvino_inference_precision"
 ROUNDS = 20

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.backends._onnx_file import label, refusal
-from edgedeploy.backends.base import (
+from edgedeploy.backend import (
     BACKENDS,
     Backend,
     BuildOptions,
@@ -26,6 +25,7 @@ from edgedeploy.backends.base import (
 )
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
+from edgedeploy.runtime.onnx_file import label, refusal
 
 
 class ReferenceSession(Session):

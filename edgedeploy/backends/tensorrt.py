@@ -1,17 +1,17 @@
-"""TensorRT as on data centre GPUs, desktops and Jetson: builds for the GPU that is in this machine.
+"""TensorRT as on data center GPUs, desktops and Jetson: builds for the GPU that is in this machine.
 
-UNVERIFIED: the builder path is the one that `tensorrt_rtx` runs, but no GPU has built with this flavour yet.
+UNVERIFIED: the builder path is the one that `tensorrt_rtx` runs, but no GPU has built with this flavor yet.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from edgedeploy.backends import _cuda
-from edgedeploy.backends._tensorrt_common import TensorRtBackend
-from edgedeploy.backends.base import BACKENDS
+from edgedeploy.backend import BACKENDS
 from edgedeploy.core.errors import BuildError
 from edgedeploy.core.target import Target
+from edgedeploy.runtime import cuda as _cuda
+from edgedeploy.runtime.tensorrt_common import TensorRtBackend
 
 
 class TensorRt(TensorRtBackend):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgedeploy.backends._tensorrt_common import TensorRtBackend
-from edgedeploy.backends.base import BACKENDS
+from edgedeploy.backend import BACKENDS
 from edgedeploy.core.errors import BuildError
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import Target
+from edgedeploy.runtime.tensorrt_common import TensorRtBackend
 
 INT8_NOTE = (
-    "TensorRT-RTX runs INT8 convolutions with FP32 outputs and requantises in kernels of their own: "
+    "TensorRT-RTX runs INT8 convolutions with FP32 outputs and requantizes in kernels of their own: "
     "more kernels and about twice the memory traffic of FP16. Compare `engine` with that of an fp16 build."
 )
 

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgedeploy.backends.base import BACKENDS, Feeds, OpenOptions, Session, concrete_shapes
-from edgedeploy.backends.feeds import random_feeds
-from edgedeploy.backends.select import backend_for, open_artifact
+from edgedeploy.backend import BACKENDS, Feeds, OpenOptions, Session, concrete_shapes
 from edgedeploy.bench.budget import parse_budgets
 from edgedeploy.bench.machine import describe_machine
 from edgedeploy.bench.measure import run
@@ -20,6 +18,8 @@ from edgedeploy.core.caveats import caveats
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
+from edgedeploy.runtime.feeds import random_feeds
+from edgedeploy.runtime.select import backend_for, open_artifact
 
 SECONDS_EACH = 3.0
 
@@ -109,7 +109,7 @@ def bench(
 
 def run_shapes(artifact: Artifact, size: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
     """Concrete input shapes for images of `size` (height, width); raises UsageError where they do not fit."""
-    from edgedeploy.tasks.base import task_for
+    from edgedeploy.task import task_for
 
     return concrete_shapes(artifact, task_for(artifact).input_shapes(*size) if size else {})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgedeploy.backends.base import BACKENDS, Feeds, LayerTime, OpenOptions
+from edgedeploy.backend import BACKENDS, Feeds, LayerTime, OpenOptions
 from edgedeploy.core.spec import Artifact
 
 RUNS = 30  # milliseconds each; on a busy machine a dozen may all be disturbed

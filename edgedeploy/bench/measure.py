@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgedeploy.backends.base import Feeds, Session
+from edgedeploy.backend import Feeds, Session
 from edgedeploy.bench.statistics import (
     Times,
     median_interval,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -28,6 +29,7 @@ from edgedeploy.cli import (
 )
 from edgedeploy.cli.console import print_error
 from edgedeploy.core.errors import EdgeDeployError
+from edgedeploy.core.renamed import RenamedNotice
 
 app = typer.Typer(
     name="edgedeploy",
@@ -40,10 +42,10 @@ app = typer.Typer(
 
 app.command("train", help="Train a recipe on your data; goes on where it was killed.")(train.command)
 app.command("soup", help="Average the weights of several runs of one recipe.")(soup.command)
-app.command("export", help="PyTorch or ONNX in, verified and optimised ONNX out.")(export.command)
+app.command("export", help="PyTorch or ONNX in, verified and optimized ONNX out.")(export.command)
 app.command("optimize", help="Fold and clean an ONNX file, every pass proved as it runs.")(optimize.command)
 app.command("quantize", help="Calibrate on your images and write INT8 as explicit Q/DQ.")(quantize.command)
-app.command("lint", help="Judge a quantised ONNX file, anybody's, by a target's rules, and repair it.")(
+app.command("lint", help="Judge a quantized ONNX file, anybody's, by a target's rules, and repair it.")(
     lint.command
 )
 app.command("sensitivity", help="What each layer costs in INT8, and which to keep in float.")(
@@ -90,6 +92,7 @@ def main() -> None:
 
 def _run() -> int | str | None:
     """The exit code of the verb; 0 where nobody reads on (`edgedeploy models | head`)."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except EdgeDeployError as error:
@@ -100,6 +103,22 @@ def _run() -> int | str | None:
     except SystemExit as end:  # typer and rich turn broken pipes into exits themselves
         return 0 if isinstance(end.__context__, BrokenPipeError) else end.code
     return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Notices for users as one line; every other warning as Python shows it."""
+    if isinstance(message, RenamedNotice):
+        typer.echo(f"note: {message}", err=True)
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from edgedeploy.cli.options import (
 
 def command(
     source: Annotated[
-        str, typer.Argument(help="An .onnx (exported or quantised), or a zoo model.", show_default=False)
+        str, typer.Argument(help="An .onnx (exported or quantized), or a zoo model.", show_default=False)
     ],
     target: TargetName = "cpu",
     precision: Annotated[
@@ -42,7 +42,7 @@ def command(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Labelled images that auto scores on; default: a part of --data."),
+        typer.Option(help="Labeled images that auto scores on; default: a part of --data."),
     ] = None,
     task: TaskName = None,
     report: Annotated[
@@ -74,7 +74,7 @@ def command(
         data=data,
         size=parse_size(size),
         weights=weights,
-        labelled=labels,
+        labeled=labels,
     )
     artifact = run_and_deliver(job, "build", reporter, out)
     if report is not None:

@@ -27,7 +27,7 @@ def make_job(
     data: Path | None = None,
     size: tuple[int, int] | None = None,
     weights: str | None = None,
-    labelled: Path | None = None,
+    labeled: Path | None = None,
 ) -> Job:
     """A validated job; whatever is wrong with the words is said before any work begins."""
     recipe = Recipe().edited(edits)
@@ -38,8 +38,8 @@ def make_job(
         )
     if data is not None and not data.exists():
         raise UsageError(f"{data} does not exist", "name an image folder, a video or an .npz with --data")
-    if labelled is not None and not labelled.exists():
-        raise UsageError(f"{labelled} does not exist", "name labelled images, laid out as `eval` wants them")
+    if labeled is not None and not labeled.exists():
+        raise UsageError(f"{labeled} does not exist", "name labeled images, laid out as `eval` wants them")
     # An ONNX file is deployed without torch: on a Jetson, say, from what was exported elsewhere.
     require = require_surgery if Path(source).suffix == ".onnx" else require_export
     require(data=data is not None)
@@ -50,7 +50,7 @@ def make_job(
         make_calibrator(recipe.calibration.method, recipe.calibration.options)
         tools = recipe.calibration.corrections or ()
         make_corrections(tools if isinstance(tools, dict) else {name: {} for name in tools})
-    return Job(source, recipe, chosen, data, weights, size, labelled=labelled)
+    return Job(source, recipe, chosen, data, weights, size, labeled=labeled)
 
 
 def calibration_edits(limit: int | None, random_data: int | None, mem: str | None) -> list[str]:

@@ -16,7 +16,7 @@ from edgedeploy.core.installed import installed_version
 ABILITIES = {
     "export models": tuple(EXPORT),
     "deploy .onnx files": tuple(SURGERY),
-    "quantise": (*SURGERY, "cv2"),
+    "quantize": (*SURGERY, "cv2"),
     "read and write video": ("av", "cv2"),
     "train": tuple(TRAIN),
 }
@@ -24,7 +24,7 @@ RIVALS = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python", "opencv-python-h
 EXTRAS = {
     "export models": "export",
     "deploy .onnx files": "onnx",
-    "quantise": "onnx,cpu",
+    "quantize": "onnx,cpu",
     "read and write video": "demo,cpu",
     "train": "train",
 }

@@ -107,11 +107,11 @@ def _artifact(
     stage: Stage,
 ) -> dict[str, Any]:
     """Scores of one file; `told` is the task and size that the user names for those that do not say."""
-    from edgedeploy.backends.pool import SessionPool
-    from edgedeploy.backends.select import backend_for
     from edgedeploy.core.caveats import caveats
     from edgedeploy.core.spec import Artifact
-    from edgedeploy.tasks.base import task_for, task_spec
+    from edgedeploy.runtime.pool import SessionPool
+    from edgedeploy.runtime.select import backend_for
+    from edgedeploy.task import task_for, task_spec
 
     artifact = Artifact.load(path)
     if told is not None and told[0] != artifact.task.name:

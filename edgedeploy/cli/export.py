@@ -61,7 +61,7 @@ def command(
     ]
     reporter = Reporter(quiet=json)
     job = make_job(source, [*flags, *(edits or [])], weights=weights, data=data)
-    artifact = run_and_deliver(job, "capture" if raw else "optimise", reporter, out, suffix=".onnx")
+    artifact = run_and_deliver(job, "capture" if raw else "optimize", reporter, out, suffix=".onnx")
     if json:
         print_json(describe(artifact))
         return

@@ -57,10 +57,10 @@ def _tables(artifact: Artifact) -> list[Table]:
     found = artifact.details.get("guard")
     if not found:
         return []
-    labelled = "against their labels" if found["labels"] else "against the fp32 model"
+    labeled = "against their labels" if found["labels"] else "against the fp32 model"
     title = (
         f"budget {', '.join(found['budget'])}; calibrated on {found['calibrated_on']} inputs, "
-        f"scored on {found['scored_on']} others {labelled}"
+        f"scored on {found['scored_on']} others {labeled}"
     )
     tables: list[Table] = [(title, COLUMNS, [_row(c, found["reference"]) for c in found["candidates"]])]
     if found["layers"]:

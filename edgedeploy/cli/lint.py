@@ -1,4 +1,4 @@
-"""`edgedeploy lint`: judge a quantised model, anybody's, by the rules of its targets, and repair what can
+"""`edgedeploy lint`: judge a quantized model, anybody's, by the rules of its targets, and repair what can
 be.
 """
 
@@ -59,7 +59,7 @@ def command(
         raise UsageError("-o is for what --fix writes", "add --fix")
     from edgedeploy.calibration.lint import fix, lint
     from edgedeploy.core.spec import Artifact
-    from edgedeploy.export.read import read_model
+    from edgedeploy.graphs.read import read_model
 
     reporter = Reporter(quiet=json)
     artifact = Artifact.load(source)
@@ -111,7 +111,7 @@ def _end(found: list[Finding], source: Path, targets: str, repaired: bool) -> No
 
 
 def _subject(name: str) -> Any:
-    from edgedeploy.backends.base import BACKENDS
+    from edgedeploy.backend import BACKENDS
     from edgedeploy.calibration.lint import subject_named
     from edgedeploy.core.target import load_target, target_names
 
@@ -128,7 +128,7 @@ def _subject(name: str) -> Any:
 
 def _save(repaired: Repaired, artifact: Any, path: Path, targets: str) -> None:
     from edgedeploy.core.spec import Step
-    from edgedeploy.export.metadata import save_model
+    from edgedeploy.graphs.metadata import save_model
 
     kept = [entry for entry in repaired.repairs if not entry.reverted]
     options = {"for": targets, "rules": ",".join(dict.fromkeys(entry.id for entry in kept))}
@@ -178,7 +178,7 @@ def _print_repairs(repaired: Repaired, path: Path) -> None:
 
 def _print_rules(json: bool) -> None:
     from edgedeploy.calibration.lint import all_rules
-    from edgedeploy.calibration.ruleset import load_rules, rule_names
+    from edgedeploy.calibration.place.ruleset import load_rules, rule_names
 
     entries = [
         {

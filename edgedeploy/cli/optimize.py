@@ -73,10 +73,10 @@ def command(
 ) -> None:
     require_surgery(data=data is not None)
     from edgedeploy.cli.surgery import describe_surgery, print_skips, print_surgery
-    from edgedeploy.steps.optimise_file import optimize
+    from edgedeploy.steps.optimize_file import optimize
 
     reporter = Reporter(quiet=json)
-    with reporter.stage("optimise, prove each pass" if not no_verify else "optimise, unproved") as stage:
+    with reporter.stage("optimize, prove each pass" if not no_verify else "optimize, unproved") as stage:
         done = optimize(
             source,
             out,

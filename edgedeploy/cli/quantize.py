@@ -38,7 +38,7 @@ def command(
     json: Json = False,
 ) -> None:
     from edgedeploy.cli.deploy import calibration_edits, make_job, run_and_deliver
-    from edgedeploy.cli.report import describe, print_quantisation
+    from edgedeploy.cli.report import describe, print_quantization
 
     flags = ["precision=int8"]
     flags += [f"calibration.method={method}"] if method else []
@@ -56,5 +56,5 @@ def command(
     if json:
         print_json(describe(artifact))
         return
-    print_quantisation(artifact)
+    print_quantization(artifact)
     print_next(command_line("build", artifact.path, "--target", target))

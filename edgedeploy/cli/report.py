@@ -50,7 +50,7 @@ def explain_skips(job: Job, reporter: Reporter) -> None:
     print_skips(result.skipped)
 
 
-def print_quantisation(artifact: Artifact) -> None:
+def print_quantization(artifact: Artifact) -> None:
     """How much of the graph is INT8, and why the rest is not."""
     step = next(step for step in reversed(artifact.history) if step.name == "quantize")
     excluded = artifact.details["calibration"]["excluded"]

@@ -16,7 +16,7 @@ from edgedeploy.cli.console import Reporter, command_line, parse_size, print_jso
 from edgedeploy.cli.options import Data, Edits, Json, Limit, Size, TargetName, TaskName, Weights
 
 if TYPE_CHECKING:
-    from edgedeploy.steps.study import Study
+    from edgedeploy.guard.study import Study
 
 FORMATS = (".csv", ".json", ".png", ".svg")
 MOST_ROWS = 20
@@ -28,7 +28,7 @@ def command(
     target: TargetName = "cpu",
     labels: Annotated[
         Path | None,
-        typer.Option(help="Labelled images: the task's metric per layer, too.", show_default=False),
+        typer.Option(help="Labeled images: the task's metric per layer, too.", show_default=False),
     ] = None,
     budget: Annotated[
         list[str] | None,
@@ -54,8 +54,8 @@ def command(
     from edgedeploy.core.accuracy import parse_accuracy
     from edgedeploy.core.cache import Cache
     from edgedeploy.core.errors import UsageError
+    from edgedeploy.guard.study import study
     from edgedeploy.pipeline import run
-    from edgedeploy.steps.study import study
 
     if data is None:
         raise UsageError("sensitivity needs data to calibrate and to measure on", "add --data FOLDER")
@@ -67,13 +67,13 @@ def command(
     reporter = Reporter(quiet=json)
     words = [*flags, *(edits or [])]
     job = make_job(
-        source, words, target=target, data=data, size=parse_size(size), weights=weights, labelled=labels
+        source, words, target=target, data=data, size=parse_size(size), weights=weights, labeled=labels
     )
     cache = Cache()
     artifact = run(job, reporter, cache, "adapt")
     with (
         tempfile.TemporaryDirectory() as folder,
-        reporter.stage("quantise, and measure each layer alone in INT8") as stage,
+        reporter.stage("quantize, and measure each layer alone in INT8") as stage,
     ):
         found = study(
             artifact,
@@ -184,8 +184,8 @@ def _plot(path: Path, kind: str, document: dict[str, Any], model: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = range(len(layers))
-    colours = ["#c0392b" if layer["keep_float"] else "#2e86c1" for layer in layers]
-    axes.bar(places, [layer["output_db"] for layer in layers], color=colours, label="model's output, alone")
+    colors = ["#c0392b" if layer["keep_float"] else "#2e86c1" for layer in layers]
+    axes.bar(places, [layer["output_db"] for layer in layers], color=colors, label="model's output, alone")
     for name, mark, label in (("own_db", "o", "its own output, alone"), ("together_db", "x", "with all")):
         axes.plot(places, [layer[name] for layer in layers], mark, color="#555", markersize=4, label=label)
     axes.set_xticks(list(places), [layer["name"] for layer in layers], rotation=90, fontsize=7)

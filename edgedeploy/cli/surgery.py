@@ -10,8 +10,8 @@ from edgedeploy.cli.report import describe
 
 if TYPE_CHECKING:
     from edgedeploy.export.census import Census
-    from edgedeploy.export.passes.base import Skipped
-    from edgedeploy.steps.optimise_file import Optimized
+    from edgedeploy.export.graph_pass import Skipped
+    from edgedeploy.steps.optimize_file import Optimized
 
 FEW = 3  # node names that a table shows
 

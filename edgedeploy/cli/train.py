@@ -25,7 +25,7 @@ def command(
     edits: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="A.B=VALUE", help="Edit of the recipe, e.g. optimiser.learning_rate=0.01."
+            "--set", metavar="A.B=VALUE", help="Edit of the recipe, e.g. optimizer.learning_rate=0.01."
         ),
     ] = None,
     resume: Annotated[

@@ -13,7 +13,7 @@ CONFIDENCE, NORMAL = 0.95, 1.645  # the normal distribution's quantile for it
 def mean_at_least(sample: Sequence[float], seed: int = 0) -> float | None:
     """The mean of what the sample was drawn from is at least this, with 95 % confidence; None for one value.
 
-    Studentised bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5), the
+    Studentized bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5), the
     same for the same seed. Agreements have a long tail below: there the bounds of the percentile bootstrap
     and of Student's t lie too high. Of samples of 32 from skewed distributions this one holds 91 to 94 times
     of 100, those 86 to 92. No bound knows of failures that the sample has none of.

@@ -1,4 +1,4 @@
-"""What an image file is before it is decoded to RGB bytes: grey, transparent, of 16 bits, or turned.
+"""What an image file is before it is decoded to RGB bytes: gray, transparent, of 16 bits, or turned.
 
 Decoders make 8-bit RGB of all of them without a word. Read from the headers of PNG (IHDR), JPEG (SOFn, and
 EXIF in APP1) and TIFF (first directory); of other formats nothing is said. W3C PNG, ITU T.81, TIFF 6.0.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 
-GREY, ALPHA, DEEP, TURNED = "greyscale", "with transparency", "of 16 bits", "rotated by EXIF"
+GRAY, ALPHA, DEEP, TURNED = "grayscale", "with transparency", "of 16 bits", "rotated by EXIF"
 _BITS, _SAMPLES, _ORIENTATION = 258, 277, 274  # tags of TIFF
 _NO_FRAME = {0xC4, 0xC8, 0xCC}  # markers between SOF0 and SOF15 that are none
 
 
 def image_kinds(data: bytes) -> tuple[str, ...]:
-    """Which of GREY, ALPHA, DEEP and TURNED an image file is; empty for plain RGB and for what is damaged."""
+    """Which of GRAY, ALPHA, DEEP and TURNED an image file is; empty for plain RGB and for what is damaged."""
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             return _png(data)
@@ -28,8 +28,8 @@ def image_kinds(data: bytes) -> tuple[str, ...]:
 
 
 def _png(data: bytes) -> tuple[str, ...]:
-    depth, colour = data[24], data[25]
-    found = [(GREY, not colour & 2), (ALPHA, bool(colour & 4)), (DEEP, depth == 16)]
+    depth, color = data[24], data[25]
+    found = [(GRAY, not color & 2), (ALPHA, bool(color & 4)), (DEEP, depth == 16)]
     return tuple(kind for kind, true in found if true)
 
 
@@ -43,7 +43,7 @@ def _jpeg(data: bytes) -> tuple[str, ...]:
         if marker == 0xE1 and body.startswith(b"Exif\0\0") and _tags(body[6:]).get(_ORIENTATION, 1) != 1:
             kinds.append(TURNED)
         if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
-            return (GREY, *kinds) if body[5] == 1 else tuple(kinds)
+            return (GRAY, *kinds) if body[5] == 1 else tuple(kinds)
         position += 2 + length
     return tuple(kinds)
 
@@ -52,7 +52,7 @@ def _tiff(data: bytes) -> tuple[str, ...]:
     tags = _tags(data)
     samples = tags.get(_SAMPLES, 1)
     found = [
-        (GREY, samples in {1, 2}),
+        (GRAY, samples in {1, 2}),
         (ALPHA, samples in {2, 4}),
         (DEEP, tags.get(_BITS, 1) == 16),
         (TURNED, tags.get(_ORIENTATION, 1) != 1),

@@ -28,8 +28,8 @@ DTYPES = {
     16: "bfloat16",
 }  # fmt: skip
 
-# Operators that only quantised graphs have.
-QUANTISED = frozenset(
+# Operators that only quantized graphs have.
+QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 )
 

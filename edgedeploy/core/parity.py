@@ -19,7 +19,7 @@ class Parity:
     Attributes:
         max_abs: largest absolute difference.
         max_rel: largest absolute difference over the reference's largest absolute value.
-        sqnr_db: signal to quantisation noise, 10 log10(sum r^2 / sum (r - c)^2); inf when equal.
+        sqnr_db: signal to quantization noise, 10 log10(sum r^2 / sum (r - c)^2); inf when equal.
         cosine: cosine of the angle between the two as vectors.
     """
 

@@ -10,7 +10,7 @@ from edgedeploy.core.onnx_header import with_metadata
 from edgedeploy.core.spec import METADATA_KEY, Artifact
 
 
-def relabelled(artifact: Artifact, out: Path | None = None, **changes: Any) -> Artifact:
+def relabeled(artifact: Artifact, out: Path | None = None, **changes: Any) -> Artifact:
     """The same graph with these fields of the artifact changed, at `out` or in place; raises OutputError."""
     out = out or artifact.path
     changed = artifact.model_copy(update={**changes, "path": out})

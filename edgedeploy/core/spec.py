@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgedeploy.core.errors import ArtifactError
 from edgedeploy.core.files import sha256_file, write_text
 from edgedeploy.core.onnx_header import DTYPES, HeaderTensor, read_onnx_header
+from edgedeploy.core.renamed import TASK_OPTIONS, with_current_keys
 
 METADATA_KEY = "edgedeploy"
 SCHEMA = 1
@@ -55,6 +56,11 @@ class TaskSpec(_Frozen):
 
     name: str = "tensor"
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _current(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return with_current_keys(options, TASK_OPTIONS, where="")  # as older artifacts spell them
 
 
 class Step(_Frozen):
@@ -216,12 +222,12 @@ def _parse(document: dict[str, Any], path: Path, digest: str) -> Artifact:
         artifact = Artifact(path=path, digest=digest, **document)
     except ValidationError as error:
         raise ValueError(f"{error.error_count()} bad fields, first {error.errors()[0]['loc']}") from error
-    _check_normalisation(artifact.task.options)
+    _check_normalization(artifact.task.options)
     return artifact
 
 
-def _check_normalisation(options: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `mean` and `std`, where given, are numbers that pixels can be normalised by."""
+def _check_normalization(options: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `mean` and `std`, where given, are numbers that pixels can be normalized by."""
     for name in ("mean", "std"):
         values = options.get(name, [])
         values = values if isinstance(values, (list, tuple)) else [values]

@@ -17,9 +17,9 @@ from edgedeploy.core.errors import OutputError, UsageError
 from edgedeploy.core.files import replacing
 from edgedeploy.demo.frames import Plane, as_rgb, as_yuv, new_yuv, planes
 from edgedeploy.demo.sink import Sink
-from edgedeploy.tasks.base import Image
-from edgedeploy.tasks.images import is_image, write_image
-from edgedeploy.tasks.video import require_av
+from edgedeploy.task import Image
+from edgedeploy.vision.images import is_image, write_image
+from edgedeploy.vision.video import require_av
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

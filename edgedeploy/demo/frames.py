@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.tasks.base import Image
-from edgedeploy.tasks.video import require_av
+from edgedeploy.task import Image
+from edgedeploy.vision.video import require_av
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -65,7 +65,7 @@ def as_yuv(picture: Image | VideoFrame) -> VideoFrame:
 
 
 def new_yuv(width: int, height: int, like: VideoFrame) -> VideoFrame:
-    """An empty YUV 4:2:0 picture that keeps the colour description of another."""
+    """An empty YUV 4:2:0 picture that keeps the color description of another."""
     frame: VideoFrame = require_av().VideoFrame(width, height, YUV420)
     frame.colorspace, frame.color_range = like.colorspace, like.color_range
     return frame

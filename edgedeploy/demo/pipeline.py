@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.backends.base import Session
+from edgedeploy.backend import Session
 from edgedeploy.core.progress import Progress
 from edgedeploy.demo.channel import Channel, Closed
 from edgedeploy.demo.frames import Frame, as_rgb
 from edgedeploy.demo.sink import Sink
 from edgedeploy.demo.sources import Source
 from edgedeploy.demo.views import View, write_text
-from edgedeploy.tasks.base import Array
+from edgedeploy.task import Array
 
 FILE_QUEUE = 4  # frames waiting between two threads: enough to even out, little enough to keep memory small
 STOP_S = 6.0  # a little more than a network source waits for an answer
@@ -135,7 +135,7 @@ class Pipeline:
 
     def _infer(self, frames: Channel[Frame], results: Channel[tuple[Frame, View, Any]]) -> None:
         session = _Timed(self.session)
-        # A still image keeps its full colour resolution; of a camera speed is wanted.
+        # A still image keeps its full color resolution; of a camera speed is wanted.
         planar = importlib.util.find_spec("av") is not None
         with _ending(results):
             for frame in frames:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from edgedeploy.backends.base import OpenOptions, Session
-from edgedeploy.backends.select import open_artifact
+from edgedeploy.backend import OpenOptions, Session
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
@@ -15,7 +14,8 @@ from edgedeploy.demo.sink import Sink
 from edgedeploy.demo.sinks import open_sink
 from edgedeploy.demo.sources import Source, open_source
 from edgedeploy.demo.views import make_view
-from edgedeploy.tasks.base import Task, task_for
+from edgedeploy.runtime.select import open_artifact
+from edgedeploy.task import Task, task_for
 
 
 def run_demo(

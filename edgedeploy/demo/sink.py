@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

@@ -8,7 +8,7 @@ from edgedeploy.core.errors import OutputError, UsageError
 from edgedeploy.demo.file_sinks import ImageSink, VideoSink
 from edgedeploy.demo.sink import NullSink, Sink
 from edgedeploy.demo.window_sink import WindowSink
-from edgedeploy.tasks.images import is_image
+from edgedeploy.vision.images import is_image
 
 CONTAINERS = (".mp4", ".mkv")
 

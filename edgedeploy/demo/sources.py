@@ -19,9 +19,9 @@ import numpy as np
 
 from edgedeploy.core.errors import DeviceError, UsageError
 from edgedeploy.demo.frames import Frame, as_yuv, upright
-from edgedeploy.tasks.base import Image
-from edgedeploy.tasks.images import is_image, list_images, read_image
-from edgedeploy.tasks.video import decode_video, open_video
+from edgedeploy.task import Image
+from edgedeploy.vision.images import is_image, list_images, read_image
+from edgedeploy.vision.video import decode_video, open_video
 
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtp", "udp", "srt", "mms"})
 IMAGES_PER_SECOND = 2.0

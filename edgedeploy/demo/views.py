@@ -16,7 +16,7 @@ import numpy as np
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.demo.frames import Frame, Plane, as_yuv, new_yuv, planes
-from edgedeploy.tasks.base import Image, Run, Task
+from edgedeploy.task import Image, Run, Task
 from edgedeploy.tasks.segmentation import Segmentation
 from edgedeploy.tasks.super_resolution import SuperResolution
 

@@ -12,7 +12,7 @@ import cv2
 from edgedeploy.core.errors import DeviceError
 from edgedeploy.demo.frames import as_rgb
 from edgedeploy.demo.sink import Sink
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

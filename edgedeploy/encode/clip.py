@@ -2,7 +2,7 @@
 
 The paper trains on frames that were shrunk; a client never sees those, but what the codec left of them, so
 networks are trained on that. Frames are kept in files, mapped into memory: long videos do not fit into it.
-Shrinking is `edgedeploy.tasks.resize.imresize`, antialiased bicubic interpolation as in MATLAB.
+Shrinking is `edgedeploy.vision.resize.imresize`, antialiased bicubic interpolation as in MATLAB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgedeploy.demo.sources import VideoSource, open_source
 from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.stdo.patches import Pixels
 from edgedeploy.stdo.sound import copy_sound
-from edgedeploy.tasks.resize import imresize
+from edgedeploy.vision.resize import imresize
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

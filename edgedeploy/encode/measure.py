@@ -14,7 +14,7 @@ from edgedeploy.encode.clip import Clip
 from edgedeploy.stdo.manifest import decibel
 from edgedeploy.stdo.patches import PatchGrid, Pixels
 from edgedeploy.stdo.restorer import Networks
-from edgedeploy.tasks.resize import imresize
+from edgedeploy.vision.resize import imresize
 
 Restore = Callable[[int, Pixels], Pixels]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.recipe import Recipe
-from edgedeploy.core.relabel import relabelled
+from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.encode.clip import Clip
@@ -81,7 +81,7 @@ def train(
 def export(
     weights: Path, name: str, options: EncodeOptions, clip: Clip, out: Path, monitor: Monitor[Stage]
 ) -> Artifact:
-    """Capture weights as ONNX, reparameterised and with all passes; in INT8 calibrated on the clip.
+    """Capture weights as ONNX, reparameterized and with all passes; in INT8 calibrated on the clip.
 
     Height and width stay free, so one file takes patches and whole frames.
     """
@@ -91,6 +91,6 @@ def export(
         recipe = recipe.edited(["precision=int8", "calibration.limit=32"])
     data = clip.video if int8 else None
     job = Job(options.model, recipe, load_target("cpu"), data, str(weights), clip.low.shape[1:3])
-    made = deliver(run(job, monitor, Cache(), "lower" if int8 else "optimise"), out)
+    made = deliver(run(job, monitor, Cache(), "lower" if int8 else "optimize"), out)
     # Where the weights lay while they were made is nobody's business.
-    return relabelled(made, model=name, details={**made.details, "weights": "overfitted to one video"})
+    return relabeled(made, model=name, details={**made.details, "weights": "overfitted to one video"})

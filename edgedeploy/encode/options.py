@@ -57,7 +57,7 @@ class EncodeOptions:
         from edgedeploy.models.registry import MODELS
 
         task = MODELS.get(self.model).task
-        if task.name != "super-resolution" or task.options.get("colour") != "rgb":
+        if task.name != "super-resolution" or task.options.get("color") != "rgb":
             raise UsageError(
                 f"{self.model} does not enlarge RGB", "take one of stdo_*; see edgedeploy models"
             )

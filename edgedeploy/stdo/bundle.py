@@ -84,7 +84,7 @@ def described(path: Path) -> StoredFile:
 
 
 def write_chunks(path: Path, chunks: NDArray[np.uint8]) -> None:
-    """Write (frames, patches) chunk indices; neighbouring frames are alike, so differences compress best."""
+    """Write (frames, patches) chunk indices; neighboring frames are alike, so differences compress best."""
     # Unsigned bytes wrap around: the sums on the other side do too.
     steps = np.diff(chunks, axis=0, prepend=np.zeros((1, chunks.shape[1]), np.uint8))
     write_bytes(path, zlib.compress(steps.astype(np.uint8).tobytes(), 9))

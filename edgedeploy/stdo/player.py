@@ -24,7 +24,7 @@ from edgedeploy.stdo.bundle import Bundle
 from edgedeploy.stdo.manifest import decibel
 from edgedeploy.stdo.restorer import FRAME, INDEX, RESTORED, Restorer
 from edgedeploy.stdo.sound import copy_sound
-from edgedeploy.tasks.base import Run
+from edgedeploy.task import Run
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -132,7 +132,7 @@ class RestoredView(View):
             write_text(restored, "stdo")
             result = np.hstack([bicubic, restored])
         picture = as_yuv(result)
-        # Decoding and encoding use one matrix, so the video has the colours that its own tag says.
+        # Decoding and encoding use one matrix, so the video has the colors that its own tag says.
         picture.colorspace = as_yuv(frame.content).colorspace
         return picture
 

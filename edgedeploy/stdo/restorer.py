@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.backends.base import Feeds, OpenOptions, Outputs, Session
-from edgedeploy.backends.select import open_artifact
+from edgedeploy.backend import Feeds, OpenOptions, Outputs, Session
 from edgedeploy.core.errors import ArtifactError, UsageError
 from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.runtime.select import open_artifact
 from edgedeploy.stdo.bundle import COPY_AGAIN, Bundle
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.patches import Pixels

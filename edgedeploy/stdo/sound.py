@@ -9,7 +9,7 @@ from typing import Any
 
 from edgedeploy.core.errors import first_line
 from edgedeploy.core.files import replacing
-from edgedeploy.tasks.video import open_video, require_av
+from edgedeploy.vision.video import open_video, require_av
 
 
 def copy_sound(pictures: Path, sound: Path, out: Path, offset: float = 0.0) -> str:

@@ -25,7 +25,7 @@ def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
 
 
 def _adopt(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
-    from edgedeploy.export.adopt import adopt
+    from edgedeploy.export.capture.adopt import adopt
 
     source = Path(job.source)
     return adopt(source, folder / source.name, name=source.stem, task=_task(job))
@@ -39,7 +39,7 @@ def _task(job: Job) -> TaskSpec | None:
     known = Artifact.load(job.source).task
     if asked.name is None or asked.name == known.name:
         return known.model_copy(update={"options": {**known.options, **asked.options}})
-    from edgedeploy.tasks.base import task_spec
+    from edgedeploy.task import task_spec
 
     return task_spec(asked.name, job.size, asked.options)
 

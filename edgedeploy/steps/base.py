@@ -25,7 +25,7 @@ class Job:
         weights: bundled weights by name, a checkpoint file, "random", or None for the default.
         size: (height, width) at which a model of dynamic size is calibrated and timed.
         model_options: for the builder of a zoo model or a factory.
-        labelled: images with their truth, to score candidates on; by default a part of `data` is taken.
+        labeled: images with their truth, to score candidates on; by default a part of `data` is taken.
     """
 
     source: str
@@ -35,7 +35,7 @@ class Job:
     weights: str | None = None
     size: tuple[int, int] | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
-    labelled: Path | None = None
+    labeled: Path | None = None
 
 
 @dataclass(frozen=True)

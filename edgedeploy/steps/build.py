@@ -13,7 +13,7 @@ from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import Job, PipelineStep
 
 if TYPE_CHECKING:
-    from edgedeploy.backends.base import Feeds, Shapes
+    from edgedeploy.backend import Feeds, Shapes
 
 REAL_INPUTS = 2
 
@@ -33,8 +33,8 @@ def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
 
 
 def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
-    from edgedeploy.backends.base import BACKENDS
-    from edgedeploy.backends.select import build_fastest
+    from edgedeploy.backend import BACKENDS
+    from edgedeploy.runtime.select import build_fastest
 
     suffix = BACKENDS.get(job.target.backends[0]).suffix
     out = folder / f"{artifact.path.stem}.{job.target.name}{suffix}"
@@ -64,8 +64,8 @@ def sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact
 
     if "int8" not in job.target.precisions or "Sign" not in {kind for kind, _ in operators(artifact.path)}:
         return {}
-    from edgedeploy.backends.base import BACKENDS
-    from edgedeploy.calibration.ruleset import load_rules
+    from edgedeploy.backend import BACKENDS
+    from edgedeploy.calibration.place.ruleset import load_rules
     from edgedeploy.export.signs import lower_signs
 
     made: dict[str, Artifact | None] = {}
@@ -84,8 +84,8 @@ def _real_inputs(artifact: Artifact, job: Job) -> list[Feeds]:
     """A few of the job's data, to compare runtimes on; none where it has no data."""
     if job.data is None:
         return []
-    from edgedeploy.calibration.data import calibration_feeds
-    from edgedeploy.tasks.base import task_for
+    from edgedeploy.calibration.collect.data import calibration_feeds
+    from edgedeploy.task import task_for
 
     names = tuple(spec.name for spec in artifact.inputs)
     preprocess = task_for(artifact).preprocess
@@ -100,7 +100,7 @@ def _run_shapes(artifact: Artifact, job: Job) -> Shapes:
     """Shapes to build and time for: the size asked for, in the layout of the task's one image input."""
     if job.size is None:
         return {}
-    from edgedeploy.tasks.base import task_for
+    from edgedeploy.task import task_for
 
     return task_for(artifact).input_shapes(*job.size)
 

@@ -10,7 +10,7 @@ import numpy as np
 from edgedeploy.core.cache import data_digest
 from edgedeploy.core.files import sha256_file
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.relabel import relabelled
+from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.steps.base import Job, PipelineStep
 
@@ -28,7 +28,7 @@ def _wanted(artifact: Artifact, job: Job) -> bool:  # noqa: ARG001
 
 
 def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
-    from edgedeploy.export.sources import is_file_source
+    from edgedeploy.export.capture.sources import is_file_source
 
     options = job.recipe.capture.model_dump()
     if is_file_source(job.source):
@@ -48,7 +48,7 @@ def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
 
 
 def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:  # noqa: ARG001
-    from edgedeploy.export.capture import capture as export_network
+    from edgedeploy.export.capture.capture import capture as export_network
 
     options = job.recipe.capture
     if job.source.endswith(".pt2"):
@@ -69,15 +69,15 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
         weights = {"weights": job.weights or info.default_weights, "weights_sha256": loaded.sha256}
     images = _images(info, job)
     captured = export_network(network, options, out, info=info, name=job.source, images=images)
-    return relabelled(captured, details={**captured.details, **weights})
+    return relabeled(captured, details={**captured.details, **weights})
 
 
 def _images(info: ModelInfo, job: Job) -> list[NDArray[np.float32]]:
     """A few real inputs, where the job has data, on which the export must agree with PyTorch too."""
     if job.data is None:
         return []
-    from edgedeploy.calibration.data import calibration_feeds
-    from edgedeploy.tasks.base import task_for
+    from edgedeploy.calibration.collect.data import calibration_feeds
+    from edgedeploy.task import task_for
 
     batch, channels, *default = info.input_shape
     options = job.recipe.capture

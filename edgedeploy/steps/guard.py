@@ -23,12 +23,12 @@ def _decides(artifact: Artifact, job: Job) -> Any:
         "calibration": job.recipe.calibration.model_dump(),
         "guard": job.recipe.guard.model_dump(),
         "data": data_digest(job.data),
-        "labelled": None if job.labelled is None else data_digest(job.labelled),
+        "labeled": None if job.labeled is None else data_digest(job.labeled),
     }
 
 
 def _guard(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:
-    from edgedeploy.steps.guarding import guard
+    from edgedeploy.guard.guarding import guard
 
     return guard(artifact, job, folder, progress)
 

@@ -12,7 +12,7 @@ from edgedeploy.core.caveats import RANDOM_DATA, caveats
 from edgedeploy.core.errors import CalibrationError, UnknownNameError, UsageError
 from edgedeploy.core.onnx_header import operators
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.relabel import relabelled
+from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact, Precision, Step
 from edgedeploy.steps.base import Job, PipelineStep
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import onnx
 
     from edgedeploy.calibration import QuantizeResult
-    from edgedeploy.calibration.dataset import CalibrationData
+    from edgedeploy.calibration.collect.dataset import CalibrationData
 
-QUANTISED = ("int8", "fp8", "int4")  # what needs calibration data
+QUANTIZED = ("int8", "fp8", "int4")  # what needs calibration data
 
 
 def check_precision(job: Job, until: str) -> None:
@@ -39,7 +39,7 @@ def check_precision(job: Job, until: str) -> None:
     if Path(job.source).suffix.lower() == ".onnx":
         precision = precision if Artifact.load(job.source).precision == "fp32" else None
     noise = job.recipe.calibration.random
-    if until in {"lower", "build"} and precision in QUANTISED and job.data is None and not noise:
+    if until in {"lower", "build"} and precision in QUANTIZED and job.data is None and not noise:
         raise CalibrationError(
             f"{precision} needs calibration data: a few dozen typical images",
             "add --data FOLDER, --data clip.mp4 or --data inputs.npz; or --random-data 8, for a trial only: "
@@ -80,7 +80,7 @@ def _precision(artifact: Artifact, job: Job) -> Precision:
 
 def _decides(artifact: Artifact, job: Job) -> Any:
     wanted = _precision(artifact, job)
-    if wanted not in QUANTISED:
+    if wanted not in QUANTIZED:
         return {"precision": wanted, "surgery": job.recipe.surgery.model_dump()}
     return {
         "precision": wanted,
@@ -105,12 +105,12 @@ def _lower(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
         return to_fp16(artifact, job.recipe.surgery, out)
     # bfloat16 is the runtime's business on CPUs: the file stays float32 and says what it is to run in.
     step = Step(name="lower", options={"precision": wanted}, hits=1)
-    return relabelled(artifact, out, precision=wanted, history=(*artifact.history, step))
+    return relabeled(artifact, out, precision=wanted, history=(*artifact.history, step))
 
 
 def _rules(job: Job) -> str:
     """Rule set of the first backend of the target that is installed; of the first where none is."""
-    from edgedeploy.backends.base import BACKENDS
+    from edgedeploy.backend import BACKENDS
 
     names = job.target.backends
     backend = next((name for name in names if not BACKENDS.get(name).why_not()), names[0])
@@ -136,7 +136,7 @@ def to_int8(
     import onnx
 
     from edgedeploy.calibration import load_rules, quantize
-    from edgedeploy.export.metadata import save_model
+    from edgedeploy.graphs.metadata import save_model
 
     options, rules = job.recipe.calibration, _rules(job)
     data = _data(artifact, job, statistics)
@@ -198,7 +198,7 @@ def _to_int4(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
     import onnx
 
     from edgedeploy.calibration.weight_only import weight_only
-    from edgedeploy.export.metadata import save_model
+    from edgedeploy.graphs.metadata import save_model
 
     data = _data(artifact, job, statistics_root(out.parent))
     result = weight_only(onnx.load(artifact.path), data, progress=progress)
@@ -209,7 +209,7 @@ def _to_int4(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
 
 
 def _data(artifact: Artifact, job: Job, statistics: Path) -> CalibrationData:
-    from edgedeploy.calibration.dataset import CalibrationData, RandomFeeds
+    from edgedeploy.calibration.collect.dataset import CalibrationData, RandomFeeds
 
     options = job.recipe.calibration
     source = RandomFeeds(artifact, options.random, job.size) if job.data is None else job.data

@@ -2,7 +2,7 @@
 
 Options: `mean` and `std` of the input, `crop` (share of the shorter edge that the network sees: 0.875 is 224
 of 256), `size` (side of the input where the model leaves it open, 224), `classes`, and `top` (how many
-classes a result holds, 5). Resizing is antialiased bicubic with the centre cut out, as evaluations do.
+classes a result holds, 5). Resizing is antialiased bicubic with the center cut out, as evaluations do.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, session_input, size_of
-from edgedeploy.tasks.image_archive import ImageArchive
-from edgedeploy.tasks.images import is_image, list_images, read_image, to_tensor
-from edgedeploy.tasks.palette import draw_legend, palette
-from edgedeploy.tasks.resize import imresize
+from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, session_input, size_of
+from edgedeploy.vision.image_archive import ImageArchive
+from edgedeploy.vision.images import is_image, list_images, read_image, to_tensor
+from edgedeploy.vision.palette import draw_legend, palette
+from edgedeploy.vision.resize import imresize
 
-Labelled = tuple[Callable[[], Image], int]  # how a picture is read, and its class
+Labeled = tuple[Callable[[], Image], int]  # how a picture is read, and its class
 FAR = 4  # pictures so many times larger than needed are first shrunk by averaging, which is much cheaper
 
 
@@ -70,9 +70,9 @@ class Classification(Task):
 
     def draw(self, image: Image, result: Any) -> Image:
         """The picture with its likeliest classes written on it."""
-        colours = palette(max(len(result), 1))
+        colors = palette(max(len(result), 1))
         lines = [f"{guess.probability:4.0%} {guess.label}" for guess in result]
-        return draw_legend(image, list(zip(lines, colours, strict=False)))
+        return draw_legend(image, list(zip(lines, colors, strict=False)))
 
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
@@ -84,10 +84,10 @@ class Classification(Task):
         Pictures are taken from the classes in turn, so that `limit` leaves a fair sample. Or `data` is, or
         holds as test.npz, an archive; see `ImageArchive`.
         """
-        return self.score(session, self.labelled(data)[:limit], progress)
+        return self.score(session, self.labeled(data)[:limit], progress)
 
     def score(
-        self, session: Run, pictures: list[Labelled], progress: Progress | None = None
+        self, session: Run, pictures: list[Labeled], progress: Progress | None = None
     ) -> dict[str, float]:
         """The metrics of `evaluate` over these pictures."""
         total = len(pictures)
@@ -110,11 +110,11 @@ class Classification(Task):
 
     def _feed(self, image: Image, spec: Any) -> dict[str, Array]:
         height, width = (size or int(self.options.get("size", 224)) for size in size_of(spec))
-        pixels = centre(image, height, width, float(self.options.get("crop", 0.875)))
+        pixels = center(image, height, width, float(self.options.get("crop", 0.875)))
         mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
         return {spec.name: to_tensor(pixels, spec, mean, std)}
 
-    def labelled(self, data: Path) -> list[Labelled]:
+    def labeled(self, data: Path) -> list[Labeled]:
         """Pictures and their classes, the classes in turn; raises UsageError where `data` does not tell."""
         archive = data if data.suffix == ".npz" else data / "test.npz"
         if archive.is_file():
@@ -148,7 +148,7 @@ class Classification(Task):
         )
 
 
-def centre(image: Image, height: int, width: int, crop: float) -> Image:
+def center(image: Image, height: int, width: int, crop: float) -> Image:
     """The middle of an image, resized so that (height, width) is the share `crop` of what it has.
 
     The image keeps its proportions: the edge that is the shorter one for this shape decides.

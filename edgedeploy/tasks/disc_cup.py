@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TensorSpec
-from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, session_input
-from edgedeploy.tasks.images import fit_input, list_images, read_image, to_tensor
-from edgedeploy.tasks.label_map import read_label_map
-from edgedeploy.tasks.palette import draw_legend
+from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, session_input
+from edgedeploy.vision.images import fit_input, list_images, read_image, to_tensor
+from edgedeploy.vision.label_map import read_label_map
+from edgedeploy.vision.palette import draw_legend
 
 Masks = NDArray[np.bool_]  # (2, H, W): cup, disc
 
 NAMES = ("optic cup", "optic disc")
-COLOURS = np.asarray([[255, 200, 0], [0, 200, 255]], np.uint8)
+COLORS = np.asarray([[255, 200, 0], [0, 200, 255]], np.uint8)
 
 
 class DiscCup(Task):
@@ -73,13 +73,13 @@ class DiscCup(Task):
         """The outlines of disc and cup, and the ratio of their heights."""
         picture = image.copy()
         thickness = max(1, min(image.shape[:2]) // 300)
-        for mask, colour in zip(result, COLOURS, strict=True):
+        for mask, color in zip(result, COLORS, strict=True):
             outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outline, -1, tuple(map(int, colour)), thickness)
+            cv2.drawContours(picture, outline, -1, tuple(map(int, color)), thickness)
         ratio = cup_to_disc_ratio(result)
         names = [*NAMES, f"cup/disc {ratio:.2f}" if math.isfinite(ratio) else "no disc"]
-        colours = [*COLOURS, np.full(3, 255, np.uint8)]
-        return draw_legend(picture, list(zip(names, colours, strict=True)))
+        colors = [*COLORS, np.full(3, 255, np.uint8)]
+        return draw_legend(picture, list(zip(names, colors, strict=True)))
 
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
@@ -87,7 +87,7 @@ class DiscCup(Task):
         """Mean Dice over images/NAME.* with masks/NAME.png below `data`.
 
         `cup_to_disc_error` is the mean absolute difference of the vertical ratio over images where both the
-        truth and the result have a disc. Masks are class maps or grey levels, see `read_masks`.
+        truth and the result have a disc. Masks are class maps or gray levels, see `read_masks`.
         """
         return self.score(session, photographs(data)[:limit], progress)
 
@@ -131,7 +131,7 @@ def photographs(data: Path) -> list[tuple[Path, Path]]:
 def read_masks(path: Path) -> Masks:
     """Cup and disc (2, H, W) of a mask file.
 
-    A class map has 0 background, 1 rim of the disc, 2 cup. Anything with larger values is the grey form of
+    A class map has 0 background, 1 rim of the disc, 2 cup. Anything with larger values is the gray form of
     the public sets: above 200 background, 51 to 200 rim, up to 50 cup. Raises UsageError.
     """
     values = read_label_map(path)

@@ -1,7 +1,7 @@
 """Face verification: an embedding of unit length for every aligned face, compared by squared distance.
 
 Options: `mean` and `std` of the input; `channels` is "rgb" or "bgr" (the released training code reads RGB,
-its evaluation BGR). The centre square of the picture is what the network sees.
+its evaluation BGR). The center square of the picture is what the network sees.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedeploy.core.agreement import cosine
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TensorSpec
-from edgedeploy.tasks.agreement import cosine
-from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, session_input
-from edgedeploy.tasks.images import fit_input, read_image, to_tensor
-from edgedeploy.tasks.verification import (
+from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, session_input
+from edgedeploy.vision.images import fit_input, read_image, to_tensor
+from edgedeploy.vision.verification import (
     Pair,
     area_under_curve,
     check_pairs,
@@ -62,16 +62,14 @@ class FaceEmbedding(Task):
         height, width = max(12, image.shape[0] // 10), image.shape[1]
         share = np.clip(result / max(float(np.abs(result).max()), 1e-12), -1, 1)[None, :, None]
         red, blue = np.array([220, 50, 47]), np.array([38, 139, 210])
-        colours = 255 + np.where(share > 0, (red - 255) * share, (255 - blue) * share)
-        strip = cv2.resize(
-            np.rint(colours).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
-        )
+        colors = 255 + np.where(share > 0, (red - 255) * share, (255 - blue) * share)
+        strip = cv2.resize(np.rint(colors).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         return np.concatenate([image, strip]).astype(np.uint8)
 
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
     ) -> dict[str, float]:
-        """Verification accuracy over pairs: tested on each tenth, threshold and centre from the other nine.
+        """Verification accuracy over pairs: tested on each tenth, threshold and center from the other nine.
 
         `data` holds pairs.txt with lines "PATH PATH 0|1", or one folder a person, from which pairs are drawn;
         `limit` is the number of pairs. Every image is run once.

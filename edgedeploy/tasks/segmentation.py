@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.tasks.base import (
+from edgedeploy.task import (
     TASKS,
     Array,
     Image,
@@ -27,16 +27,16 @@ from edgedeploy.tasks.base import (
     session_input,
     size_of,
 )
-from edgedeploy.tasks.images import read_image, resize_image, to_tensor
-from edgedeploy.tasks.label_map import read_label_map
-from edgedeploy.tasks.metrics import ConfusionMatrix
-from edgedeploy.tasks.palette import default_names, draw_legend, palette
-from edgedeploy.tasks.segmentation_data import LabelMap, Sample, labelled_images
+from edgedeploy.vision.images import read_image, resize_image, to_tensor
+from edgedeploy.vision.label_map import read_label_map
+from edgedeploy.vision.metrics import ConfusionMatrix
+from edgedeploy.vision.palette import default_names, draw_legend, palette
+from edgedeploy.vision.segmentation_data import LabelMap, Sample, labeled_images
 
-ALPHA = 0.55  # share of the class colour in an overlay
+ALPHA = 0.55  # share of the class color in an overlay
 LEGEND_SHARE = 0.002  # classes below this share of the picture are left out of the legend
 MOST = 256  # classes that a map of bytes can tell apart
-VOID = {11: 11, 19: 255}  # the unlabelled index of CamVid and Cityscapes, by class count
+VOID = {11: 11, 19: 255}  # the unlabeled index of CamVid and Cityscapes, by class count
 
 
 class Segmentation(Task):
@@ -77,20 +77,20 @@ class Segmentation(Task):
         return float(np.mean(first == second))
 
     def draw(self, image: Image, result: Any) -> Image:
-        """The picture mixed with the classes' colours, and a legend of the classes that are in it."""
+        """The picture mixed with the classes' colors, and a legend of the classes that are in it."""
         return self.draw_map(image, result, ALPHA)
 
     def draw_map(self, image: Image, result: NDArray[np.uint8], alpha: float = 1.0) -> Image:
-        """As `draw` with a chosen share of colour; 1 is the bare colour map."""
+        """As `draw` with a chosen share of color; 1 is the bare color map."""
         count = self.classes or int(result.max(initial=0)) + 1
-        colours = palette(max(count, int(result.max(initial=0)) + 1))
-        mixed = colours[result]
+        colors = palette(max(count, int(result.max(initial=0)) + 1))
+        mixed = colors[result]
         if alpha < 1:
             mixed = np.asarray(cv2.addWeighted(mixed, alpha, image, 1 - alpha, 0), dtype=np.uint8)
-        names = self.artifact.labels or default_names(len(colours))
-        shares = np.bincount(result.ravel(), minlength=len(colours)) / result.size
+        names = self.artifact.labels or default_names(len(colors))
+        shares = np.bincount(result.ravel(), minlength=len(colors)) / result.size
         order = np.flatnonzero(shares >= LEGEND_SHARE).tolist()
-        return draw_legend(mixed, [(names[i] if i < len(names) else str(i), colours[i]) for i in order])
+        return draw_legend(mixed, [(names[i] if i < len(names) else str(i), colors[i]) for i in order])
 
     @property
     def classes(self) -> int:
@@ -116,7 +116,7 @@ class Segmentation(Task):
             raise UsageError(
                 f"{self.artifact.path} does not say how many classes it has", "export it with labels"
             )
-        samples, layout = labelled_images(data)
+        samples, layout = labeled_images(data)
         if layout is None:
             ignore = self.options.get("ignore", VOID.get(self.classes))
             return self.score(session, samples[:limit], read_label_map, ignore, progress)

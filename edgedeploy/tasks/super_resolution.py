@@ -1,6 +1,6 @@
 """Super-resolution of luma, where bicubic interpolation enlarges Cb and Cr, or of RGB.
 
-Options: `scale`, `mean` and `std` of the input, `colour` (luma or rgb), and `margin`, how many pixels around
+Options: `scale`, `mean` and `std` of the input, `color` (luma or rgb), and `margin`, how many pixels around
 a place the network sees. A float output is in [0, 1], an integer output is pixels; both are clipped and
 rounded here. Models of one fixed size run any image: smaller ones are padded, larger ones tiled.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TensorSpec
-from edgedeploy.tasks.base import (
+from edgedeploy.task import (
     TASKS,
     Array,
     Image,
@@ -30,12 +30,12 @@ from edgedeploy.tasks.base import (
     session_input,
     size_of,
 )
-from edgedeploy.tasks.colour import luma_from_rgb
-from edgedeploy.tasks.images import fit_input, list_images, read_image, to_tensor
-from edgedeploy.tasks.luma import MARGIN, tiles, to_pixels, with_chroma
-from edgedeploy.tasks.metrics import psnr, ssim
-from edgedeploy.tasks.resize import imresize
-from edgedeploy.tasks.video import is_video, read_video
+from edgedeploy.vision.color import luma_from_rgb
+from edgedeploy.vision.images import fit_input, list_images, read_image, to_tensor
+from edgedeploy.vision.luma import MARGIN, tiles, to_pixels, with_chroma
+from edgedeploy.vision.metrics import psnr, ssim
+from edgedeploy.vision.resize import imresize
+from edgedeploy.vision.video import is_video, read_video
 
 # uint8, or float32 where luma was computed from RGB; 0..255 in both; (H, W), or (H, W, 3) of an RGB network
 Pixels = NDArray[Any]
@@ -57,7 +57,7 @@ class SuperResolution(Task):
         if channels != (3 if self.rgb else 1):
             raise UsageError(
                 f"input {self.input} has {channels} channels, not {'RGB' if self.rgb else 'luma'}",
-                "export it with the task option colour: luma for one channel, rgb for three",
+                "export it with the task option color: luma for one channel, rgb for three",
             )
 
     def preprocess(self, image: Image) -> dict[str, Array]:
@@ -223,10 +223,10 @@ def _scale(artifact: Artifact) -> int:
 
 
 def _is_rgb(artifact: Artifact) -> bool:
-    colour = artifact.task.options.get("colour", "luma")
-    if colour not in ("luma", "rgb"):
-        raise UsageError(f"{artifact.path}: unknown colour {colour!r}", "known: luma, rgb")
-    return bool(colour == "rgb")
+    color = artifact.task.options.get("color", "luma")
+    if color not in ("luma", "rgb"):
+        raise UsageError(f"{artifact.path}: unknown color {color!r}", "known: luma, rgb")
+    return bool(color == "rgb")
 
 
 def _margin(artifact: Artifact) -> int:

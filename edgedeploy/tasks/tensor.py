@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.tasks.base import TASKS, Array, Image, Progress, Run, Task, channels_of, session_input
-from edgedeploy.tasks.images import fit_input, to_tensor
-from edgedeploy.tasks.palette import draw_legend
+from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, channels_of, session_input
+from edgedeploy.vision.images import fit_input, to_tensor
+from edgedeploy.vision.palette import draw_legend
 
 
 class TensorTask(Task):

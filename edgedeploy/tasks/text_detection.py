@@ -16,12 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edgedeploy.core.agreement import overlap
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TensorSpec
-from edgedeploy.tasks._icdar import TextScore, Word
-from edgedeploy.tasks._text_regions import RegionOptions, TextRegions, find_regions
-from edgedeploy.tasks.agreement import overlap
-from edgedeploy.tasks.base import (
+from edgedeploy.task import (
     TASKS,
     Array,
     Image,
@@ -32,11 +30,13 @@ from edgedeploy.tasks.base import (
     session_input,
     size_of,
 )
-from edgedeploy.tasks.images import read_image, to_tensor
-from edgedeploy.tasks.text_data import labelled_texts
+from edgedeploy.vision.icdar import TextScore, Word
+from edgedeploy.vision.images import read_image, to_tensor
+from edgedeploy.vision.text_data import labeled_texts
+from edgedeploy.vision.text_regions import RegionOptions, TextRegions, find_regions
 
 LONG_SIDE = 2560  # bounds what an extreme panorama would ask of memory
-COLOUR, RIM = (60, 230, 60), (0, 0, 0)
+COLOR, RIM = (60, 230, 60), (0, 0, 0)
 
 
 class TextDetection(Task):
@@ -50,7 +50,7 @@ class TextDetection(Task):
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
         if channels_of(self.input) != 3:
-            raise UsageError(f"input {self.input} is not a colour image", "export with three channels")
+            raise UsageError(f"input {self.input} is not a color image", "export with three channels")
         self.order = str(self.options.get("channel_order", "RGB"))
         if self.order not in ("RGB", "BGR"):
             raise UsageError(f"channel_order '{self.order}' is unknown", "it is RGB or BGR")
@@ -97,8 +97,8 @@ class TextDetection(Task):
         picture = np.array(image, dtype=np.uint8)
         thickness = max(1, round(min(picture.shape[:2]) / 360))
         outlines = [np.rint(polygon).astype(np.int32) for polygon in result.polygons]
-        for colour, width in ((RIM, thickness + 2), (COLOUR, thickness)):  # a dark rim shows on anything
-            cv2.polylines(picture, outlines, True, colour, width, cv2.LINE_AA)
+        for color, width in ((RIM, thickness + 2), (COLOR, thickness)):  # a dark rim shows on anything
+            cv2.polylines(picture, outlines, True, color, width, cv2.LINE_AA)
         return picture
 
     def evaluate(
@@ -110,7 +110,7 @@ class TextDetection(Task):
         image; `data` is the folder above, there test, else train is taken, or one folder of images.
         Anything else is ICDAR 2015: NAME_images/ with NAME_gts/, as `truth_files` has it.
         """
-        pairs, read = labelled_texts(data, polygon=self.regions.polygon)
+        pairs, read = labeled_texts(data, polygon=self.regions.polygon)
         return self.score(session, [(image, read(truth)) for image, truth in pairs[:limit]], progress)
 
     def score(

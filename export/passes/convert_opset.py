@@ -1,4 +1,4 @@
-"""The same graph in a newer opset, by onnx's own converter: operators that came later can then be recognised.
+"""The same graph in a newer opset, by onnx's own converter: operators that came later can then be recognized.
 
 Never run by default: a runtime that reads opset 11 may not read 20. Opsets are only raised (`lower-opset`
 lowers them). What the
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Skip
-from edgedeploy.export.opset import convert, require_convertible
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.opset import convert, require_convertible
+from edgedeploy.graphs.surgeon import Graph, Skip
 
 
 @dataclass(frozen=True)

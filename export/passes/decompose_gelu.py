@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.rebuild import Formula
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.rebuild import Formula
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, dtype_name, has
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.rebuild import Formula
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.rebuild import Formula
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, dtype_name, has
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -47,11 +47,11 @@ def decompose_layernorm(graph: Graph, node: Node) -> int:
     first = int(node.attrs.get("axis", -1)) % len(shape)
     axes, write = [axis - len(shape) for axis in range(first, len(shape))], Formula(graph, node)
     inputs = list(node.inputs)
-    centred = write("Sub", x, write.mean(x, axes))
-    variance = write.mean(write("Mul", centred, centred), axes)
+    centered = write("Sub", x, write.mean(x, axes))
+    variance = write.mean(write("Mul", centered, centered), axes)
     deviation = write("Sqrt", write("Add", variance, float(node.attrs.get("epsilon", 1e-5))))
     has_bias = has(node, 2)
-    result = write("Mul", write("Div", centred, deviation), inputs[1], last=not has_bias)
+    result = write("Mul", write("Div", centered, deviation), inputs[1], last=not has_bias)
     if has_bias:
         write("Add", result, inputs[2], last=True)
     return 1

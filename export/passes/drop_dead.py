@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, tidy
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, tidy
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:

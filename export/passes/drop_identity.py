@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, bypass, dtype_name, has, producer, value_of
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, bypass, dtype_name, has, producer, value_of
 
 # Coordinate modes in which output pixel i reads input pixel i when sizes are equal.
 _ALIGNED = ("half_pixel", "half_pixel_symmetric", "asymmetric", "align_corners", "pytorch_half_pixel")

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import FLOATS, Graph, Node, Skip, dtype_name, is_standard, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import FLOATS, Graph, Node, Skip, dtype_name, is_standard, producer
 
 _INCREASING = frozenset({"Sigmoid", "Tanh", "Exp", "Softplus", "Erf", "Atan"})
-_NORMALISED = frozenset({"Softmax", "LogSoftmax"})
+_NORMALIZED = frozenset({"Softmax", "LogSoftmax"})
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -29,15 +29,15 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("drop-monotone-before-argmax", atol=1e-3, cases=cases, ops=("ArgMax",), phase="recognise")
+@graph_pass("drop-monotone-before-argmax", atol=1e-3, cases=cases, ops=("ArgMax",), phase="recognize")
 def drop_monotone_before_argmax(graph: Graph, node: Node) -> int:
     maker = producer(node.inputs[0])
-    if maker is None or not is_standard(maker) or maker.op not in _INCREASING | _NORMALISED:
+    if maker is None or not is_standard(maker) or maker.op not in _INCREASING | _NORMALIZED:
         raise Skip("no increasing function stands before it")
     x = maker.inputs[0]
     if dtype_name(x) not in FLOATS or x.shape is None:
         raise Skip("the rank and type of the tensor are not known")
-    if maker.op in _NORMALISED:
+    if maker.op in _NORMALIZED:
         axis = int(node.attrs.get("axis", 0)) % len(x.shape)
         over = int(maker.attrs.get("axis", -1 if graph.opset >= 13 else 1)) % len(x.shape)
         # Before opset 13 a row was everything from the axis on.

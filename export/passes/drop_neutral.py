@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, Tensor, bypass, dtype_name, is_constant
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, bypass, dtype_name, is_constant
 
 _NEUTRAL = {"Mul": 1, "Div": 1, "Pow": 1, "Add": 0, "Sub": 0}
 

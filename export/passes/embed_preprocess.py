@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import Vector, absorb, is_padded
-from edgedeploy.export.graph import (
+from edgedeploy.export.affine.fold import Vector, absorb, is_padded
+from edgedeploy.export.graph_pass import Feeds, graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -29,8 +31,6 @@ from edgedeploy.export.graph import (
     redirect,
     variable,
 )
-from edgedeploy.export.passes.base import Feeds, graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
 
 AXES = {"NHWC->NCHW": [0, 3, 1, 2], "NCHW->NHWC": [0, 2, 3, 1]}
 
@@ -130,23 +130,23 @@ def _into_convolution(graph: Graph, reader: Node, x: Tensor, mean: Vector, std: 
         reader.attrs["pads"] = [0] * (2 * half)
         absorb(graph, reader, padded, 1 / std, -mean / std)
     else:
-        centred = variable(graph, "preprocess_centred", np.float32)
+        centered = variable(graph, "preprocess_centered", np.float32)
         middle = constant(graph, "preprocess_mean", mean.reshape(1, -1, 1, 1), np.float32)
-        insert(graph, "Sub", [x, middle], [centred])
-        reader.inputs[0] = centred
-        absorb(graph, reader, centred, 1 / std, np.zeros_like(mean))
+        insert(graph, "Sub", [x, middle], [centered])
+        reader.inputs[0] = centered
+        absorb(graph, reader, centered, 1 / std, np.zeros_like(mean))
 
 
 def _explicitly(graph: Graph, readers: list[Any], old: Tensor, x: Tensor, mean: Vector, std: Vector) -> None:
-    centred, scaled = (variable(graph, f"preprocess_{name}", np.float32) for name in ("centred", "scaled"))
+    centered, scaled = (variable(graph, f"preprocess_{name}", np.float32) for name in ("centered", "scaled"))
     for node in readers:
         for index, tensor in enumerate(node.inputs):
             if tensor is old or tensor is x:
                 node.inputs[index] = scaled
     middle = constant(graph, "preprocess_mean", mean.reshape(1, -1, 1, 1), np.float32)
     factor = constant(graph, "preprocess_factor", (1 / std).reshape(1, -1, 1, 1), np.float32)
-    insert(graph, "Sub", [x, middle], [centred])
-    insert(graph, "Mul", [centred, factor], [scaled])
+    insert(graph, "Sub", [x, middle], [centered])
+    insert(graph, "Mul", [centered, factor], [scaled])
 
 
 def _uint8_input(graph: Graph, x: Tensor) -> Tensor:

@@ -13,8 +13,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.export.evaluate import Evaluator, NotRunnable
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.ternary import ternary_values
+from edgedeploy.export.passes.pack_binary_weights import TABLE
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.evaluate import Evaluator, NotRunnable
+from edgedeploy.graphs.surgeon import (
     FLOATS,
     Graph,
     Node,
@@ -29,10 +33,6 @@ from edgedeploy.export.graph import (
     require_opset,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.pack_binary_weights import TABLE
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.ternary import ternary_values
 
 LONGEST = 32  # operators between the constants and the weight
 
@@ -58,7 +58,7 @@ def expand_binary_weights(graph: Graph, node: Node) -> int:
     weight = node.inputs[1]
     maker = producer(weight)
     if maker is not None and maker.op == "DequantizeLinear":
-        raise Skip("the weight is quantised already")
+        raise Skip("the weight is quantized already")
     kind = dtype_name(node.outputs[0]) or dtype_name(node.inputs[0])
     if kind not in FLOATS:
         raise Skip(f"the product is {kind or 'of an unknown type'}")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import WEIGHTED, fold_after, fold_before, of_batchnorm, output_channels
-from edgedeploy.export.graph import Graph, Node, Skip, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.affine.fold import WEIGHTED, fold_after, fold_before, of_batchnorm, output_channels
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -60,7 +60,7 @@ def fold_batchnorm(graph: Graph, node: Node) -> int:
     if maker is not None and maker.op in WEIGHTED:
         rank, channels = output_channels(maker)
         if channels != len(a):
-            raise Skip(f"it normalises {len(a)} channels of {channels}")
+            raise Skip(f"it normalizes {len(a)} channels of {channels}")
         if maker.op == "MatMul" and rank != 2:
             raise Skip("the matrix product is not of rank 2")
         return fold_after(graph, node, maker, a, b)

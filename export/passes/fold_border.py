@@ -12,8 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.border import border, chain_behind, padding
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.border import border, chain_behind, padding
+from edgedeploy.export.match.shapes import is_static
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -24,9 +27,6 @@ from edgedeploy.export.graph import (
     redirect,
     require_private,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.shapes import is_static
 
 CLOSE = 1e-6  # of the largest: the bias and the border were rounded on different ways
 

@@ -16,9 +16,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.export.affine import WEIGHTED
-from edgedeploy.export.evaluate import Evaluator, NotRunnable
-from edgedeploy.export.graph import (
+from edgedeploy.export.affine.fold import WEIGHTED
+from edgedeploy.export.graph_pass import EVERY, graph_pass
+from edgedeploy.export.match.shapes import infer, is_static
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.evaluate import Evaluator, NotRunnable
+from edgedeploy.graphs.surgeon import (
     RANDOM,
     Graph,
     Node,
@@ -30,9 +33,6 @@ from edgedeploy.export.graph import (
     make_constant,
     producer,
 )
-from edgedeploy.export.passes.base import EVERY, graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.shapes import infer, is_static
 
 SMALL = 1 << 16  # bytes that a result may always have
 MOST = 1 << 24  # elements of a result that is tried out at all

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.affine.scale_shift import Array
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -23,9 +26,6 @@ from edgedeploy.export.graph import (
     kept_names,
     require_private,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import Array
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -51,7 +51,7 @@ def fold_layernorm_affine(graph: Graph, node: Node) -> int:
     if np.all(g == 1) and not np.any(b):
         return 0
     if g.ndim != 1:
-        raise Skip("it normalises more than the last axis")
+        raise Skip("it normalizes more than the last axis")
     normed = node.outputs[0]
     if normed.name in kept_names(graph):
         raise Skip(f"tensor '{normed.name}' is read from outside the graph")

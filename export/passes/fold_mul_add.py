@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import (
+from edgedeploy.export.affine.fold import (
     WEIGHTED,
     Vector,
     channel_vector,
@@ -20,9 +20,9 @@ from edgedeploy.export.affine import (
     input_channels,
     output_channels,
 )
-from edgedeploy.export.graph import Graph, Node, Skip, float_of, is_constant, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, float_of, is_constant, producer
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:

@@ -1,4 +1,4 @@
-"""(N(x)*s + t)*a + b = N(x)*(s a) + (t a + b): constants right behind a normalisation of its input join it.
+"""(N(x)*s + t)*a + b = N(x)*(s a) + (t a + b): constants right behind a normalization of its input join it.
 
 LayerNorm, InstanceNorm and GroupNorm take mean and variance from every input: no weights can hold those, and
 the operator stays. LayerNorm Scaling (1/sqrt(layer)) and a LayerScale behind a norm go this way. Sun et al.,
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import channel_vector
-from edgedeploy.export.graph import Graph, Node, Skip, constant, detach, float_of, has, require_private
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import Array, read, require_storable
+from edgedeploy.export.affine.fold import channel_vector
+from edgedeploy.export.affine.scale_shift import Array, read, require_storable
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, detach, float_of, has, require_private
 
 NORMS = ("LayerNormalization", "InstanceNormalization", "GroupNormalization")
 STAYS = "its mean and variance are taken from every input, so it cannot fold into weights; "
@@ -77,5 +77,5 @@ def _shaped(node: Node, values: Array, scale: Array) -> Array:
         k in (1, n) for k, n in zip(reversed(own.shape), reversed(scale.shape), strict=False)
     )
     if not fits:
-        raise Skip(f"a constant of shape {list(values.shape)} does not lie on the axes that it normalises")
+        raise Skip(f"a constant of shape {list(values.shape)} does not lie on the axes that it normalizes")
     return np.broadcast_to(own, scale.shape)

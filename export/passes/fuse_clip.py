@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.bounds import BOUNDING, bounds_of, clip_arguments
-from edgedeploy.export.graph import Graph, Node, Skip, dtype_name, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.bounds import BOUNDING, bounds_of, clip_arguments
+from edgedeploy.export.match.polynomial import fuse
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, dtype_name, producer
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -33,7 +33,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [old, *(text_model(kind, "y", body, w) for body in bodies for kind in kinds)]
 
 
-@graph_pass("fuse-clip", atol=0.0, cases=cases, ops=BOUNDING, phase="recognise")
+@graph_pass("fuse-clip", atol=0.0, cases=cases, ops=BOUNDING, phase="recognize")
 def fuse_clip(graph: Graph, node: Node) -> int:
     x, low, high = bounds_of(node)
     if low > high:

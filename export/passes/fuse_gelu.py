@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.polynomial import (
     Coefficients,
     above,
     below,
@@ -25,6 +23,8 @@ from edgedeploy.export.polynomial import (
     require_opset,
     same_rank,
 )
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 _TANH = math.sqrt(2 / math.pi)
 _INNER: dict[str, Coefficients] = {
@@ -58,7 +58,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(kind, "y", f"a = Sin(x) \n {body}", w) for body in bodies for kind in kinds]
 
 
-@graph_pass("fuse-gelu", atol=2e-6, cases=cases, ops=("Erf", "Tanh"), phase="recognise")
+@graph_pass("fuse-gelu", atol=2e-6, cases=cases, ops=("Erf", "Tanh"), phase="recognize")
 def fuse_gelu(graph: Graph, node: Node) -> int:
     near = False
     for x in below(node.inputs[0]):

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import WEIGHTED
-from edgedeploy.export.bounds import BOUNDING, bounds_of
-from edgedeploy.export.graph import Graph, Node, Skip, Tensor, bypass, kept_names, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import (
+from edgedeploy.export.affine.fold import WEIGHTED
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.bounds import BOUNDING, bounds_of
+from edgedeploy.export.match.polynomial import (
     below,
     fuse,
     polynomial,
@@ -26,6 +24,8 @@ from edgedeploy.export.polynomial import (
     same_rank,
     scalar,
 )
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, bypass, kept_names, producer
 
 MAX_STEPS = 4
 
@@ -49,7 +49,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-hardsigmoid", atol=2e-6, cases=cases, ops=BOUNDING, phase="recognise", after=("fuse-clip",))
+@graph_pass("fuse-hardsigmoid", atol=2e-6, cases=cases, ops=BOUNDING, phase="recognize", after=("fuse-clip",))
 def fuse_hardsigmoid(graph: Graph, node: Node) -> int:
     source, low, high = bounds_of(node)
     if low != 0 or not 0 < high < math.inf:

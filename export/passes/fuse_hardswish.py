@@ -11,10 +11,10 @@ from math import isclose
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse, require_opset
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -29,7 +29,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     atol=2e-6,
     cases=cases,
     ops=("HardSigmoid",),
-    phase="recognise",
+    phase="recognize",
     after=("fuse-hardsigmoid",),
 )
 def fuse_hardswish(graph: Graph, node: Node) -> int:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, constant, producer
-from edgedeploy.export.moments import axes_of, standardised
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse, require_opset
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.moments import axes_of, standardized
+from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, producer
 
 _HEAD = "m = ReduceMean{0}(x{1}) \n d = Sub(x, m) \n "
 _TAIL = "v = ReduceMean{0}(q{1}) \n s = Add(v, e) \n r = Sqrt(s) \n "
@@ -47,14 +47,14 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]  # fmt: skip
 
 
-@graph_pass("fuse-layernorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognise")
+@graph_pass("fuse-layernorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognize")
 def fuse_layernorm(graph: Graph, node: Node) -> int:
-    found = standardised(graph, node, ("Mul", "Add"))
-    centre = producer(found.d)
-    mean = producer(centre.inputs[1]) if centre is not None and centre.op == "Sub" else None
-    if centre is None or mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not centre.inputs[0]:
-        raise Skip("what it normalises is not x less the mean of x")
-    x = centre.inputs[0]
+    found = standardized(graph, node, ("Mul", "Add"))
+    center = producer(found.d)
+    mean = producer(center.inputs[1]) if center is not None and center.op == "Sub" else None
+    if center is None or mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not center.inputs[0]:
+        raise Skip("what it normalizes is not x less the mean of x")
+    x = center.inputs[0]
     rank = len(found.d.shape)
     axes = sorted(axis % rank for axis in axes_of(mean))
     if axes != list(range(found.axis, rank)) or not mean.attrs.get("keepdims", 1):
@@ -64,6 +64,6 @@ def fuse_layernorm(graph: Graph, node: Node) -> int:
     inputs = [x, constant(graph, f"{name}_scale", found.scale, dtype)]
     if found.bias is not None:
         inputs.append(constant(graph, f"{name}_bias", found.bias, dtype))
-    nodes = [*found.nodes, centre, mean]
+    nodes = [*found.nodes, center, mean]
     attrs = {"axis": found.axis - rank, "epsilon": found.epsilon}
     return fuse(graph, found.root, nodes, "LayerNormalization", inputs, **attrs)

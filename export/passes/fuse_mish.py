@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse, require_opset
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -23,7 +23,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(kind, "y", start + body, {}) for body in bodies for kind in kinds]
 
 
-@graph_pass("fuse-mish", atol=2e-6, cases=cases, ops=("Tanh",), phase="recognise", after=("fuse-softplus",))
+@graph_pass("fuse-mish", atol=2e-6, cases=cases, ops=("Tanh",), phase="recognize", after=("fuse-softplus",))
 def fuse_mish(graph: Graph, node: Node) -> int:
     softplus = producer(node.inputs[0])
     if softplus is None or softplus.op != "Softplus":

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse, require_opset
-from edgedeploy.export.sizes import agree, dim, reshaped, times
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.match.sizes import agree, dim, reshaped, times
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 # mode: (order of axes, place of the channels, places of the block) in the six sizes
 _MODES = {"CRD": ([0, 1, 4, 2, 5, 3], 1, (2, 3)), "DCR": ([0, 3, 4, 1, 5, 2], 3, (1, 2))}
@@ -43,7 +43,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     atol=0.0,
     cases=cases,
     ops=("Transpose",),
-    phase="recognise",
+    phase="recognize",
     after=("static-reshape",),
 )
 def fuse_pixel_shuffle(graph: Graph, node: Node) -> int:

@@ -1,4 +1,4 @@
-"""sqrt(sum x^2) = ReduceL2(x), over the same axes: what normalising a vector decomposes into.
+"""sqrt(sum x^2) = ReduceL2(x), over the same axes: what normalizing a vector decomposes into.
 
 The division and its guard against zero stay: LpNormalization has no guard, so it would not be equal.
 """
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, producer
-from edgedeploy.export.moments import axes_of, squared
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse, scalar
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.moments import axes_of, squared
+from edgedeploy.export.match.polynomial import fuse, scalar
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -35,7 +35,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]  # fmt: skip
 
 
-@graph_pass("fuse-reducel2", atol=2e-6, cases=cases, ops=("Sqrt", "Pow"), phase="recognise")
+@graph_pass("fuse-reducel2", atol=2e-6, cases=cases, ops=("Sqrt", "Pow"), phase="recognize")
 def fuse_reducel2(graph: Graph, node: Node) -> int:
     total = producer(node.inputs[0])
     if total is None or total.op not in ("ReduceSum", "ReduceSumSquare"):

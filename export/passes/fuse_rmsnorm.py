@@ -1,7 +1,7 @@
 """x / sqrt(mean x^2 + e) * g = RMSNormalization(x; g, e), an operator since opset 23.
 
-What is centred already is left to `fuse-layernorm`. Zhang and Sennrich, Root Mean Square Layer Normalization,
-NeurIPS 2019, equation 4.
+What is centered already is left to `fuse-layernorm`. Zhang and Sennrich, Root Mean Square Layer
+Normalization, NeurIPS 2019, equation 4.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, constant, producer
-from edgedeploy.export.moments import standardised
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse, require_opset
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.moments import standardized
+from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, producer
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -32,9 +32,9 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-rmsnorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognise")
+@graph_pass("fuse-rmsnorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognize")
 def fuse_rmsnorm(graph: Graph, node: Node) -> int:
-    found = standardised(graph, node, ("Mul",))
+    found = standardized(graph, node, ("Mul",))
     maker = producer(found.d)
     mean = producer(maker.inputs[1]) if maker is not None and maker.op == "Sub" else None
     if (
@@ -43,7 +43,7 @@ def fuse_rmsnorm(graph: Graph, node: Node) -> int:
         and mean.op == "ReduceMean"
         and mean.inputs[0] is maker.inputs[0]
     ):
-        raise Skip("what it normalises is centred: that is a LayerNorm")
+        raise Skip("what it normalizes is centered: that is a LayerNorm")
     require_opset(graph, "RMSNormalization", 23)
     x, name = found.d, found.root.outputs[0].name
     inputs = [x, constant(graph, f"{name}_scale", found.scale, x.dtype)]

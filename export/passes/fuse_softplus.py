@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import below, fuse, polynomial, require_float, same_rank
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.polynomial import below, fuse, polynomial, require_float, same_rank
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -21,7 +21,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("fuse-softplus", atol=2e-6, cases=cases, ops=("Log",), phase="recognise")
+@graph_pass("fuse-softplus", atol=2e-6, cases=cases, ops=("Log",), phase="recognize")
 def fuse_softplus(graph: Graph, node: Node) -> int:
     for e in below(node.inputs[0]):
         exponential, total = producer(e), polynomial(node.inputs[0], [e])

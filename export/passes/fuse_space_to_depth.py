@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import fuse
-from edgedeploy.export.sizes import agree, dim, reshaped
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.polynomial import fuse
+from edgedeploy.export.match.sizes import agree, dim, reshaped
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 _PERM, _UNSHUFFLE = [0, 3, 5, 1, 2, 4], [0, 1, 3, 5, 2, 4]
 
@@ -37,7 +37,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     atol=0.0,
     cases=cases,
     ops=("Transpose",),
-    phase="recognise",
+    phase="recognize",
     after=("static-reshape",),
 )
 def fuse_space_to_depth(graph: Graph, node: Node) -> int:

@@ -11,10 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.polynomial import below, fuse, polynomial, require_float, require_opset, same_rank
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.polynomial import (
+    below,
+    fuse,
+    polynomial,
+    require_float,
+    require_opset,
+    same_rank,
+)
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:

@@ -1,6 +1,6 @@
 """quantize(move(x)) = move(quantize(x)), where the move changes no value: then it moves bytes, not floats.
 
-All readers of all outputs of the move must quantise in one and the same way, with one scale.
+All readers of all outputs of the move must quantize in one and the same way, with one scale.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.ternary import MOVES
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -23,9 +26,6 @@ from edgedeploy.export.graph import (
     redirect,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.ternary import MOVES
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -54,7 +54,7 @@ def hoist_quantize(graph: Graph, node: Node) -> int:
     if move is None or move.op not in MOVES:
         raise Skip("nothing moves values before it")
     if is_constant(move.inputs[0]):
-        raise Skip("it quantises a constant")
+        raise Skip("it quantizes a constant")
     recipe, kept = _recipe(node), kept_names(graph)
     readers = [reader for tensor in move.outputs for reader in tensor.outputs]
     if any(tensor.name in kept for tensor in move.outputs):
@@ -62,7 +62,7 @@ def hoist_quantize(graph: Graph, node: Node) -> int:
     if any(reader.op != "QuantizeLinear" or _recipe(reader) != recipe for reader in readers):
         raise Skip(f"what {move.op} gives is read in other ways too")
     if any(reader.outputs[0].name in kept for reader in readers):
-        raise Skip("the quantised tensor is an output")
+        raise Skip("the quantized tensor is an output")
     source, dtype = move.inputs[0], node.outputs[0].dtype
     stored = variable(graph, f"{source.name}_quantized", dtype, source.shape)
     insert(graph, "QuantizeLinear", [source, *node.inputs[1:]], [stored], **node.attrs)
@@ -77,7 +77,7 @@ def hoist_quantize(graph: Graph, node: Node) -> int:
 
 
 def _recipe(node: Node) -> tuple[Any, ...]:
-    """What two quantisations must share to be the same; raises Skip where that is not one known scale."""
+    """What two quantizations must share to be the same; raises Skip where that is not one known scale."""
     constants = node.inputs[1:]
     if not all(is_constant(entry) and np.asarray(entry.values).ndim == 0 for entry in constants):
         raise Skip("its scale is not one constant")

@@ -1,4 +1,4 @@
-"""LN(x) = RMSNorm(x - mean(x)): where all that flows into the residual stream is centred, the mean is 0.
+"""LN(x) = RMSNorm(x - mean(x)): where all that flows into the residual stream is centered, the mean is 0.
 
 Weights and biases that write into the stream lose their mean over its axis (W - mean(W), embeddings too), and
 every LayerNormalization that reads it becomes an RMSNormalization (opset 23). Exact, but no runtime measured
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, float_of, has
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.stream import Stream
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.stream import Stream
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, float_of, has
 
 OPSET = 23  # of RMSNormalization
 EPSILON = 1e-5
@@ -54,7 +54,7 @@ def layernorm_to_rmsnorm(graph: Graph, node: Node) -> int:
             raise Skip(f"'{norm.name}' has a shift; run fold-layernorm-affine before")
         if len(norm.outputs) > 1:
             raise Skip(f"'{norm.name}' gives its mean too")
-    stream.centre()
+    stream.center()
     for norm in stream.norms:
         epsilon = float(norm.attrs.get("epsilon", EPSILON))
         norm.op, norm.inputs = "RMSNormalization", list(norm.inputs[:2])

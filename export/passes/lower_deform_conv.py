@@ -14,7 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -27,8 +29,6 @@ from edgedeploy.export.graph import (
     insert,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
 
 LINEAR_SINCE = 20  # GridSample called the mode "bilinear" before
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Skip
-from edgedeploy.export.opset import convert, require_convertible
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.opset import convert, require_convertible
+from edgedeploy.graphs.surgeon import Graph, Skip
 
 
 @dataclass(frozen=True)

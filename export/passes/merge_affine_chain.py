@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, kept_names
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import OPERATORS, chain, emit, plan
+from edgedeploy.export.affine.scale_shift import OPERATORS, chain, emit, plan
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, kept_names
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:

@@ -1,6 +1,6 @@
 """f(x) and f(x) = one f(x): equal initializers, then equal nodes on equal inputs, are computed once.
 
-Weights and biases stay apart even where equal: quantisation equalises and scales each operator's own.
+Weights and biases stay apart even where equal: quantization equalizes and scales each operator's own.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine import WEIGHTED
-from edgedeploy.export.graph import (
+from edgedeploy.export.affine.fold import WEIGHTED
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     RANDOM,
     Graph,
     Node,
@@ -26,8 +28,6 @@ from edgedeploy.export.graph import (
     kept_names,
     redirect,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
 
 _VARYING = RANDOM | {"Dropout"}
 _COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal"})  # f(x, y) = f(y, x), to the last bit

@@ -1,4 +1,4 @@
-"""(a1*x + b1) + (a2*x + b2) = (a1 + a2)*x + (b1 + b2): normalisations of one tensor that are summed are one.
+"""(a1*x + b1) + (a2*x + b2) = (a1 + a2)*x + (b1 + b2): normalizations of one tensor that are summed are one.
 
 RepBN, BN(x) + alpha*x, becomes the one BatchNormalization that folding knows. Guo et al., SLAB, 2024.
 """
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, kept_names, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import ScaleShift, add, chain, emit, nothing, plan, turned
-from edgedeploy.export.sums import is_sum
+from edgedeploy.export.affine.scale_shift import ScaleShift, add, chain, emit, nothing, plan, turned
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.sums import is_sum
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, kept_names, producer
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:

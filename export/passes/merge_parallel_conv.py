@@ -1,6 +1,6 @@
 """A*x + B*x = (A + B)*x: branches that read one tensor and are summed become one convolution.
 
-A branch is a row of convolutions, average poolings, normalisations with constants, or nothing (a shortcut);
+A branch is a row of convolutions, average poolings, normalizations with constants, or nothing (a shortcut);
 smaller kernels lie inside the larger one, dilated kernels between zeros, depthwise ones on the diagonal.
 Merged only where multiplications do not rise. Ding et al., RepVGG, 2021; ACNet, 2019; Diverse Branch Block,
 2021; UniRepLKNet, 2024.
@@ -14,12 +14,12 @@ from functools import reduce
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, Tensor, bypass, detach, float_of, kept_names
-from edgedeploy.export.kernels import Kernel, add, compose, identity, kernel_of, row_work, store
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import require_storable
-from edgedeploy.export.sums import SUMS, Term, is_root, starts, terms
+from edgedeploy.export.affine.scale_shift import require_storable
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.kernels import Kernel, add, compose, identity, kernel_of, row_work, store
+from edgedeploy.export.match.sums import SUMS, Term, is_root, starts, terms
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, bypass, detach, float_of, kept_names
 
 Row = list[Node]
 Ways = list[tuple[Tensor, Row]]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, kept_names, producer, value_of
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, kept_names, producer, value_of
 
 _KEEPS_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, detach, float_of, producer, require_private
-from edgedeploy.export.kernels import compose, kernel_of, store
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.scale_shift import require_storable
+from edgedeploy.export.affine.scale_shift import require_storable
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.kernels import compose, kernel_of, store
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, detach, float_of, producer, require_private
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:

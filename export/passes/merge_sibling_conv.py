@@ -12,7 +12,9 @@ from itertools import pairwise
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -26,8 +28,6 @@ from edgedeploy.export.graph import (
     kept_names,
     producer,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -61,7 +61,7 @@ def merge_sibling_conv(graph: Graph, node: Node) -> int:
     convs = [_conv(graph, tensor) for tensor in node.inputs]
     if not any(convs):
         raise Skip("no operand is a convolution of its own")
-    reason = "no two neighbours are convolutions of one tensor"
+    reason = "no two neighbors are convolutions of one tensor"
     for place, (one, two) in enumerate(pairwise(convs)):
         if one is None or two is None or one is two or one.inputs[0] is not two.inputs[0]:
             continue

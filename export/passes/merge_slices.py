@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, Tensor, is_standard, kept_names, producer
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.slices import ranges, write
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.slices import ranges, write
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, is_standard, kept_names, producer
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, bypass, kept_names, producer
-from edgedeploy.export.passes.base import Skip, graph_pass
-from edgedeploy.export.passes.samples import text_model
+from edgedeploy.export.graph_pass import Skip, graph_pass
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, bypass, kept_names, producer
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:

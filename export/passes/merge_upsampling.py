@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -27,8 +29,6 @@ from edgedeploy.export.graph import (
     require_private,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
 
 MOST = 1.5  # of the multiplications before: those of B's zeros cost less than the tensor that goes
 ELEMENTWISE = frozenset({"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})

@@ -14,7 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.passes.fold_constants import SMALL
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -27,9 +30,6 @@ from edgedeploy.export.graph import (
     is_constant,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.fold_constants import SMALL
-from edgedeploy.export.passes.samples import text_model
 
 LEAST_BYTES = SMALL // 8  # of the bits: their int64 indices then pass the limit of fold-constants
 TABLE = (2 * (np.arange(256)[:, None] >> np.arange(7, -1, -1) & 1) - 1).astype(np.float32)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgedeploy.export.channels import channels_of, region_of, widen
-from edgedeploy.export.graph import Graph, Node, Skip
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.shapes import infer
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.channels import channels_of, region_of, widen
+from edgedeploy.export.match.shapes import infer
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 
 @dataclass(frozen=True)

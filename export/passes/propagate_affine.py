@@ -3,7 +3,7 @@
     s f(x) + t = f(s x + t)    for f that moves, averages, sums, or takes maxima (s >= 0)
     W(s x + t) + c = (W s) x + (W t + c)    and where others read x:    W x = (W / s)(s x + t) - (W / s) t
 
-Rules of every operator: export/affine_rules.py, affine_layout.py, affine_linear.py. A norm may leave an Add
+Rules of every operator: export/affine/rules.py, affine_layout.py, affine_linear.py. A norm may leave an Add
 behind a MatMul that has no bias; nothing else may cost a node.
 """
 
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine_cases import propagated
-from edgedeploy.export.affine_linear import affine_of
-from edgedeploy.export.affine_search import Plan, Search, commit
-from edgedeploy.export.affine_value import Affine
-from edgedeploy.export.graph import Graph, Node, Skip, bypass, producer
-from edgedeploy.export.passes.base import graph_pass
+from edgedeploy.export.affine.cases import propagated
+from edgedeploy.export.affine.linear import affine_of
+from edgedeploy.export.affine.search import Plan, Search, commit
+from edgedeploy.export.affine.value import Affine
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, bypass, producer
 
 # Smaller ones, such as one value a head and channel, may become a row when they are reshaped.
 MAP = 1 << 10  # values

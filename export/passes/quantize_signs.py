@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.ternary import is_ternary
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import (
     FLOATS,
     Graph,
     Node,
@@ -26,9 +29,6 @@ from edgedeploy.export.graph import (
     require_opset,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.ternary import is_ternary
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def quantize_signs(graph: Graph, node: Node, options: SignOptions) -> int:
             raise Skip(f"'{tensor.name}' may hold more than -1, 0 and 1")
     makers = [producer(tensor) for tensor in node.inputs]
     if all(maker is not None and maker.op == "DequantizeLinear" for maker in makers):
-        raise Skip("both factors are quantised already")
+        raise Skip("both factors are quantized already")
     zero = np.uint8(1) if options.unsigned else np.int8(0)
     for index, (tensor, maker) in enumerate(zip(list(node.inputs), makers, strict=True)):
         if maker is None or maker.op != "DequantizeLinear":

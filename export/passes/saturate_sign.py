@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
@@ -22,10 +24,8 @@ from edgedeploy.export.graph import (
     producer,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
 
-# Far from the ends of float32's range: runtimes multiply the scales of neighbours.
+# Far from the ends of float32's range: runtimes multiply the scales of neighbors.
 TINY = 2.0**-64
 
 
@@ -52,7 +52,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
 def saturate_sign(graph: Graph, node: Node) -> int:
     sign = producer(node.inputs[0])
     if sign is None or sign.op != "Sign":
-        raise Skip("it quantises no Sign")
+        raise Skip("it quantizes no Sign")
     if dtype_name(node.inputs[0]) != "float32":
         raise Skip("only float32 reaches down to the scale")
     scale = node.inputs[1]

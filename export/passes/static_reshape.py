@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, constant, is_constant
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.sizes import dim, sizes
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.sizes import dim, sizes
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, is_constant
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -39,7 +39,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [text_model(image, "y", body, w) for body in bodies]
 
 
-@graph_pass("static-reshape", atol=0.0, cases=cases, ops=("Reshape",), phase="recognise")
+@graph_pass("static-reshape", atol=0.0, cases=cases, ops=("Reshape",), phase="recognize")
 def static_reshape(graph: Graph, node: Node) -> int:
     x, shape = node.inputs
     if is_constant(shape):

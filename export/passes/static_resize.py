@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Node, Skip, constant, has, is_constant
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import text_model
-from edgedeploy.export.sizes import Dim, Size, dim, sizes
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.sizes import Dim, Size, dim, sizes
+from edgedeploy.export.samples import text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, has, is_constant
 
 _LINEAR = 'mode="linear", coordinate_transformation_mode="pytorch_half_pixel"'
 
@@ -40,7 +40,7 @@ def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-@graph_pass("static-resize", atol=2e-6, cases=cases, ops=("Resize",), phase="recognise")
+@graph_pass("static-resize", atol=2e-6, cases=cases, ops=("Resize",), phase="recognize")
 def static_resize(graph: Graph, node: Node) -> int:
     if not has(node, 3) or is_constant(node.inputs[3]):
         raise Skip("its size is not computed")

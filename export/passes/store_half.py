@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, constant, insert, is_constant, variable
-from edgedeploy.export.passes.base import Skip, graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.graph_pass import Skip, graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, constant, insert, is_constant, variable
 
 FEWEST = 64  # a Cast costs about as many bytes as it saves there
 _LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)

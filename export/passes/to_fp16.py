@@ -1,6 +1,6 @@
 """float32 tensors become float16, the graph's own inputs and outputs excepted, with Casts where types meet.
 
-The result is strongly typed: no builder flag decides a precision. Kept in float32: normalisations, Softmax,
+The result is strongly typed: no builder flag decides a precision. Kept in float32: normalizations, Softmax,
 exponentials, the way from a square to its root, interpolation and the places that it reads from, and any node
 with a constant that float16 cannot hold (beyond 65504, or a small epsilon that would become 0).
 """
@@ -14,8 +14,11 @@ import numpy as np
 import onnx
 from onnx.defs import SchemaError, get_schema
 
-from edgedeploy.export.delicate import coordinates, from_square_to_root
-from edgedeploy.export.graph import (
+from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.delicate import coordinates, from_square_to_root
+from edgedeploy.export.match.shapes import infer
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Tensor,
@@ -28,9 +31,6 @@ from edgedeploy.export.graph import (
     kept_names,
     variable,
 )
-from edgedeploy.export.passes.base import graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
-from edgedeploy.export.shapes import infer
 
 HALF = "tensor(float16)"
 _LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgedeploy.export.graph import Graph, Skip, constant, displace, dtype_name, insert, producer, variable
-from edgedeploy.export.passes.base import Feeds, graph_pass
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.graph_pass import Feeds, graph_pass
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Skip, constant, displace, dtype_name, insert, producer, variable
 
 
 def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:

@@ -1,4 +1,4 @@
-"""Random views of training images: scaled, cropped, mirrored, recoloured; OpenCV and numpy."""
+"""Random views of training images: scaled, cropped, mirrored, recolored; OpenCV and numpy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -74,7 +74,7 @@ def shifted(image: Image, most: int, rng: np.random.Generator) -> Image:
     return padded[y : y + height, x : x + width]
 
 
-def colour_jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
+def color_jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
     """Brightness, contrast and saturation each changed by up to `strength`, relative."""
     if not strength:
         return image
@@ -82,5 +82,5 @@ def colour_jitter(image: Image, strength: float, rng: np.random.Generator) -> Im
     x = image.astype(np.float32) * brightness
     mean = float((x @ LUMA).mean())
     x = mean + (x - mean) * contrast
-    grey = (x @ LUMA)[..., None]
-    return np.asarray(np.clip(grey + (x - grey) * saturation, 0, 255), np.uint8)
+    gray = (x @ LUMA)[..., None]
+    return np.asarray(np.clip(gray + (x - gray) * saturation, 0, 255), np.uint8)

@@ -1,6 +1,6 @@
-"""Cross-layer binarisation: attention becomes binary first, the MLPs later, from a trained real network.
+"""Cross-layer binarization: attention becomes binary first, the MLPs later, from a trained real network.
 
-The paper says that binarising both at once makes each disturb the other, and starts from a pretrained
+The paper says that binarizing both at once makes each disturb the other, and starts from a pretrained
 network; its code holds nothing of order or lengths. The two stages here, attention first, are our own choice.
 He et al., BiViT: Extremely Compressed Binary Vision Transformers, ICCV 2023.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.models.layers_bivit import BinaryAttention, BinaryLinear, BinaryMlp
+from edgedeploy.models.layers.bivit import BinaryAttention, BinaryLinear, BinaryMlp
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,15 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """Each image with a rectangle of its mirror in the batch; targets by the area that is really covered.
 
-    The rectangle has the image's proportions and 1 - lam of its area, lam from Beta(alpha, alpha); its centre
+    The rectangle has the image's proportions and 1 - lam of its area, lam from Beta(alpha, alpha); its center
     lies anywhere, and what stands out is cut off.
     """
     height, width = images.shape[2:]
     side = float(np.sqrt(1 - rng.beta(alpha, alpha)))
-    centre_y, centre_x = int(rng.integers(height)), int(rng.integers(width))
+    center_y, center_x = int(rng.integers(height)), int(rng.integers(width))
     half_y, half_x = int(height * side) // 2, int(width * side) // 2
-    rows = slice(max(0, centre_y - half_y), min(height, centre_y + half_y))
-    columns = slice(max(0, centre_x - half_x), min(width, centre_x + half_x))
+    rows = slice(max(0, center_y - half_y), min(height, center_y + half_y))
+    columns = slice(max(0, center_x - half_x), min(width, center_x + half_x))
     mixed = images.clone()
     mixed[:, :, rows, columns] = images.flip(0)[:, :, rows, columns]
     covered = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)

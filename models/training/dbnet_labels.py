@@ -1,4 +1,4 @@
-"""What DBNet is trained towards: maps of shrunk text and of the border between text and ground.
+"""What DBNet is trained toward: maps of shrunk text and of the border between text and ground.
 
 Shrinking and growing are offsets by D = area (1 - r^2) / perimeter, r = 0.4; the border map is 0.7 on the
 outline and falls to 0.3 at distance D. Liao et al., Real-time Scene Text Detection with Differentiable
@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.tasks._icdar import Word
-from edgedeploy.tasks._text_regions import offset_polygon
+from edgedeploy.vision.icdar import Word
+from edgedeploy.vision.text_regions import offset_polygon
 
 SHRINK = 0.4
 LEAST_SIDE = 8.0  # pixels; smaller words are neither text nor ground
@@ -33,7 +33,7 @@ class TextMaps:
         text: 1 inside shrunk words, the target of the probability and the binary map.
         text_mask: 0 where words are ignored or too small to learn from.
         border: the target of the threshold map, in [0.3, 0.7].
-        border_mask: 1 inside grown words, where the threshold map is learnt.
+        border_mask: 1 inside grown words, where the threshold map is learned.
     """
 
     text: Map
@@ -49,8 +49,8 @@ def make_maps(words: Sequence[Word], height: int, width: int) -> TextMaps:
     for word in words:
         polygon = np.clip(word.polygon.astype(np.float64), 0, [width - 1, height - 1])
         distance = shrink_distance(polygon)
-        learnt = not word.ignored and distance > 0 and short_side(polygon) >= LEAST_SIDE
-        shrunk = offset_polygon(polygon, -distance) if learnt else []
+        learned = not word.ignored and distance > 0 and short_side(polygon) >= LEAST_SIDE
+        shrunk = offset_polygon(polygon, -distance) if learned else []
         if not shrunk:
             cv2.fillPoly(text_mask, [np.rint(polygon).astype(np.int32)], [0.0])
             continue

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedeploy.models.layers_weight_norm import WeightNormConv2d
-from edgedeploy.models.stdo_espcn import RGBESPCN
-from edgedeploy.models.stdo_srcnn import SRCNN
-from edgedeploy.models.stdo_vdsr import VDSR
-from edgedeploy.models.stdo_wdsr import WDSR
-from edgedeploy.tasks.resize import cubic
+from edgedeploy.models.layers.weight_norm import WeightNormConv2d
+from edgedeploy.models.zoo.stdo_espcn import RGBESPCN
+from edgedeploy.models.zoo.stdo_srcnn import SRCNN
+from edgedeploy.models.zoo.stdo_vdsr import VDSR
+from edgedeploy.models.zoo.stdo_wdsr import WDSR
+from edgedeploy.vision.resize import cubic
 
 CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
@@ -43,17 +43,17 @@ def _(network: RGBESPCN) -> bool:
         _pass_through(conv)
     network.conv3.weight[: 3 * len(CORNERS)] = 0
     for corner, (dy, dx) in enumerate(CORNERS):
-        for colour in range(3):
-            network.conv3.weight[3 * corner + colour, colour, 1 + dy, 1 + dx] = 1
+        for color in range(3):
+            network.conv3.weight[3 * corner + color, color, 1 + dy, 1 + dx] = 1
     kernels = interpolation_kernels(network.pixel_shuffle.upscale_factor)
     last = network.conv4.weight
     last.zero_()
     for y in range(-2, 3):
         for x in range(-2, 3):
             dy, dx = (1 if offset > 0 else -1 for offset in (y, x))
-            for colour in range(3):
-                place = 3 * CORNERS.index((dy, dx)) + colour
-                phases = slice(colour * len(kernels), (colour + 1) * len(kernels))
+            for color in range(3):
+                place = 3 * CORNERS.index((dy, dx)) + color
+                phases = slice(color * len(kernels), (color + 1) * len(kernels))
                 last[phases, place, 1 + y - dy, 1 + x - dx] = kernels[:, 2 + y, 2 + x]
     for conv in (network.conv1, network.conv2, network.conv3, network.conv4):
         _zero(conv.bias)
@@ -90,9 +90,9 @@ def _(network: WDSR) -> bool:
     kernels = interpolation_kernels(network.shuf.upscale_factor)
     skip, tail = cast(WeightNormConv2d, network.skip[0]), cast(WeightNormConv2d, network.body[-1])
     skip.weight_v.zero_()
-    for colour in range(3):
-        phases = slice(colour * len(kernels), (colour + 1) * len(kernels))
-        skip.weight_v[phases, colour] = kernels
+    for color in range(3):
+        phases = slice(color * len(kernels), (color + 1) * len(kernels))
+        skip.weight_v[phases, color] = kernels
     skip.weight_g.copy_(skip.weight_v.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
     tail.weight_g.zero_()
     _zero(skip.bias)
@@ -116,8 +116,8 @@ def _pass_through(conv: nn.Conv2d) -> None:
     """The first three channels out are the first three in."""
     middle = conv.kernel_size[0] // 2
     conv.weight[:3] = 0
-    for colour in range(3):
-        conv.weight[colour, colour, middle, middle] = 1
+    for color in range(3):
+        conv.weight[color, color, middle, middle] = 1
 
 
 def _zero(bias: Tensor | None) -> None:

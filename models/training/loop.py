@@ -8,6 +8,7 @@ loss takes over a batch, such as its hardest pixels, it takes over each process'
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -22,13 +23,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from edgedeploy.core.errors import EdgeDeployError, UsageError
 from edgedeploy.core.files import replacing
-from edgedeploy.models.training.experiments.base import Batch, make_experiment
-from edgedeploy.models.training.fake_quantise import fake_quantised, rounded
+from edgedeploy.core.renamed import TRAINING_RECIPE, with_current_keys
+from edgedeploy.models.training.experiment import Batch, make_experiment
+from edgedeploy.models.training.fake_quantize import fake_quantized, rounded
 from edgedeploy.models.training.processes import batches, make_fabric
 from edgedeploy.models.training.recipe import TrainingRecipe
-from edgedeploy.models.training.schedule import learning_rate, make_optimiser
+from edgedeploy.models.training.schedule import learning_rate, make_optimizer
 from edgedeploy.models.training.start import first_network, settled, teacher_of
-from edgedeploy.models.training.synced_norm import synchronise
+from edgedeploy.models.training.synced_norm import synchronize
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -40,7 +42,7 @@ class Progress:
     Attributes:
         step: updates made.
         losses: mean of the updates since the last report, by the objective's names; {} if there were none.
-        network: what the training gives if it ends here: the averaged weights, or, in the quantised steps,
+        network: what the training gives if it ends here: the averaged weights, or, in the quantized steps,
             the weights as int8 holds them (an average of weights that rounding holds apart is on no grid).
         metrics: of the experiment, where this step was evaluated.
     """
@@ -98,11 +100,11 @@ class Training:
                 self.network, multi_avg_fn=partial(_average, recipe.ema), use_buffers=True
             )
         if self.fabric.world_size > 1:
-            synchronise(self.network)
+            synchronize(self.network)
         self.teacher = teacher_of(recipe)
         self.objective = self.experiment.objective(self.network, self.teacher)
-        self.optimiser = make_optimiser(recipe.optimiser, self.objective)
-        self.step, self._optimiser_state = self._resume()
+        self.optimizer = make_optimizer(recipe.optimizer, self.objective)
+        self.step, self._optimizer_state = self._resume()
         if self.average is not None:
             self.average.n_averaged.fill_(self.step + 1)  # the first weights are the average's first entry
 
@@ -128,11 +130,11 @@ class Training:
             keep(report)
             yield report
             return
-        module, optimiser = self._set_up()
+        module, optimizer = self._set_up()
         module.train()
         window: list[dict[str, Tensor]] = []
         for step, batch in zip(range(self.step, self.recipe.all_steps), self._batches(), strict=True):
-            window.append(self._update(module, optimiser, step, batch))
+            window.append(self._update(module, optimizer, step, batch))
             self.step = step + 1
             last = self.step == self.recipe.all_steps
             measured = self.step % self.every.evaluate == 0 or last
@@ -146,22 +148,22 @@ class Training:
                     failure = error
                 report = Progress(self.step, losses, self.result, metrics)
                 keep(report)
-                self._save(optimiser)
+                self._save(optimizer)
                 if failure is not None:
                     raise failure
                 yield report
                 module.train()
 
     def _set_up(self) -> tuple[Any, Any]:
-        """The objective and the optimiser as Fabric runs them, and everything on its device."""
-        module, optimiser = self.fabric.setup(self.objective, self.optimiser)
-        if self._optimiser_state is not None:  # now: its tensors follow the parameters
-            self.optimiser.load_state_dict(self._optimiser_state)
-            self._optimiser_state = None
+        """The objective and the optimizer as Fabric runs them, and everything on its device."""
+        module, optimizer = self.fabric.setup(self.objective, self.optimizer)
+        if self._optimizer_state is not None:  # now: its tensors follow the parameters
+            self.optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
         for other in (self.average, self.teacher):
             if other is not None:
                 other.to(self.fabric.device)
-        return module, optimiser
+        return module, optimizer
 
     def close(self) -> None:
         """Let processes that share the work end together: one that left early would abort the others."""
@@ -169,20 +171,20 @@ class Training:
             self.fabric.barrier()
             torch.distributed.destroy_process_group()
 
-    def _update(self, module: Any, optimiser: Any, step: int, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, module: Any, optimizer: Any, step: int, batch: Batch) -> dict[str, Tensor]:
         recipe = self.recipe
         torch.manual_seed(hash((recipe.seed, step, self.fabric.global_rank)) & 0x7FFFFFFF)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         if recipe.channels_last:
             batch = tuple(_channels_last(tensor) for tensor in batch)
-        with fake_quantised(self.network) if step >= recipe.steps else nullcontext():
+        with fake_quantized(self.network) if step >= recipe.steps else nullcontext():
             losses: dict[str, Tensor] = self._losses(module, batch)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(losses["loss"])
         if recipe.clip:
-            self.fabric.clip_gradients(module, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
-        optimiser.step()
+            self.fabric.clip_gradients(module, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
+        optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
         return {name: value.detach() for name, value in losses.items()}
@@ -195,7 +197,7 @@ class Training:
                 raise
             share = self.recipe.batch // self.fabric.world_size
             raise UsageError(
-                f"{self.recipe.model} cannot normalise over {share} example", "set batch=2 or more"
+                f"{self.recipe.model} cannot normalize over {share} example", "set batch=2 or more"
             ) from None
         return losses
 
@@ -210,7 +212,7 @@ class Training:
         if not all(map(math.isfinite, values.values())):
             raise TrainingError(
                 f"the loss is {values['loss']} before step {self.step}",
-                "lower optimiser.learning_rate, or set clip=1",
+                "lower optimizer.learning_rate, or set clip=1",
             )
         return values
 
@@ -225,13 +227,13 @@ class Training:
             self.fabric.barrier()
         return metrics
 
-    def _save(self, optimiser: Any) -> None:
+    def _save(self, optimizer: Any) -> None:
         if self.fabric.is_global_zero:
             state: dict[str, Any] = {
                 "recipe": self.recipe.model_dump_json(),
                 "step": self.step,
                 "objective": self.objective.state_dict(),
-                "optimiser": optimiser.state_dict(),
+                "optimizer": optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 # For whoever loads the file as weights. torch.save writes a tensor once, whatever its names.
                 "result": self.result.state_dict(),
@@ -243,18 +245,25 @@ class Training:
         self.fabric.barrier()
 
     def _resume(self) -> tuple[int, dict[str, Any] | None]:
-        """The step to go on from, and what the optimiser knew then."""
+        """The step to go on from, and what the optimizer knew then."""
         if not self.checkpoint.exists():
             return 0, None
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or state.get("recipe") != self.recipe.model_dump_json():
+        if not isinstance(state, dict) or not self._is_own(state.get("recipe")):
             raise UsageError(f"{self.checkpoint} belongs to another recipe", "train into another folder")
         self.objective.load_state_dict(state["objective"])
         if state["precision"]:  # the scale of fp16's gradients
             self.fabric.strategy.precision.load_state_dict(state["precision"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
-        return int(state["step"]), state["optimiser"]
+        return int(state["step"]), state["optimizer" if "optimizer" in state else "optimiser"]
+
+    def _is_own(self, recipe: Any) -> bool:
+        """Whether a checkpoint's recipe, JSON of this release or the one before, is that of this run."""
+        if not isinstance(recipe, str):
+            return False
+        current = with_current_keys(json.loads(recipe), TRAINING_RECIPE, where="")
+        return bool(current == json.loads(self.recipe.model_dump_json()))
 
 
 def _nothing(report: Progress) -> None: ...

@@ -14,7 +14,7 @@ from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.models.checkpoint import load_checkpoint
 from edgedeploy.models.registry import ModelInfo
 from edgedeploy.models.training.threads import use_threads
-from edgedeploy.tasks.base import Progress, Run, Task, task_for
+from edgedeploy.task import Progress, Run, Task, task_for
 
 
 def measure(

@@ -85,17 +85,17 @@ def overfit(
 
     Raises UsageError where network and patches do not fit, or the checkpoint is of another network.
     """
-    optimiser = torch.optim.Adam(network.parameters(), RATE)
-    first = _resume(checkpoint, network, optimiser) if checkpoint and checkpoint.is_file() else 0
+    optimizer = torch.optim.Adam(network.parameters(), RATE)
+    first = _resume(checkpoint, network, optimizer) if checkpoint and checkpoint.is_file() else 0
     losses = []
     network.train()
     for step in range(first, steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = cosine(RATE, LAST_RATE, step / steps)
-        losses.append(_update(network, optimiser, draw(np.random.default_rng([seed, step])), crop))
+        losses.append(_update(network, optimizer, draw(np.random.default_rng([seed, step])), crop))
         if checkpoint and (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
             with replacing(checkpoint) as temporary:
-                state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save({**state, "step": step + 1}, temporary)
         if progress:
             progress(step + 1, steps)
@@ -104,7 +104,7 @@ def overfit(
 
 
 def _update(
-    network: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[Pixels, Pixels], crop: int
+    network: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Pixels, Pixels], crop: int
 ) -> float:
     low, high = (_tensor(pixels) for pixels in batch)
     made = network(low)
@@ -116,18 +116,18 @@ def _update(
             "take a network of the scale of the patches",
         )
     loss = F.l1_loss(inner, high)
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
+    optimizer.step()
     return loss.item()
 
 
-def _resume(checkpoint: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Updates made already; `network` and `optimiser` are as they were after them."""
+def _resume(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Updates made already; `network` and `optimizer` are as they were after them."""
     state = torch.load(checkpoint, weights_only=True)
     try:
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimizer"])
     except RuntimeError:
         raise UsageError(f"{checkpoint} is of another network", f"delete {checkpoint}") from None
     return int(state["step"])

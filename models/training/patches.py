@@ -19,9 +19,9 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.tasks.base import Image
-from edgedeploy.tasks.colour import luma_from_rgb
-from edgedeploy.tasks.images import is_image, read_image
+from edgedeploy.task import Image
+from edgedeploy.vision.color import luma_from_rgb
+from edgedeploy.vision.images import is_image, read_image
 
 Pair = tuple[Tensor, Tensor]
 
@@ -69,7 +69,7 @@ class Pairs:
     def patch(self, index: int, y: int, x: int, side: int) -> Pair:
         """Luma of a window of the low-resolution image (side, side), and of the high one (s*side, s*side).
 
-        Luma of a colour is one float32 in whatever order its terms are summed, for each of the 2^24 colours:
+        Luma of a color is one float32 in whatever order its terms are summed, for each of the 2^24 colors:
         a patch comes out the same, bit for bit, cut from the luma or made into luma by itself.
         """
         large = [self.scale * number for number in (y, x, side)]
@@ -90,7 +90,7 @@ def load_pairs(root: Path, settings: PatchSettings) -> Pairs:
     """The pairs of every image; folders are drawn equally often, their images by area.
 
     The low-resolution image is made as test sets are: antialiased bicubic (a = -0.5) on 8-bit RGB, luma
-    afterwards. `shrink` adds copies at smaller sizes: more fine detail from a small set. Images smaller than
+    afterward. `shrink` adds copies at smaller sizes: more fine detail from a small set. Images smaller than
     a patch are left out. Every image is decoded once, and as many pairs as `memory` holds are kept.
     Raises UsageError where a folder gives none, or an image is damaged.
     """

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 
 
-class Normalise:
+class Normalize:
     """RGB pixels (H, W, 3) -> planes (3, H, W) float32: minus a mean, over a deviation, as the task does it.
 
     Args:

@@ -16,7 +16,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.utils.data import DataLoader, Dataset
 
 from edgedeploy.core.errors import EdgeDeployError
-from edgedeploy.models.training.experiments.base import Batch, Experiment
+from edgedeploy.models.training.experiment import Batch, Experiment
 from edgedeploy.models.training.recipe import TrainingRecipe
 
 

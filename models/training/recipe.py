@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgedeploy.core.errors import RecipeError, UnknownNameError
+from edgedeploy.core.renamed import TRAINING_RECIPE, with_current_keys
 
 S = TypeVar("S", bound="Section")
 RECIPES = "edgedeploy.models.recipes"
@@ -39,7 +40,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Optimiser(Section):
+class Optimizer(Section):
     """How a gradient becomes an update.
 
     Attributes:
@@ -56,14 +57,14 @@ class Optimiser(Section):
     decay_all: bool = False
 
     @model_validator(mode="after")
-    def _check(self) -> Optimiser:
+    def _check(self) -> Optimizer:
         if self.name == "soap" and (self.weight_decay or self.decay_all or self.betas != (0.9, 0.999)):
             raise ValueError("soap has its own betas and no weight decay: leave them out")
         return self
 
 
 class Schedule(Section):
-    """The learning rate over the run, a share of the optimiser's.
+    """The learning rate over the run, a share of the optimizer's.
 
     Attributes:
         name: constant; cosine and poly fall to `final`; step multiplies by `gamma` at each milestone.
@@ -106,15 +107,15 @@ class TrainingRecipe(Section):
         task: options of the model's task that the weights are made for, such as `short_side`; they are
             measured so, and their files say so.
         weights: bundled name or file to start from, fresh in the heads of training that it lacks; empty for
-            the builder's own initialisation.
-        initialise: file of another network, such as a classifier, to take the trunk from; see `load_trunk`.
+            the builder's own initialization.
+        initialize: file of another network, such as a classifier, to take the trunk from; see `load_trunk`.
         steps, batch: updates, and examples in each (over all processes).
         clip: largest norm of the gradient; 0 for none.
         ema: decay of the averaged weights, which are what is kept; 0 keeps the last ones.
         precision: of the forward pass; bf16 and fp16 keep weights and updates in float32.
         channels_last: memory layout; the same sums in another order.
-        quantised_steps, quantised_learning_rate: updates after `steps` with 8-bit rounding in the network, so
-            that INT8 loses little, on a cosine of their own from that rate to `quantised_final`.
+        quantized_steps, quantized_learning_rate: updates after `steps` with 8-bit rounding in the network, so
+            that INT8 loses little, on a cosine of their own from that rate to `quantized_final`.
         seed: of the first weights, of every batch and of everything random in a step.
         settings: of the experiment.
     """
@@ -124,32 +125,32 @@ class TrainingRecipe(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     task: dict[str, Any] = Field(default_factory=dict)
     weights: str = ""
-    initialise: str = ""
+    initialize: str = ""
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
-    optimiser: Optimiser
+    optimizer: Optimizer
     schedule: Schedule = Schedule()
     clip: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = False
-    quantised_steps: int = Field(default=0, ge=0)
-    quantised_learning_rate: float = Field(default=3e-4, gt=0)
-    quantised_final: float = Field(default=3e-5, ge=0)
+    quantized_steps: int = Field(default=0, ge=0)
+    quantized_learning_rate: float = Field(default=3e-4, gt=0)
+    quantized_final: float = Field(default=3e-5, ge=0)
     seed: int = Field(default=0, ge=0)
     teacher: Teacher | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> TrainingRecipe:
-        if self.weights and self.initialise:
-            raise ValueError("weights and initialise both say what to begin from: leave one out")
+        if self.weights and self.initialize:
+            raise ValueError("weights and initialize both say what to begin from: leave one out")
         return self
 
     @property
     def all_steps(self) -> int:
-        """Updates in all, the quantised ones included."""
-        return self.steps + self.quantised_steps
+        """Updates in all, the quantized ones included."""
+        return self.steps + self.quantized_steps
 
     @staticmethod
     def load(source: str | Path, edits: Iterable[str] = ()) -> TrainingRecipe:
@@ -164,6 +165,7 @@ class TrainingRecipe(Section):
             raise RecipeError(f"{path} is not a recipe: {error}", "see models/recipes for some") from None
         if not isinstance(document, dict):
             raise RecipeError(f"{path} is not a recipe: it holds no fields", "see models/recipes for some")
+        document = with_current_keys(document, TRAINING_RECIPE, str(path))
         for edit in edits:
             _apply(document, edit)
         return validated(TrainingRecipe, document, str(path))
@@ -213,8 +215,10 @@ def validated(kind: type[S], document: Any, where: str) -> S:
 def _apply(document: dict[str, Any], edit: str) -> None:
     key, equals, text = edit.partition("=")
     if not equals:
-        raise RecipeError(f"'{edit}' is not an edit", "write it as a.b=value, e.g. optimiser.name=adamw")
-    *parents, leaf = key.strip().split(".")
+        raise RecipeError(f"'{edit}' is not an edit", "write it as a.b=value, e.g. optimizer.name=adamw")
+    first, dot, rest = key.strip().partition(".")
+    (first,) = with_current_keys({first: None}, TRAINING_RECIPE, "--set")
+    *parents, leaf = f"{first}{dot}{rest}".split(".")
     here = document
     for parent in parents:
         here = here.setdefault(parent, {})

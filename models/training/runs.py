@@ -21,10 +21,10 @@ from torch import nn
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import check_writable, replacing, write_bytes, write_text
 from edgedeploy.models.state_file import Description, write_state
-from edgedeploy.models.training.experiments.base import Experiment
+from edgedeploy.models.training.experiment import Experiment
 from edgedeploy.models.training.loop import Every, Progress, Training
 from edgedeploy.models.training.recipe import TrainingRecipe
-from edgedeploy.tasks.images import write_image
+from edgedeploy.vision.images import write_image
 
 Note = Callable[[str], None]
 

@@ -1,4 +1,4 @@
-"""The learning rate of every step, and the optimiser: pure functions of the recipe."""
+"""The learning rate of every step, and the optimizer: pure functions of the recipe."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import math
 import torch
 from torch import nn
 
-from edgedeploy.models.training.recipe import Optimiser, TrainingRecipe
+from edgedeploy.models.training.recipe import Optimizer, TrainingRecipe
 from edgedeploy.models.training.soap import Soap
 
 
 def learning_rate(recipe: TrainingRecipe, step: int) -> float:
-    """Of update number `step`: warm-up, then the schedule; a cosine of their own for the quantised steps."""
-    if recipe.quantised_steps and step >= recipe.steps:
-        done = (step - recipe.steps) / recipe.quantised_steps
-        return cosine(recipe.quantised_learning_rate, recipe.quantised_final, done)
-    top, schedule = recipe.optimiser.learning_rate, recipe.schedule
+    """Of update number `step`: warm-up, then the schedule; a cosine of their own for the quantized steps."""
+    if recipe.quantized_steps and step >= recipe.steps:
+        done = (step - recipe.steps) / recipe.quantized_steps
+        return cosine(recipe.quantized_learning_rate, recipe.quantized_final, done)
+    top, schedule = recipe.optimizer.learning_rate, recipe.schedule
     if step < schedule.warmup:
         return top * (step + 1) / schedule.warmup
     done = (step - schedule.warmup) / max(1, recipe.steps - schedule.warmup)
@@ -30,8 +30,8 @@ def learning_rate(recipe: TrainingRecipe, step: int) -> float:
     return top
 
 
-def make_optimiser(settings: Optimiser, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over everything in `module` that learns."""
+def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over everything in `module` that learns."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in parameters if settings.decay_all or p.ndim > 1]
     others = [p for p in parameters if not (settings.decay_all or p.ndim > 1)]

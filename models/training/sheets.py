@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 
 EDGE = 4  # pixels of white between cells
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Soap(torch.optim.Optimizer):
-    """Optimiser for networks whose matrices have at most a few thousand rows and columns.
+    """Optimizer for networks whose matrices have at most a few thousand rows and columns.
 
     Args:
         params: weights of any rank; convolutions are (out, in * kernel) matrices, vectors get plain Adam.

@@ -27,8 +27,8 @@ def settled(recipe: TrainingRecipe) -> TrainingRecipe:
 
 def first_network(recipe: TrainingRecipe) -> nn.Module:
     """The network before the first update; random weights are of torch's generator."""
-    if recipe.initialise:
-        network = load_trunk(recipe.model, Path(recipe.initialise), **recipe.options).model
+    if recipe.initialize:
+        network = load_trunk(recipe.model, Path(recipe.initialize), **recipe.options).model
     elif recipe.weights:
         network = load_for_training(recipe.model, recipe.weights, **recipe.options).model
     else:

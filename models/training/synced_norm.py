@@ -1,6 +1,6 @@
-"""Batch normalisation over the examples of all processes, on CPUs too (torch's SyncBatchNorm needs a GPU).
+"""Batch normalization over the examples of all processes, on CPUs too (torch's SyncBatchNorm needs a GPU).
 
-Without it every process would normalise over its own share, and two would not do what one does.
+Without it every process would normalize over its own share, and two would not do what one does.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class _Synced(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1, *[1] * (x.ndim - 2)]
         count = x.numel() // x.shape[1] * distributed.get_world_size()
         mean = _summed(values.sum(axes)) / count
-        centred = values - mean.reshape(shape)
-        variance = _summed(centred.square().sum(axes)) / count
+        centered = values - mean.reshape(shape)
+        variance = _summed(centered.square().sum(axes)) / count
         self._remember(mean.detach(), variance.detach() * (count / max(1, count - 1)))
-        y = centred * torch.rsqrt(variance + self.eps).reshape(shape)
+        y = centered * torch.rsqrt(variance + self.eps).reshape(shape)
         if self.affine:
             y = y * self.weight.reshape(shape) + self.bias.reshape(shape)
         return y.to(x.dtype)
@@ -75,7 +75,7 @@ class SyncedNorm2d(_Synced, nn.BatchNorm2d):
     """`BatchNorm2d` over all processes."""
 
 
-def synchronise(network: nn.Module) -> None:
+def synchronize(network: nn.Module) -> None:
     """Let every batch norm of a network take its statistics over all processes; its state stays as it is."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:

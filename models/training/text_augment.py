@@ -7,8 +7,8 @@ import numpy as np
 from shapely.geometry import Polygon, box
 from shapely.validation import make_valid
 
-from edgedeploy.tasks._icdar import Word
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
+from edgedeploy.vision.icdar import Word
 
 TRIES = 10
 WHOLE = 0.95  # share of a word inside a window from which on it counts

@@ -1,7 +1,7 @@
 """Synthetic scene text: words in real fonts, seen in perspective, blurred and noisy, on real photographs.
 
 The quadrilateral of each word is known exactly. What is drawn follows from the generator that is passed in
-and from the fonts that the machine has. The idea is Gupta et al., Synthetic Data for Text Localisation in
+and from the fonts that the machine has. The idea is Gupta et al., Synthetic Data for Text Localization in
 Natural Images, 2016, without its geometry of the scene.
 """
 
@@ -20,8 +20,8 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.tasks._icdar import Word
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
+from edgedeploy.vision.icdar import Word
 
 SYSTEM = ("/usr/share/fonts", "/usr/local/share/fonts", "/Library/Fonts", "C:/Windows/Fonts")
 SYLLABLES = (
@@ -123,7 +123,7 @@ def _place(
 def _paint(
     picture: NDArray[np.float32], mask: NDArray[np.uint8], quad: NDArray[np.float64], rng: np.random.Generator
 ) -> None:
-    """Draw the word into the picture, in a colour that stands out from what is behind it."""
+    """Draw the word into the picture, in a color that stands out from what is behind it."""
     # Only where the word is, and a margin for the outline: most words take a small part of a picture.
     left, top = (max(0, int(edge) - MARGIN) for edge in quad.min(0))
     right, bottom = (int(edge) + 1 + MARGIN for edge in quad.max(0))
@@ -141,18 +141,18 @@ def _paint(
     warp = cv2.getPerspectiveTransform(source, quad.astype(np.float32))
     cover = np.asarray(cv2.warpPerspective(mask, warp, size), np.float32)[..., None] / 255
     behind = picture[cover[..., 0] > 0].mean(axis=0) if (cover > 0).any() else picture.mean((0, 1))
-    colour = rng.uniform(0, 255, 3)
+    color = rng.uniform(0, 255, 3)
     for _ in range(TRIES):
-        if abs(float((colour - behind).mean())) > 50:
+        if abs(float((color - behind).mean())) > 50:
             break
-        colour = rng.uniform(0, 255, 3)
+        color = rng.uniform(0, 255, 3)
     else:
-        colour = np.full(3, 20.0 if behind.mean() > 128 else 235.0)
+        color = np.full(3, 20.0 if behind.mean() > 128 else 235.0)
     if rng.random() < 0.2:  # an outline of the opposite brightness
         rim = np.asarray(cv2.dilate(cover, np.ones((3, 3), np.uint8)))[..., None]
-        picture = np.asarray(picture * (1 - rim) + (255 - colour) * rim, np.float32)
+        picture = np.asarray(picture * (1 - rim) + (255 - color) * rim, np.float32)
     cover = cover * float(rng.uniform(0.75, 1.0))
-    whole[top:bottom, left:right] = picture * (1 - cover) + colour * cover
+    whole[top:bottom, left:right] = picture * (1 - cover) + color * cover
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-RIM, BACKGROUND = 50, 200  # largest grey level of the cup, and of the rim around it
+RIM, BACKGROUND = 50, 200  # largest gray level of the cup, and of the rim around it
 
 
 class AMSoftmax(nn.Module):
@@ -30,7 +30,7 @@ class AMSoftmax(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Cosines of (N, D) to every class centre, (N, classes)."""
+        """Cosines of (N, D) to every class center, (N, classes)."""
         return F.linear(F.normalize(embeddings), F.normalize(self.weight))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class AMSoftmax(nn.Module):
 
 
 def disc_cup_targets(levels: Tensor) -> Tensor:
-    """Targets (N, 2, H, W) float32, cup and disc, of grey masks (N, H, W) in 0..255.
+    """Targets (N, 2, H, W) float32, cup and disc, of gray masks (N, H, W) in 0..255.
 
     Above 200 is background, 51 to 200 the rim of the disc, up to 50 the cup, which is part of the disc.
     """

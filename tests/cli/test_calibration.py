@@ -12,7 +12,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from edgedeploy.calibration.probe import Probe
+from edgedeploy.calibration.collect.probe import Probe
 from edgedeploy.cli.console import parse_bytes
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact
@@ -91,13 +91,13 @@ def test_bad_options_are_refused_before_any_work(cli: Cli, desk: Path) -> None:
 def test_what_the_data_is_like_is_told(cli: Cli, desk: Path) -> None:
     (desk / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     (desk / "photos" / "copy.png").write_bytes((desk / "photos" / "3.png").read_bytes())
-    cv2.imwrite(str(desk / "photos" / "grey.png"), np.arange(1200, dtype=np.uint8).reshape(30, 40))
+    cv2.imwrite(str(desk / "photos" / "gray.png"), np.arange(1200, dtype=np.uint8).reshape(30, 40))
     outcome = cli("quantize", "net.onnx", "--data", "photos", "--mem", "256M")
     assert outcome.code == 0, outcome.err
     for line in (
         "1 files skipped, the first broken.jpg: not a whole image",
         "1 of 12 calibration inputs are duplicates",
-        "1 greyscale (repeated to RGB)",
+        "1 grayscale (repeated to RGB)",
         "images of 11 different sizes",
     ):
         assert line in outcome.err
@@ -146,7 +146,7 @@ def test_random_data_is_recorded_and_warned_of_ever_after(cli: Cli, desk: Path) 
 
 
 def test_another_method_does_not_run_the_network_again(cli: Cli, desk: Path, images_run: list[int]) -> None:
-    # Rounding by outputs looks at each quantised form anew.
+    # Rounding by outputs looks at each quantized form anew.
     edits = ("--set", 'calibration.corrections=["equalize"]')
     words = ("quantize", "net.onnx", "--data", "photos", *edits, "--method")
     assert cli(*words, "entropy").code == 0

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.core.errors import ArtifactError, UsageError
-from edgedeploy.export.read import read_model
-from edgedeploy.steps.optimise_file import optimize
+from edgedeploy.graphs.read import read_model
+from edgedeploy.steps.optimize_file import optimize
 from tests.cli.conftest import Cli
 
 HUGE = 10**9  # two of them make 1e18 elements

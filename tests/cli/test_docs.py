@@ -24,7 +24,7 @@ SHORTER = {
     ("build", "espcn_x3.onnx"): ("--set", "guard.seconds=0.2", "--set", "guard.scored=2"),
     ("sensitivity", "espcn_x3.onnx"): ("--images", "1"),
     ("stdo", "encode"): ("--steps", "2", "--limit", "3", "--batch", "2"),
-    ("train", "espcn_x3"): ("--set", "steps=3", "--set", "quantised_steps=1", "--workers", "0"),
+    ("train", "espcn_x3"): ("--set", "steps=3", "--set", "quantized_steps=1", "--workers", "0"),
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from edgedeploy.models import create_model
 from edgedeploy.models.state_file import Description, write_state
 from tests.cli.conftest import Cli
-from tests.training_runs import draw_faces, draw_fundus, draw_photographs, draw_signs, draw_streets
+from tests.support.training_runs import draw_faces, draw_fundus, draw_photographs, draw_signs, draw_streets
 
 CASES = {
     "ddrnet_23_slim": ({"classes": 11}, draw_streets, "miou"),

@@ -22,10 +22,10 @@ def suggested(outcome: Outcome) -> list[list[str]]:
 
 
 def with_task(path: Path, task: str, out: Path) -> Path:
-    from edgedeploy.core.relabel import relabelled
+    from edgedeploy.core.relabel import relabeled
 
     artifact = Artifact.load(path)
-    return relabelled(artifact.model_copy(update={"task": TaskSpec(name=task)}), out).path
+    return relabeled(artifact.model_copy(update={"task": TaskSpec(name=task)}), out).path
 
 
 def test_paths_are_quoted(cli: Cli, relu: Path) -> None:
@@ -40,7 +40,7 @@ def test_paths_are_quoted(cli: Cli, relu: Path) -> None:
 
 @pytest.mark.parametrize(("task", "verb"), [("classification", "eval"), ("tensor", "demo")])
 def test_bench_tells_what_the_task_can_do(cli: Cli, relu: Path, task: str, verb: str) -> None:
-    path = with_task(relu, task, relu.with_name("labelled.onnx"))
+    path = with_task(relu, task, relu.with_name("labeled.onnx"))
     words = suggested(cli("bench", f"{path}@onnxruntime", "--runs", 2))[0]
     assert words[:3] == ["edgedeploy", verb, str(path)]
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedeploy.export.bisect import first_failure
-from edgedeploy.export.evaluate import Evaluator
-from edgedeploy.export.graph import Graph, Node, constant
+from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.order import DEFAULT_PASSES, in_order
-from edgedeploy.export.passes.base import PASSES, GraphPass
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.prove.bisect import first_failure
 from edgedeploy.export.runner import MAX_OFFENCES, OptimizeResult, optimize
-from edgedeploy.steps.optimise_file import optimize as optimize_file
+from edgedeploy.export.samples import floats, text_model
+from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.surgeon import Graph, Node, constant
+from edgedeploy.steps.optimize_file import optimize as optimize_file
 from tests.cli.conftest import Cli
 
 LAYERS = 12

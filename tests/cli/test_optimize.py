@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 from edgedeploy.core.spec import Artifact
-from edgedeploy.export.evaluate import Evaluator, feed_sets
-from edgedeploy.export.passes.samples import floats, text_model
+from edgedeploy.export.samples import floats, text_model
 from edgedeploy.export.simplify import TOOLS
+from edgedeploy.graphs.evaluate import Evaluator, feed_sets
 from tests.cli.conftest import Cli
 
 BODY = (
@@ -107,7 +107,7 @@ def test_without_proof_nothing_is_run_and_the_file_says_so(
 
     out = source.with_name("out.onnx")
     with monkeypatch.context() as patched:
-        patched.setattr("edgedeploy.export.evaluate.Evaluator.__init__", refuse)
+        patched.setattr("edgedeploy.graphs.evaluate.Evaluator.__init__", refuse)
         outcome = cli("optimize", source, "-o", out, "--no-verify", "--json")
     assert outcome.code == 0, outcome.err
     said = json.loads(outcome.out)
@@ -231,16 +231,16 @@ def test_of_two_parts_both_are_written_or_none(
     cli: Cli, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgedeploy.core.errors import OutputError
-    from edgedeploy.steps import optimise_part
+    from edgedeploy.steps import optimize_part
 
-    real = optimise_part.save_model
+    real = optimize_part.save_model
 
     def full(model: Any, artifact: Artifact, path: Path, **words: Any) -> Artifact:
         if path.name == "device.onnx":
             raise OutputError(f"cannot write {path}: No space left on device", "make room")
         return real(model, artifact, path, **words)
 
-    monkeypatch.setattr(optimise_part, "save_model", full)
+    monkeypatch.setattr(optimize_part, "save_model", full)
     outcome = cli("optimize", source, "-o", source.with_name("device.onnx"), "--split-at", "r")
     assert outcome.code != 0
     assert [path.name for path in source.parent.iterdir()] == [source.name]

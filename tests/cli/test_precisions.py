@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgedeploy.backends.base import BACKENDS
+from edgedeploy.backend import BACKENDS
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import THIS_CPU, load_target
 from tests.cli.conftest import Cli
-from tests.qdq_nets import Net
+from tests.support.qdq_nets import Net
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgedeploy.backends.base import BACKENDS, BuildOptions, OpenOptions
+from edgedeploy.backend import BACKENDS, BuildOptions, OpenOptions
 from edgedeploy.calibration import load_rules
 from edgedeploy.core.caveats import caveats
 from edgedeploy.core.cpu import OVERRIDE
@@ -21,7 +21,7 @@ from edgedeploy.core.saturation import saturation
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target, this_cpu
 from tests.cli.conftest import Cli
-from tests.qdq_nets import Net, feed, quantized, run
+from tests.support.qdq_nets import Net, feed, quantized, run
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgedeploy.backends.base import BACKENDS
+from edgedeploy.backend import BACKENDS
 from tests.cli.conftest import Cli
-from tests.qdq_nets import Net
+from tests.support.qdq_nets import Net
 
 pytestmark = pytest.mark.skipif(bool(BACKENDS.get("openvino").why_not()), reason="needs openvino")
 

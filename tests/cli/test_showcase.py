@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedeploy.backends.base import BACKENDS
+from edgedeploy.backend import BACKENDS
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from tests.cli.conftest import Cli

@@ -26,9 +26,9 @@ from edgedeploy.stdo.bundle import Bundle, open_bundle
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.patches import PatchGrid
 from edgedeploy.stdo.player import play
-from edgedeploy.tasks.resize import imresize
+from edgedeploy.vision.resize import imresize
 from tests.cli.conftest import Cli
-from tests.stdo_tools import rgb_frames, write_video
+from tests.support.stdo_tools import rgb_frames, write_video
 
 QUICK = EncodeOptions(steps=60, batch=4, patch=(18, 24), limit=4)
 SIZE = (71, 95)  # no multiple of anything

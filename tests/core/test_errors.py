@@ -1,4 +1,4 @@
-"""Every error tells its exit code, and unknown names their neighbours."""
+"""Every error tells its exit code, and unknown names their neighbors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_unknown_name_suggests_the_closest() -> None:
 
 
 @pytest.mark.parametrize("known", [["alpha", "beta"], []])
-def test_unknown_name_without_neighbour_lists_what_there_is(known: list[str]) -> None:
+def test_unknown_name_without_neighbor_lists_what_there_is(known: list[str]) -> None:
     hint = errors.UnknownNameError("pass", "zzzzzz", known).hint
     assert hint == f"known: {', '.join(known) or 'none'}"
 

@@ -37,7 +37,7 @@ def test_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
         assert temporary.parent == tmp_path
 
 
-def test_makes_missing_folders_and_honours_the_umask(tmp_path: Path) -> None:
+def test_makes_missing_folders_and_honors_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "a.bin"
     before = os.umask(0o027)
     try:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedeploy.calibration.weights import quantize_weight
+from edgedeploy.calibration.place.weights import quantize_weight
 from edgedeploy.core.pair_sums import (
     LARGEST_PAIR,
     LEVELS,

@@ -47,7 +47,7 @@ def test_wrong_edits_say_what_is_wrong(edit: str, kind: type[Exception], says: s
         Recipe().edited([edit])
 
 
-def test_a_misspelt_field_gets_its_neighbour_as_hint() -> None:
+def test_a_misspelled_field_gets_its_neighbor_as_hint() -> None:
     with pytest.raises(UnknownNameError) as caught:
         Recipe().edited(["capture.hight=3"])
     assert "capture.height" in caught.value.hint

@@ -142,7 +142,7 @@ def test_a_negative_size_in_metadata_is_refused(model: Path) -> None:
         ({"std": [0, 0, 0]}, "std has a zero"),
     ],
 )
-def test_a_normalisation_that_cannot_be_is_refused(model: Path, options: object, message: str) -> None:
+def test_a_normalization_that_cannot_be_is_refused(model: Path, options: object, message: str) -> None:
     document = json.loads(Artifact.load(model).to_json())
     document["task"] = {"name": "segmentation", "options": options}
     label(model, json.dumps(document))

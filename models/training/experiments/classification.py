@@ -19,11 +19,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
-from edgedeploy.models.layers_norm import schedule_norms
-from edgedeploy.models.training.augment import colour_jitter, random_area, shifted
+from edgedeploy.models.layers.norm import schedule_norms
+from edgedeploy.models.training.augment import color_jitter, random_area, shifted
 from edgedeploy.models.training.bivit import Stage, always_binary, enter_stage, is_binary, stage_at
 from edgedeploy.models.training.classification import mix, soft_cross_entropy
-from edgedeploy.models.training.experiments.base import (
+from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
     Batch,
     Experiment,
@@ -32,14 +32,14 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalise
+from edgedeploy.models.training.pixels import Normalize
 from edgedeploy.models.training.recipe import Range, Section, Teacher
 from edgedeploy.models.training.sheets import contact_sheet, fit
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 from edgedeploy.tasks.classification import Classification as ClassificationTask
-from edgedeploy.tasks.classification import Labelled
-from edgedeploy.tasks.image_archive import ImageArchive
-from edgedeploy.tasks.images import list_images, read_image, resize_image
+from edgedeploy.tasks.classification import Labeled
+from edgedeploy.vision.image_archive import ImageArchive
+from edgedeploy.vision.images import list_images, read_image, resize_image
 
 SHEET = 24
 CELL = 160
@@ -72,7 +72,7 @@ class ClassificationSettings(Section):
 
 
 class Classification(Experiment[ClassificationSettings]):
-    """Images (N, 3, h, w) float32, normalised as the task says, and targets (N, classes); the step (N,)."""
+    """Images (N, 3, h, w) float32, normalized as the task says, and targets (N, classes); the step (N,)."""
 
     settings_type = ClassificationSettings
     metric = "top1"
@@ -85,9 +85,9 @@ class Classification(Experiment[ClassificationSettings]):
             )
         self.info = replace(self.info, labels=self.labels)
         self.task = cast(ClassificationTask, task_of(self.info))
-        self.val = self.task.labelled(self.data)[: self.settings.validation or None]
+        self.val = self.task.labeled(self.data)[: self.settings.validation or None]
         self._read = ImageCache(self._decode)
-        self.normalise = Normalise(self.info.task.options)
+        self.normalize = Normalize(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         # An image is mixed with that at the mirrored position, which another process may have.
@@ -152,8 +152,8 @@ class Classification(Experiment[ClassificationSettings]):
         image = shifted(resize_image(image, height, width), self.settings.padding, rng)
         if self.settings.flip and rng.integers(2):
             image = image[:, ::-1]
-        image = colour_jitter(image, self.settings.jitter, rng)
-        return self.normalise(image), self.train[index][1]
+        image = color_jitter(image, self.settings.jitter, rng)
+        return self.normalize(image), self.train[index][1]
 
 
 class ClassificationLoss(Objective):
@@ -186,7 +186,7 @@ class ClassificationLoss(Objective):
         return {"loss": loss, **result}
 
 
-def training_images(data: Path) -> tuple[tuple[str, ...], list[Labelled]]:
+def training_images(data: Path) -> tuple[tuple[str, ...], list[Labeled]]:
     """Class names and the pictures to train on, of train.npz or train/CLASS/*; raises UsageError."""
     archive = data / "train.npz"
     if archive.is_file():

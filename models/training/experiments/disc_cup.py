@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
-from edgedeploy.models.training.augment import colour_jitter
-from edgedeploy.models.training.experiments.base import (
+from edgedeploy.models.training.augment import color_jitter
+from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
     Batch,
     Experiment,
@@ -26,14 +26,14 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalise
+from edgedeploy.models.training.pixels import Normalize
 from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.tvconv import disc_cup_loss
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 from edgedeploy.tasks.disc_cup import DiscCup as DiscCupTask
 from edgedeploy.tasks.disc_cup import photographs, read_masks
-from edgedeploy.tasks.images import read_image, resize_image
+from edgedeploy.vision.images import read_image, resize_image
 
 SHEET_ROWS = 6
 
@@ -62,7 +62,7 @@ class DiscCupSettings(Section):
 
 
 class DiscCup(Experiment[DiscCupSettings]):
-    """Photographs (N, 3, s, s) float32, normalised as the task says; cup and disc (N, 2, s, s) float32."""
+    """Photographs (N, 3, s, s) float32, normalized as the task says; cup and disc (N, 2, s, s) float32."""
 
     settings_type = DiscCupSettings
     metric = "dice"
@@ -81,7 +81,7 @@ class DiscCup(Experiment[DiscCupSettings]):
         self.val, self.train = files[first:last], files[:first] + files[last:]
         self.task = cast(DiscCupTask, task_of(self.info))
         self._read = ImageCache(self._decode)
-        self.normalise = Normalise(self.info.task.options)
+        self.normalize = Normalize(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         return stack([self._example(step, position) for position in positions])
@@ -131,9 +131,9 @@ class DiscCup(Experiment[DiscCupSettings]):
         if settings.flip and rng.integers(2):
             image, masks = image[:, ::-1], masks[:, ::-1]
         size = self.info.input_shape[2]
-        image = colour_jitter(resize_image(np.ascontiguousarray(image), size, size), settings.jitter, rng)
+        image = color_jitter(resize_image(np.ascontiguousarray(image), size, size), settings.jitter, rng)
         soft = cv2.resize(np.ascontiguousarray(masks, np.float32), (size, size), interpolation=cv2.INTER_AREA)
-        return self.normalise(image), np.ascontiguousarray((soft > 0.5).transpose(2, 0, 1), np.float32)
+        return self.normalize(image), np.ascontiguousarray((soft > 0.5).transpose(2, 0, 1), np.float32)
 
 
 class DiscCupLoss(Objective):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.models.training.augment import colour_jitter, shifted
-from edgedeploy.models.training.experiments.base import (
+from edgedeploy.models.training.augment import color_jitter, shifted
+from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
     Batch,
     Experiment,
@@ -32,11 +32,11 @@ from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.recipe import Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.tvconv import AMSoftmax
-from edgedeploy.tasks.base import Image
+from edgedeploy.task import Image
 from edgedeploy.tasks.face_embedding import FOLDS
 from edgedeploy.tasks.face_embedding import FaceEmbedding as FaceTask
-from edgedeploy.tasks.images import list_images, read_image
-from edgedeploy.tasks.verification import Pair, check_pairs, draw_pairs, read_pairs
+from edgedeploy.vision.images import list_images, read_image
+from edgedeploy.vision.verification import Pair, check_pairs, draw_pairs, read_pairs
 
 SHEET = 24
 
@@ -61,7 +61,7 @@ class FaceSettings(Section):
 
 
 class FaceEmbedding(Experiment[FaceSettings]):
-    """Faces (N, 3, h, w) float32 as the task cuts and normalises them, and people's numbers (N,) int64."""
+    """Faces (N, 3, h, w) float32 as the task cuts and normalizes them, and people's numbers (N,) int64."""
 
     settings_type = FaceSettings
     metric = "accuracy"
@@ -118,7 +118,7 @@ class FaceEmbedding(Experiment[FaceSettings]):
     def _example(self, step: int, position: int) -> tuple[np.ndarray, np.int64]:
         rng, index = self.random(step, position), self.index(step, position, len(self.train))
         image = shifted(self._read(index), self.settings.padding, rng)
-        image = colour_jitter(image, self.settings.jitter, rng)
+        image = color_jitter(image, self.settings.jitter, rng)
         (face,) = self.task.preprocess(image).values()
         if self.settings.flip and rng.integers(2):
             face = face[..., ::-1]
@@ -126,8 +126,8 @@ class FaceEmbedding(Experiment[FaceSettings]):
 
 
 class FaceLoss(Objective):
-    """The margin loss; its class centres are no part of the network. `right` is the share of faces whose own
-    centre is the nearest, in the log.
+    """The margin loss; its class centers are no part of the network. `right` is the share of faces whose own
+    center is the nearest, in the log.
     """
 
     def __init__(self, network: nn.Module, margin: AMSoftmax) -> None:

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.core.spacing import evenly
-from edgedeploy.models.training.augment import colour_jitter, random_window
-from edgedeploy.models.training.experiments.base import (
+from edgedeploy.models.training.augment import color_jitter, random_window
+from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
     Batch,
     Experiment,
@@ -31,26 +31,26 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalise
+from edgedeploy.models.training.pixels import Normalize
 from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
-from edgedeploy.tasks.base import Image
-from edgedeploy.tasks.images import read_image
+from edgedeploy.task import Image
 from edgedeploy.tasks.segmentation import Segmentation as SegmentationTask
 from edgedeploy.tasks.segmentation import read_sample
-from edgedeploy.tasks.segmentation_data import find_samples, layout_of
+from edgedeploy.vision.images import read_image
+from edgedeploy.vision.segmentation_data import find_samples, layout_of
 
 SHEET_ROWS = 6
 
 
 class SegmentationSettings(Section):
     """Attributes:
-    layout: camvid or cityscapes, which says where images and class maps lie, and what is not labelled.
+    layout: camvid or cityscapes, which says where images and class maps lie, and what is not labeled.
     crop: height and width of an example.
     scale: by which images are enlarged before, drawn evenly from this range.
     jitter: largest relative change of brightness, contrast and saturation.
     ohem_threshold, ohem_share: a pixel counts if its true class has less than this probability; at least
-        this share of the labelled pixels counts.
+        this share of the labeled pixels counts.
     auxiliary: weight of the second head's loss.
     balance: "median" weighs classes by median frequency over the training set, capped at 10.
     stride: the loss takes every so many-th label of an axis; the logits are 8 times smaller than the labels,
@@ -69,7 +69,7 @@ class SegmentationSettings(Section):
 
 
 class Segmentation(Experiment[SegmentationSettings]):
-    """Crops (N, 3, h, w) float32, normalised as the task says, and class maps (N, h, w) int64."""
+    """Crops (N, 3, h, w) float32, normalized as the task says, and class maps (N, h, w) int64."""
 
     settings_type = SegmentationSettings
     metric = "miou"
@@ -85,7 +85,7 @@ class Segmentation(Experiment[SegmentationSettings]):
         self.train = find_samples(self.data, self.layout, "train")
         self.val = find_samples(self.data, self.layout, "val")
         self.task = cast(SegmentationTask, task_of(self.info))
-        self.normalise = Normalise(self.info.task.options)
+        self.normalize = Normalize(self.info.task.options)
         self._read = ImageCache(self._decode)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
@@ -126,11 +126,11 @@ class Segmentation(Experiment[SegmentationSettings]):
             self.settings.crop,
             self.settings.scale,
             rng,
-            fill=self.normalise.mean.astype(np.uint8),
+            fill=self.normalize.mean.astype(np.uint8),
             ignore=self.layout.ignore,
         )
-        image = colour_jitter(image, self.settings.jitter, rng)
-        return self.normalise(image), truth.astype(np.int64)
+        image = color_jitter(image, self.settings.jitter, rng)
+        return self.normalize(image), truth.astype(np.int64)
 
     def _decode(self, index: int) -> tuple[Image, Image]:
         sample = self.train[index]

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.core.spacing import evenly
-from edgedeploy.models.training.experiments.base import EXPERIMENTS, Batch, Experiment, Objective
+from edgedeploy.models.training.experiment import EXPERIMENTS, Batch, Experiment, Objective
 from edgedeploy.models.training.measure import measure, runner, task_of
 from edgedeploy.models.training.patches import draw_batch, load_pairs
 from edgedeploy.models.training.recipe import Section
 from edgedeploy.models.training.sheets import contact_sheet
-from edgedeploy.tasks.base import Image
-from edgedeploy.tasks.resize import imresize
+from edgedeploy.task import Image
 from edgedeploy.tasks.super_resolution import SuperResolution as SuperResolutionTask
+from edgedeploy.vision.resize import imresize
 
 SHEET_ROWS, SHEET_SIDE = 6, 200
 

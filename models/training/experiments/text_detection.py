@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
-from edgedeploy.models.training.augment import colour_jitter
+from edgedeploy.models.training.augment import color_jitter
 from edgedeploy.models.training.dbnet_labels import make_maps
 from edgedeploy.models.training.dbnet_loss import DBLoss
-from edgedeploy.models.training.experiments.base import (
+from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
     Batch,
     Experiment,
@@ -30,17 +30,17 @@ from edgedeploy.models.training.experiments.base import (
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalise
+from edgedeploy.models.training.pixels import Normalize
 from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.text_augment import random_view
 from edgedeploy.models.training.text_render import Style, find_fonts, render
-from edgedeploy.tasks._icdar import Word
-from edgedeploy.tasks._text_regions import TextRegions
-from edgedeploy.tasks.base import Image
-from edgedeploy.tasks.images import list_images, read_image, resize_image
-from edgedeploy.tasks.text_data import find_texts
+from edgedeploy.task import Image
 from edgedeploy.tasks.text_detection import TextDetection as TextTask
+from edgedeploy.vision.icdar import Word
+from edgedeploy.vision.images import list_images, read_image, resize_image
+from edgedeploy.vision.text_data import find_texts
+from edgedeploy.vision.text_regions import TextRegions
 
 SHEET_ROWS = 8
 
@@ -76,7 +76,7 @@ class TextSettings(Section):
 
 
 class TextDetection(Experiment[TextSettings]):
-    """Images (N, 3, h, w) float32, normalised as the task says, and four maps (N, 1, h, w) of TextMaps."""
+    """Images (N, 3, h, w) float32, normalized as the task says, and four maps (N, 1, h, w) of TextMaps."""
 
     settings_type = TextSettings
     metric = "f_measure"
@@ -103,7 +103,7 @@ class TextDetection(Experiment[TextSettings]):
         self.task = cast(TextTask, task_of(self.info))
         self._read = ImageCache(self._decode)
         self._ground = ImageCache(self._decode_ground)
-        self.normalise = Normalise(self.info.task.options)
+        self.normalize = Normalize(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         return stack([self._example(step, position) for position in positions])
@@ -144,7 +144,7 @@ class TextDetection(Experiment[TextSettings]):
                 angle=settings.angle,
                 flip=settings.flip,
             )
-        return colour_jitter(image, settings.jitter, rng), words
+        return color_jitter(image, settings.jitter, rng), words
 
     def _decode(self, index: int) -> Image:
         return read_image(self.train[index][0])
@@ -156,7 +156,7 @@ class TextDetection(Experiment[TextSettings]):
         image, words = self.view(step, position)
         maps = make_maps(words, *self.settings.crop)
         planes = (maps.text, maps.text_mask, maps.border, maps.border_mask)
-        return self.normalise(image), *(plane[None] for plane in planes)
+        return self.normalize(image), *(plane[None] for plane in planes)
 
     def _truth(self, image: Image, words: Sequence[Word]) -> Image:
         outlines = tuple(word.polygon for word in words if not word.ignored)

@@ -1,0 +1,96 @@
+"""The contract of a calibrator: statistics of one tensor in, the range that INT8 shall cover out.
+
+A calibrator is one file with one frozen dataclass: its fields are its options, the file's name is its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.calibration.collect.histogram import Histogram
+from edgedeploy.core.errors import RecipeError
+from edgedeploy.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that the quantized tensor covers, `low <= high`, both finite."""
+
+    low: float
+    high: float
+
+    @property
+    def amax(self) -> float:
+        """Largest magnitude: symmetric INT8 maps [-amax, amax] to [-127, 127]."""
+        return max(abs(self.low), abs(self.high))
+
+    def union(self, other: Range) -> Range:
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What calibration knows of one tensor, over all of its finite values.
+
+    Attributes:
+        minimum, maximum: extremes; inf and -inf where no value was finite.
+        count: finite values seen.
+        nonfinite: NaN and infinite values seen, which nothing else here counts.
+        histogram: of the finite values, None where the method does not need one.
+        peaks: largest magnitude per channel (axis 1), only where it was asked for.
+        extremes: (images, 2): minimum and maximum of each image in order; inf and -inf where no value was
+            finite.
+    """
+
+    minimum: float
+    maximum: float
+    count: int
+    nonfinite: int = 0
+    histogram: Histogram | None = None
+    peaks: NDArray[np.float64] | None = None
+    extremes: NDArray[np.float64] | None = None
+
+
+def clipped(statistics: TensorStatistics, bound: float) -> Range:
+    """What was seen of [-bound, bound]."""
+    low, high = (min(max(edge, -bound), bound) for edge in (statistics.minimum, statistics.maximum))
+    return Range(low, high)
+
+
+class Calibrator(ABC):
+    """Turns statistics into a range."""
+
+    needs_histogram: ClassVar[bool] = True
+
+    @abstractmethod
+    def range_of(self, statistics: TensorStatistics) -> Range:
+        """The range to cover; `statistics.count` is positive, and the histogram is there if needed."""
+
+
+CALIBRATORS: Registry[type[Calibrator]] = Registry("calibrator", "edgedeploy.calibration.methods")
+
+
+def make_calibrator(method: str, options: Mapping[str, Any]) -> Calibrator:
+    """The calibrator called `method` with its options set.
+
+    Raises UnknownNameError for the name, RecipeError for an unknown option or a value out of range.
+    """
+    kind = CALIBRATORS.get(method)
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every entry is a dataclass
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise RecipeError(
+            f"calibrator {method} has no option {', '.join(unknown)}", f"it has: {', '.join(known) or 'none'}"
+        )
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"calibrator {method}: {error}", f"leave calibration.options out; it has: {', '.join(known)}"
+        ) from error

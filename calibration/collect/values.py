@@ -1,0 +1,43 @@
+"""Run a model over the calibration data and look at tensors inside it, one input's worth at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import islice
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgedeploy.backend import Feeds
+from edgedeploy.calibration.collect.probe import Probe
+from edgedeploy.calibration.correction import Setting
+from edgedeploy.core.spacing import evenly
+
+SAMPLE = 64  # inputs that means and covariances are taken from; extremes take every one
+
+
+def values(
+    model: onnx.ModelProto, names: Sequence[str], setting: Setting, at_most: int | None = None
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """The named tensors (inputs, or outputs of any node, float32) for each feed, good until the next.
+
+    Of more feeds than `at_most` so many are taken, evenly; the first ones where their number is not known.
+    Raises CalibrationError where the model does not run.
+    """
+    probe = Probe(model, list(dict.fromkeys(names)))
+    source = setting.feeds()
+    total = len(source) if isinstance(source, Sized) else None
+    for done, feeds in enumerate(_some(source, total, at_most), 1):
+        yield dict(probe.run(feeds))
+        if setting.progress is not None:
+            setting.progress(done, min(total, at_most) if total and at_most else total)
+
+
+def _some(source: Iterable[Feeds], total: int | None, at_most: int | None) -> Iterable[Feeds]:
+    if at_most is None:
+        return source
+    if total is None:
+        return islice(source, at_most)
+    chosen = frozenset(evenly(total, at_most))
+    return (feeds for number, feeds in enumerate(source) if number in chosen)

@@ -1,0 +1,104 @@
+"""The contract of a lint rule: a stable id, the rule sets it is about, models that break it or keep it.
+
+A rule is one file: `@lint_rule` on a function that yields the nodes at fault. One that can be put right
+mechanically offers a `fix`, with the least signal-to-noise ratio that its result may have against what was
+there: the driver measures it in ONNX Runtime at every use and takes back what does worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from edgedeploy.calibration.lint.editor import Editor
+from edgedeploy.calibration.lint.scene import Scene
+from edgedeploy.calibration.lint.sketch import Sketch
+from edgedeploy.calibration.place.ruleset import RuleSet
+from edgedeploy.core.registry import Registry
+
+__all__ = [
+    "LINT", "SEVERITIES", "TENSORRT", "Case", "Cases", "Editor", "Fault", "LintRule", "Scene", "Severity",
+    "Sketch", "lint_rule",
+]  # fmt: skip
+
+TENSORRT = ("tensorrt", "tensorrt-rtx", "dla")  # runtimes that share NVIDIA's parser
+Severity = Literal["error", "warning", "advice"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "advice")
+Fault = tuple[int, str]  # index of a node, -1 for the model as a whole; what is wrong there
+# A model, with the rule set to judge it by where the first that the rule applies to is not the one.
+Case = onnx.ModelProto | tuple[onnx.ModelProto, str]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Models on which a rule must fire, and models on which it must not."""
+
+    bad: Sequence[Case]
+    good: Sequence[Case]
+
+
+@dataclass(frozen=True)
+class LintRule:
+    """A registered rule.
+
+    Attributes:
+        name: file name with dashes. id: ED1xx for what a parser refuses, ED2xx for placement that costs time
+            or accuracy, ED3xx for advice; an id is never used again for something else.
+        severity: "error": the runtime refuses the file or computes it wrongly; "warning": it runs slower or
+            less exactly than it could; "advice": consider.
+        source: H and P numbers of docs/lint.md.
+        where: field of RuleSet -> values; the rule is about the rule sets that have one of them in each.
+        remedy: what to do, in one line.
+        check: scene -> faults. fix: (scene, editor, faults) -> None edits the graph, None where nobody can.
+        promise: least SQNR in dB of the outputs after `fix` against those before.
+        cases: given a generator for weights.
+    """
+
+    name: str
+    id: str
+    severity: Severity
+    source: tuple[str, ...]
+    where: Mapping[str, frozenset[Any]]
+    remedy: str
+    check: Callable[[Scene], Iterable[Fault]]
+    cases: Callable[[np.random.Generator], Cases]
+    fix: Callable[[Scene, Editor, Sequence[Fault]], None] | None
+    promise: float
+
+    @property
+    def title(self) -> str:
+        """First line of the rule's docstring, without its full stop."""
+        return (self.check.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+    def applies(self, rules: RuleSet) -> bool:
+        """Whether the rule is about files for this rule set."""
+        return all(getattr(rules, field) in values for field, values in self.where.items())
+
+
+LINT: Registry[LintRule] = Registry("lint rule", "edgedeploy.calibration.lint.rules")
+
+
+def lint_rule(
+    name: str,
+    code: str,
+    severity: Severity,
+    *,
+    source: tuple[str, ...],
+    remedy: str,
+    cases: Callable[[np.random.Generator], Cases],
+    where: Mapping[str, Iterable[Any]] | None = None,
+    fix: Callable[[Scene, Editor, Sequence[Fault]], None] | None = None,
+    promise: float = 20.0,
+) -> Callable[[Callable[[Scene], Iterable[Fault]]], LintRule]:
+    """Decorator that turns a check into a registered LintRule; see there for the arguments."""
+
+    def enter(check: Callable[[Scene], Iterable[Fault]]) -> LintRule:
+        fields = {field: frozenset(values) for field, values in (where or {}).items()}
+        entry = LintRule(name, code, severity, source, fields, remedy, check, cases, fix, promise)
+        return LINT.register(name)(entry)
+
+    return enter

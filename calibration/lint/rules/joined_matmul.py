@@ -1,0 +1,56 @@
+"""x = s (q - z): OpenVINO 2026.4 takes a zero-point behind a Concat apart along its axis, and its MatMul then
+refuses to compile ("cannot be broadcasted"), unless that axis is the last.
+
+Tokens that are joined before a linear layer are such a case (the class token of a ViT). Measured: refused for
+MatMul and Gemm, with Q before or after the Concat, through Relu. With z = 0 it is exact in int8 and uint8, so
+it is with any z where something else that computes stands between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+
+
+def cases(rng: np.random.Generator) -> Cases:
+    models = []
+    for axis, zero, kind in ((1, 100, np.uint8), (1, 0, np.int8), (1, 0, np.uint8), (2, 100, np.uint8)):
+        net = Sketch(rng, 1, 12, 16)
+        y = net.op("Concat", net.op("Relu", "x"), net.op("Tanh", "x"), axis=axis)
+        weight = net.weight(16 * axis, 32, axis=1)
+        models.append(net.model(net.op("MatMul", net.pair(y, 0.03, zero, kind), weight)))
+    net = Sketch(rng, 1, 12, 16)
+    tokens = net.pair(net.op("Concat", "x", net.op("Tanh", "x"), axis=1), 0.03, -128)  # a ReLU besides
+    clipping = net.model(net.op("MatMul", tokens, net.weight(16, 32, axis=1)))
+    return Cases([models[0], clipping], models[1:])
+
+
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
+    """The same range in symmetric int8."""
+    for index, _ in faults:
+        editor.make_symmetric(index)
+
+
+@lint_rule(
+    "joined-matmul",
+    "ED117",
+    "error",
+    source=("P7",),
+    where={"runtime": ("openvino",)},
+    remedy="quantize it to int8 with zero-point 0",
+    cases=cases,
+    fix=fix,
+    promise=20.0,
+)
+def joined_matmul(scene: Scene) -> Iterator[Fault]:
+    """A MatMul reads joined tokens with a zero-point, which OpenVINO 2026.4 refuses to compile."""
+    for pair in scene.pairs():
+        parameters = scene.parameters(pair.quantize)
+        if parameters is None or not (parameters.zero != 0).any():
+            continue
+        products = any(scene.op(i) in {"MatMul", "Gemm"} for i in scene.readers(pair.result))
+        if products and scene.joins_tokens(pair.source):
+            yield pair.quantize, f"zero-point {int(parameters.zero.reshape(-1)[0])} behind a Concat of tokens"

@@ -1,0 +1,43 @@
+"""A device without INT8 instructions computes a quantized graph in float, and rounds besides.
+
+The fix takes the pairs out and gives weights back as floats: what calibration has cost in accuracy stays
+lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+
+
+def cases(rng: np.random.Generator) -> Cases:
+    net, plain = Sketch(rng), Sketch(rng)
+    net.conv(net.pair("x"))
+    return Cases(
+        [(net.model(net.nodes[-1].name), "jetson-nano")],
+        [(plain.model(plain.float_conv("x")), "jetson-nano")],
+    )
+
+
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001  of the whole model
+    editor.strip()
+
+
+@lint_rule(
+    "no-int8",
+    "ED108",
+    "error",
+    source=("H7",),
+    remedy="deploy there in fp16 or fp32, from the float model",
+    cases=cases,
+    fix=fix,
+    promise=10.0,
+)
+def no_int8(scene: Scene) -> Iterator[Fault]:
+    """The device has no INT8 instructions, and the model is quantized."""
+    if not scene.device.int8 and scene.is_quantized():
+        count = len(scene.quantizers)
+        yield -1, f"{count} QuantizeLinear for {scene.device.name}, which computes them in float"

@@ -1,0 +1,53 @@
+"""An operator without weights computes in INT8 if both its ends are; INT8 in and float out is a copy more
+(P6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgedeploy.calibration.lint.editor import never_negative
+from edgedeploy.calibration.lint.flow import idle_readers
+from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+
+
+def cases(rng: np.random.Generator) -> Cases:
+    bad, good = Sketch(rng), Sketch(rng)
+    x = bad.pair(bad.op("Relu", bad.conv(bad.pair("x"))))
+    bad_model = bad.model(bad.conv(x), bad.op("GlobalAveragePool", x))
+    r = good.op("Relu", good.conv(good.pair("x")))
+    good_model = good.model(good.conv(good.pair(r)), good.op("GlobalAveragePool", r))
+    return Cases([bad_model], [good_model])
+
+
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+    readers = {index for index, _ in faults}
+    for pair in scene.pairs():
+        parameters = scene.parameters(pair.quantize)
+        if parameters is None or (parameters.clips_at_zero and not never_negative(scene, pair.source)):
+            continue
+        for index, position in scene.consumers[pair.result]:
+            if index in readers:
+                editor.read(index, position, pair.source)
+
+
+@lint_rule(
+    "one-sided",
+    "ED207",
+    "warning",
+    source=("P6",),
+    where={"outputs": (False,)},
+    remedy="let it read the float tensor, or quantize its output too",
+    cases=cases,
+    fix=fix,
+    promise=15.0,
+)
+def one_sided(scene: Scene) -> Iterator[Fault]:
+    """An operator without weights reads INT8 and writes float."""
+    for pair in scene.pairs():
+        idle = idle_readers(scene, pair)
+        if len(idle) < len(scene.readers(pair.result)):
+            for index in idle:
+                yield index, f"reads '{pair.source}' quantized and computes in float"

@@ -1,0 +1,51 @@
+"""Codes are for weights: a factor or an offset of an operator without weights is read as a float.
+
+TensorRT-RTX 1.7 refuses some: "Quantized constant is only allowed before DQ". Others cost a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+
+
+def cases(rng: np.random.Generator) -> Cases:
+    models = []
+    for codes in (True, False):
+        net = Sketch(rng)
+        factor = net.weight(1, axis=None) if codes else net.constant(0.5)
+        y = net.op("Mul", net.op("Relu", net.conv(net.pair("x"))), factor)
+        models.append(net.model(net.conv(net.pair(y))))
+    return Cases(models[:1], models[1:])
+
+
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
+    for index, _ in faults:
+        editor.to_constant(index)
+
+
+@lint_rule(
+    "quantized-constant",
+    "ED115",
+    "error",
+    source=("H5", "P6"),
+    where={"runtime": ("tensorrt", "tensorrt-rtx")},
+    remedy="store it as floats",
+    cases=cases,
+    fix=fix,
+    promise=80.0,
+)
+def quantized_constant(scene: Scene) -> Iterator[Fault]:
+    """A constant that is no weight is stored as codes."""
+    for index in scene.dequantizers:
+        name = scene.nodes[index].output[0]
+        if scene.weight(name) < 0 or scene.kind(index) == "int32":
+            continue
+        readers = [
+            reader for reader in scene.readers(name) if scene.op(reader) not in {"Gather", "Transpose"}
+        ]
+        if readers and not set(readers) & set(scene.weighted):
+            yield index, f"it is read by {', '.join(sorted({scene.op(reader) for reader in readers}))}"

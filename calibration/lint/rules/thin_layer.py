@@ -1,0 +1,47 @@
+"""A tile of INT8 arithmetic has 16 channels and more: what does not fill it pays for Q/DQ and gains nothing
+(P9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rules.transposed_activation import to_float
+from edgedeploy.calibration.place.exclusions import why_thin
+
+
+def cases(rng: np.random.Generator) -> Cases:
+    models = []
+    for channels, group in ((3, 1), (16, 1), (16, 16)):
+        net = Sketch(rng)
+        y = net.op("Relu", net.conv(net.pair("x"), outputs=channels if group == 1 else 16))
+        models.append(net.model(net.conv(net.pair(y), channels, 6 if channels == 3 else 16, group=group)))
+    return Cases(models[:1], models[1:])
+
+
+def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+    for index, _ in faults:
+        to_float(scene, editor, index)
+
+
+@lint_rule(
+    "thin-layer",
+    "ED302",
+    "advice",
+    source=("P9",),
+    where={"small_channels": (True,)},
+    remedy="leave it in float",
+    cases=cases,
+    fix=fix,
+    promise=10.0,
+)
+def thin_layer(scene: Scene) -> Iterator[Fault]:
+    """A weighted operator with too few channels to gain by INT8 runs in it."""
+    for index in scene.weighted:
+        if scene.runs_int8(index) and scene.weight(scene.nodes[index].input[1]) >= 0:
+            reason = why_thin(scene, index, scene.rules)
+            if reason:
+                yield index, reason

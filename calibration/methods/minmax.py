@@ -1,0 +1,22 @@
+"""range = [min x, max x] over the whole calibration set.
+
+Nothing is clipped, so an outlier costs resolution everywhere; exact, and the cheapest of the methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgedeploy.calibration.calibrator import CALIBRATORS, Calibrator, Range, TensorStatistics
+
+
+@CALIBRATORS.register("minmax")
+@dataclass(frozen=True)
+class MinMax(Calibrator):
+    """Covers everything that was seen. No options."""
+
+    needs_histogram: ClassVar[bool] = False
+
+    def range_of(self, statistics: TensorStatistics) -> Range:
+        return Range(statistics.minimum, statistics.maximum)

@@ -1,0 +1,67 @@
+"""Which layers to keep in float: the least time within a noise budget, layers added until it is kept.
+
+minimize the time of all layers, subject to sum of the noise of INT8 ones <= budget: a knapsack, solved by
+noise per millisecond that INT8 saves (Dantzig's order), after the layers that save next to nothing. Noise
+does not just add up: how far to go is tried on the emulated model, and what is proposed is measured whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from edgedeploy.calibration.mix.sensitivity import LayerSensitivity, Sensitivity
+
+
+def float_order(
+    sensitivity: Sensitivity, savings: Mapping[str, float], least: float = 0.0
+) -> tuple[list[LayerSensitivity], int]:
+    """Layers in the order in which they shall go back to float, and how many at its start do not pay.
+
+    Args:
+        sensitivity: noise of each layer alone.
+        savings: milliseconds, or any one unit, that each saves in INT8. Of a layer that is not named (an Add
+            in INT8) it is not known, and taken to be their median.
+        least: layers that save no more do not pay: they come first, those that save nothing first of all.
+    """
+    known = sorted(value for value in savings.values() if value > 0)
+    usual = known[len(known) // 2] if known else 1.0
+
+    def worth(layer: LayerSensitivity) -> tuple[bool, float]:
+        saving = savings.get(layer.name, usual)
+        return saving > least, -layer.noise / max(saving, 1e-9)
+
+    order = sorted(sensitivity.layers, key=lambda layer: (*worth(layer), layer.name))
+    return order, sum(1 for layer in order if not worth(layer)[0])
+
+
+def negligible(savings: Mapping[str, float], share: float) -> float:
+    """The largest of the smallest savings that together are at most this share of all that is saved."""
+    known = sorted(value for value in savings.values() if value > 0)
+    together, largest = 0.0, 0.0
+    for value in known:
+        together += value
+        if together > share * math.fsum(known):
+            break
+        largest = value
+    return largest
+
+
+def least_prefix(order: Sequence[str], enough: Callable[[Sequence[str]], bool]) -> int:
+    """How many of `order`, from its start, are enough; all of them where fewer are not. By bisection."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if enough(order[:middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def reason(layer: LayerSensitivity, saving: float | None = None, least: float = 0.0) -> str:
+    """Why a layer is kept in float, in one line; `least` as of `float_order`."""
+    if saving is not None and saving <= least:
+        return f"INT8 saves {'no' if saving <= 0 else 'too little'} time here ({saving:+.3f} ms)"
+    told = f"alone in INT8 it leaves {layer.output_db:.1f} dB at the output"
+    return f"{told}, agreement {layer.agreement:.3f}" if layer.agreement is not None else told

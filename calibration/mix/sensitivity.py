@@ -1,0 +1,188 @@
+"""What each quantized layer costs alone: noise at its own output and at the model's, and in the task's terms.
+
+SQNR = 10 log10(sum y^2 / sum (y - y')^2) over all images, y with every layer in float, y' with one layer in
+INT8; at a layer's own output also with all of them in it. Measured, not estimated: one run of the switched
+model per layer and image, so a few images are enough. What is emulated, and what is not: see `emulate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgedeploy.calibration.mix.emulate import Emulator, Values
+from edgedeploy.calibration.place.plan import Note
+from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.progress import Progress
+from edgedeploy.graphs.view import GraphView, concrete, elements
+
+CEILING_DB = 200.0  # of what differs by nothing: tables and plots want a number
+
+# How far outputs agree with those of the float model, 1 where they are the same: a task's own `agreement`.
+Agreement = Callable[[Values, Values], float]
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer.
+
+    Attributes:
+        name, op: of its node.
+        own_db: SQNR of its output when it alone is in INT8.
+        output_db: SQNR of the model's output when it alone is in INT8.
+        together_db: SQNR of its output when all layers are in INT8.
+        agreement: mean agreement of the model's output when it alone is in INT8; None without a task.
+        metric: the task's metric then, None where no labels were given.
+    """
+
+    name: str
+    op: str
+    own_db: float
+    output_db: float
+    together_db: float
+    agreement: float | None = None
+    metric: float | None = None
+
+    @property
+    def noise(self) -> float:
+        """Noise power that it adds to the output, relative to the signal's."""
+        return float(10 ** (-self.output_db / 10))
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All layers in graph order, and the same figures with all of them in INT8."""
+
+    layers: tuple[LayerSensitivity, ...]
+    images: int
+    output_db: float
+    agreement: float | None = None
+    metric: float | None = None
+    metric_float: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def worst_first(self) -> list[LayerSensitivity]:
+        """Layers by what they cost at the output, the dearest first."""
+        return sorted(self.layers, key=lambda layer: (layer.output_db, layer.name))
+
+
+@dataclass
+class _Power:
+    """Running sums of signal and noise."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, expected: NDArray[Any], got: NDArray[Any]) -> None:
+        y = expected.astype(np.float64)
+        self.signal += float(np.square(y).sum())
+        self.noise += float(np.square(y - got).sum())
+
+    @property
+    def db(self) -> float:
+        if self.noise == 0 or self.signal == 0:
+            return CEILING_DB if self.noise == 0 else -CEILING_DB
+        ratio = 10 * math.log10(self.signal / self.noise)
+        return min(ratio, CEILING_DB) if math.isfinite(ratio) else -CEILING_DB
+
+
+@dataclass
+class _Tally:
+    own: _Power = field(default_factory=_Power)
+    output: _Power = field(default_factory=_Power)
+    together: _Power = field(default_factory=_Power)
+    agreements: list[float] = field(default_factory=list)
+
+
+def measure(
+    float_model: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    layers: Sequence[Note],
+    feeds: Iterable[Mapping[str, NDArray[Any]]],
+    *,
+    agreement: Agreement | None = None,
+    memory_mb: int = 512,
+    progress: Progress | None = None,
+) -> tuple[Sensitivity, Emulator]:
+    """Sensitivity of each of `layers` (`report.placement.quantized`), and the emulator to try mixes with.
+
+    `memory_mb` bounds the float activations kept while one image is done. Raises CalibrationError without an
+    image, or where the model does not run.
+    """
+    notes = {note.node: note for note in layers}
+    outputs = _outputs(float_model, notes)
+    emulator = Emulator(float_model, quantized, notes, outputs.values())
+    tallies, whole = {name: _Tally() for name in notes}, _Tally()
+    count = 0
+    for feed in feeds:
+        for group in _groups(float_model, outputs, feed, memory_mb << 20):
+            probes = [outputs[name] for name in group]
+            exact = emulator.run(feed, (), probes)
+            everything = emulator.run(feed, None, probes)
+            for number, name in enumerate(group):
+                tally, probe = tallies[name], outputs[name]
+                alone = emulator.run(feed, (name,), (probe,))
+                tally.own.add(exact[probe], alone[probe])
+                tally.together.add(exact[probe], everything[probe])
+                _compare(tally, emulator.outputs, exact, alone, agreement)
+                if progress is not None and not number % 4:
+                    progress(count * len(notes) + number, None)
+        _compare(whole, emulator.outputs, exact, everything, agreement)
+        count += 1
+    if not count:
+        raise CalibrationError("there is no image to measure sensitivity on", "give some with --data")
+    found = tuple(
+        LayerSensitivity(
+            name,
+            notes[name].op,
+            tally.own.db,
+            tally.output.db,
+            tally.together.db,
+            _mean(tally.agreements),
+        )
+        for name, tally in tallies.items()
+    )
+    return Sensitivity(found, count, whole.output.db, _mean(whole.agreements)), emulator
+
+
+def _compare(
+    tally: _Tally, names: Iterable[str], exact: Values, got: Values, agreement: Agreement | None
+) -> None:
+    for name in names:
+        if exact[name].dtype.kind == "f":
+            tally.output.add(exact[name], got[name])
+    if agreement is not None:
+        tally.agreements.append(agreement(exact, got))
+
+
+def _outputs(model: onnx.ModelProto, names: Mapping[str, Note]) -> dict[str, str]:
+    """Layer -> the tensor it makes."""
+    return {node.name: node.output[0] for node in model.graph.node if node.name in names}
+
+
+def _groups(
+    model: onnx.ModelProto, outputs: Mapping[str, str], feed: Mapping[str, NDArray[Any]], budget: int
+) -> list[list[str]]:
+    """Layers in order, cut where their float outputs (two copies each) would exceed the budget in bytes."""
+    shapes = GraphView(concrete(model, {name: value.shape for name, value in feed.items()})).shapes
+    groups: list[list[str]] = [[]]
+    used = 0
+    for name, tensor in outputs.items():
+        need = 8 * (elements(shapes.get(tensor)) or 1 << 20)
+        if groups[-1] and used + need > budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(name)
+        used += need
+    return groups
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

@@ -1,0 +1,187 @@
+"""The quantized layers of a placed model, each beside the float layer that it was made from.
+
+Placement keeps the order of nodes and only adds Quantize- and DequantizeLinear, and drops Constants: what
+remains pairs up one to one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, numpy_helper
+
+from edgedeploy.core.errors import CalibrationError
+from edgedeploy.graphs.view import GraphView, attribute
+
+_ADDED = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A Conv, ConvTranspose, Gemm or MatMul whose weight became integer codes.
+
+    Attributes:
+        node, original: in the quantized and in the float model.
+        w: float weight, as the float model has it.
+        dequantize: the node that turns the codes into a weight; its inputs are codes, scales, zero-points.
+        bias: float bias of the node itself, None where it has none.
+        axis: of the output channels in the weight, None for one scale of the whole weight.
+    """
+
+    node: NodeProto
+    original: NodeProto
+    w: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+    dequantize: NodeProto
+    axis: int | None
+
+    @property
+    def name(self) -> str:
+        return self.node.name or self.node.output[0]
+
+    @property
+    def outputs(self) -> int:
+        """Output channels: the length of a bias."""
+        if self.node.op_type == "ConvTranspose":
+            return int(self.w.shape[1]) * int(attribute(self.node, "group", 1))
+        transposed = self.node.op_type == "Conv" or attribute(self.node, "transB", 0)
+        return int(self.w.shape[0 if transposed else -1])
+
+
+class Placed:
+    """A quantized model to edit: a copy, its layers, its constants by name."""
+
+    def __init__(self, quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(quantized)
+        self.nodes = list(self.model.graph.node)
+        self.producer = {name: node for node in self.nodes for name in node.output}
+        self.constants = {entry.name: entry for entry in self.model.graph.initializer}
+        view = GraphView(model)
+        ours = [node for node in self.nodes if node.op_type not in _ADDED]
+        theirs = [node for node in view.nodes if node.op_type not in _ADDED]
+        if [node.op_type for node in ours] != [node.op_type for node in theirs]:
+            raise CalibrationError(
+                "the quantized model was not made from this float model", "quantize it again"
+            )
+        self.layers: list[Layer] = []
+        for node, original in zip(ours, theirs, strict=True):
+            made = self.producer.get(node.input[1]) if len(node.input) > 1 else None
+            if made is None or made.op_type != "DequantizeLinear" or original.input[1] not in view.constants:
+                continue
+            scale = self.value(made.input[1])
+            axis = int(attribute(made, "axis", 1)) if scale.ndim else None
+            w = view.value(original.input[1])
+            named = original.input[2] if len(original.input) > 2 else ""
+            bias = view.value(named) if named in view.constants else None
+            if not named or bias is not None:  # a computed bias cannot be corrected
+                self.layers.append(Layer(node, original, w, bias, made, axis))
+        self.view = view
+        self.originals = {id(node): original for node, original in zip(ours, theirs, strict=True)}
+
+    def value(self, name: str) -> NDArray[Any]:
+        """A constant's value."""
+        return numpy_helper.to_array(self.constants[name])
+
+    def replace(self, name: str, value: NDArray[Any]) -> None:
+        """Give a constant another value of the same shape and type."""
+        old = self.constants[name]
+        old.CopyFrom(numpy_helper.from_array(value.astype(self.value(name).dtype), name))
+
+    def weight(self, layer: Layer) -> NDArray[np.float64]:
+        """The weight that the codes stand for."""
+        codes, scale = (self.value(name) for name in layer.dequantize.input[:2])
+        return codes.astype(np.float64) * spread(scale, layer.axis, codes.ndim)
+
+    def steps(self, layer: Layer) -> NDArray[np.float64]:
+        """The scale of each weight, shaped so that it broadcasts against the weight."""
+        return spread(self.value(layer.dequantize.input[1]), layer.axis, layer.w.ndim)
+
+    def private(self, layer: Layer) -> bool:
+        """Whether no other layer shares this weight's codes."""
+        codes = layer.dequantize.input[0]
+        return len([other for other in self.layers if other.dequantize.input[0] == codes]) == 1
+
+    def shift_bias(self, layer: Layer, change: NDArray[np.float64]) -> bool:
+        """Add to a layer's output channels; False where no bias can take it without another node."""
+        node = layer.node
+        if node.op_type == "MatMul":
+            found = self._add_after(layer)
+            if found is None:
+                return False
+            add, position = found
+            own = self.value(add.input[position]).reshape(-1) + change
+            name = f"{add.output[0]}_bias_corrected"
+            add.input[position] = self._constant(name, own.astype(np.float32))
+            return True
+        if node.op_type == "Gemm" and attribute(node, "beta", 1.0) != 1.0:
+            return False
+        if len(node.input) < 3 or not node.input[2]:
+            name = f"{node.output[0]}_bias_correction"
+            while len(node.input) < 3:
+                node.input.append("")
+            node.input[2] = self._constant(name, change.astype(np.float32))
+            return True
+        made = self.producer.get(node.input[2])
+        if made is not None and made.op_type == "DequantizeLinear":
+            codes, scale = self.value(made.input[0]), self.value(made.input[1]).astype(np.float64)
+            moved: NDArray[np.float64] = np.rint(codes + change / scale)
+            if np.abs(moved).max() >= 2**31:
+                return False
+            made.input[0] = self._constant(f"{made.input[0]}_corrected", moved.astype(np.int32))
+            return True
+        b = self.value(node.input[2]) if node.input[2] in self.constants else layer.bias
+        if b is None or b.size not in (1, change.size) or b.ndim > 2:
+            return False
+        own = (b.reshape(-1) + change).astype(np.float32)
+        node.input[2] = self._constant(f"{node.input[2]}_{node.output[0]}_corrected", own)
+        return True
+
+    def moved(self, layer: Layer) -> NDArray[np.float64] | float:
+        """How far the bias in the Add after a MatMul is from the float model's."""
+        found = self._add_after(layer)
+        if found is None:
+            return 0.0
+        add, position = found
+        before = self.view.value(self.originals[id(add)].input[position]).astype(np.float64)
+        return self.value(add.input[position]).reshape(-1) - before.reshape(-1)
+
+    def finished(self) -> onnx.ModelProto:
+        """The edited model, without constants that nothing reads any more."""
+        graph = self.model.graph
+        view = GraphView(self.model)
+        used = {name for node in graph.node for name in node.input} | view.captured | set(view.outputs)
+        for position in reversed(range(len(graph.initializer))):
+            if graph.initializer[position].name not in used:
+                del graph.initializer[position]
+        onnx.checker.check_model(self.model)
+        return self.model
+
+    def _add_after(self, layer: Layer) -> tuple[NodeProto, int] | None:
+        name = layer.node.output[0]
+        readers = [node for node in self.nodes if name in node.input]
+        if layer.node.op_type != "MatMul" or len(readers) != 1 or readers[0].op_type != "Add":
+            return None
+        position = 1 - list(readers[0].input).index(name)
+        other = readers[0].input[position]
+        b = self.value(other) if other in self.constants else None
+        if b is None or b.size not in (1, layer.outputs) or (b.size > 1 and b.shape[-1] != b.size):
+            return None
+        return readers[0], position
+
+    def _constant(self, name: str, value: NDArray[Any]) -> str:
+        while name in self.constants or name in self.producer:
+            name += "_"
+        self.model.graph.initializer.append(numpy_helper.from_array(value, name))
+        self.constants[name] = self.model.graph.initializer[-1]
+        return name
+
+
+def spread(scale: NDArray[Any], axis: int | None, rank: int) -> NDArray[np.float64]:
+    """Scales () or (channels,) shaped so that they broadcast along an axis."""
+    wide = scale.astype(np.float64)
+    return wide if axis is None else wide.reshape([-1 if i == axis else 1 for i in range(rank)])

@@ -1,0 +1,201 @@
+"""Write a model with explicit QuantizeLinear/DequantizeLinear from ranges and a rule set.
+
+One pair per tensor (P4); weights become INT8 initializers with DequantizeLinear alone (H5), a quarter of the
+size. The graph stays standard ONNX of opset 19 or newer: the same file goes to every runtime whose rule set
+it follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from edgedeploy.calibration.calibrator import Range
+from edgedeploy.calibration.place.exclusions import trained_for_int8
+from edgedeploy.calibration.place.plan import Note, Plan, make_plan
+from edgedeploy.calibration.place.ruleset import RuleSet
+from edgedeploy.calibration.place.weights import SMALLEST_SCALE
+from edgedeploy.calibration.place.writer import QdqWriter, Scale
+from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.pair_sums import LEVELS
+from edgedeploy.graphs.view import GraphView
+
+OPSET = 19
+# Codes of an asymmetric activation: the least one, and the greatest less the least.
+CODES = {
+    "uint8": (np.uint8, 0, 255),
+    "int8-asymmetric": (np.int8, -128, 255),
+    "uint16": (np.uint16, 0, 65535),
+}
+NEWEST_NEEDED = {"uint16": 21}
+TRAINED = "trained for INT8"  # doc_string of such a layer: lint then knows why a last layer is quantized
+
+
+@dataclass(frozen=True)
+class PlacementReport:
+    """What became of the graph.
+
+    Attributes:
+        quantized, excluded: notes on nodes, in graph order; an exclusion's reason is never empty.
+        pairs: tensors with a Q/DQ pair.
+        scales: quantized tensor -> its scale.
+        notes: changes to the model besides, e.g. a raised opset.
+    """
+
+    quantized: tuple[Note, ...]
+    excluded: tuple[Note, ...]
+    pairs: int
+    scales: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def prepared(model: onnx.ModelProto, rules: RuleSet | None = None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A copy of the model at an opset that the rule set takes (19 or newer without one), and the changes.
+
+    Raises CalibrationError if it cannot be, or is quantized already.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node):
+        raise CalibrationError("the model is quantized already", "start from the float model")
+    constants = {entry.name for entry in result.graph.initializer}
+    for position in reversed(range(len(result.graph.input))):
+        # Before IR version 4 every weight was listed among the inputs too; INT8 weights cannot be overridden.
+        if result.graph.input[position].name in constants:
+            del result.graph.input[position]
+    result.ir_version = max(result.ir_version, 9)
+    least = max(rules.opset, NEWEST_NEEDED.get(rules.activation, 0)) if rules else OPSET
+    most = rules.max_opset if rules and rules.max_opset else max(opset, least)
+    wanted_opset = min(max(opset, least), most)
+    if opset == wanted_opset:
+        _name_nodes(result)
+        return result, ()
+    try:
+        result = onnx.version_converter.convert_version(result, wanted_opset)
+    except Exception as error:
+        raise CalibrationError(
+            f"the model has opset {opset}, INT8 needs {wanted_opset}, and it cannot be converted: {error}",
+            "rewrite what is newer first: edgedeploy optimize MODEL.onnx --for TARGET"
+            if wanted_opset < opset
+            else "export it again with capture.opset=20",
+        ) from error
+    result.ir_version = max(result.ir_version, 9)
+    del result.metadata_props[:]
+    result.metadata_props.extend(model.metadata_props)
+    _name_nodes(result)
+    return result, (
+        f"opset {'raised' if wanted_opset > opset else 'lowered'} from {opset} to {wanted_opset}",
+    )
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, the one that `GraphView.label` has for it: Q/DQ shift positions."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        node.name = f"{name}_{index}" if name in taken else name
+        taken.add(node.name)
+
+
+def place(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    rules: RuleSet,
+    keep_float: Mapping[str, str] | None = None,
+) -> tuple[onnx.ModelProto, PlacementReport]:
+    """The quantized model, and which nodes were quantized or left in float and why.
+
+    `ranges` are of the float tensors that `wanted` names; nodes that need one which is not there stay in
+    float, and those whose label is in `keep_float`, with the reason given there. Raises CalibrationError if
+    the model is quantized already or its opset cannot be raised to 19.
+    """
+    result, notes = prepared(model, rules)
+    view = GraphView(result)
+    missing = {
+        name: f"no range is known for its input '{name}'"
+        for name in make_plan(view, rules, keep_float=keep_float).tensors
+        if name not in ranges
+    }
+    plan = make_plan(view, rules, missing, keep_float)
+    writer = QdqWriter(result, view, plan, _scales(view, plan, ranges, rules), rules)
+    trained = {view.label(index) for index, _ in plan.weights if trained_for_int8(view, index)}
+    writer.write()
+    for node in result.graph.node:
+        if node.name in trained:
+            node.doc_string = TRAINED
+    onnx.checker.check_model(result)
+    report = PlacementReport(
+        tuple(plan.quantized),
+        tuple(plan.excluded),
+        len(plan.tensors),
+        {name: float(scale) for name, (scale, _) in writer.scales.items()},
+        notes,
+    )
+    return result, report
+
+
+def wanted(model: onnx.ModelProto, rules: RuleSet, keep_float: Mapping[str, str] | None = None) -> list[str]:
+    """Tensors whose ranges `place` needs."""
+    return make_plan(GraphView(model), rules, keep_float=keep_float).tensors
+
+
+def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: RuleSet) -> dict[str, Scale]:
+    """Scale and zero-point per tensor; tensors tied together get those of the union of their ranges."""
+    merged: dict[str, Range] = {}
+    for name in plan.tensors:
+        leader = plan.find(name)
+        own = _known_range(view, name, rules) or ranges[name]
+        merged[leader] = merged[leader].union(own) if leader in merged else own
+    joins = {plan.find(name) for name in plan.tensors if rules.symmetric_joins and _is_join(view, plan, name)}
+    scales = {
+        leader: _scale(_widened(covered, rules), rules.activation, symmetric=leader in joins)
+        for leader, covered in merged.items()
+    }
+    return {name: scales[plan.find(name)] for name in plan.tensors}
+
+
+def _is_join(view: GraphView, plan: Plan, name: str) -> bool:
+    """Whether a MatMul reads what joins tokens (lint rule ED117)."""
+    readers = (view.nodes[index].op_type for index, _ in plan.reads.get(name, ()))
+    return any(op in {"MatMul", "Gemm"} for op in readers) and view.joins_tokens(name)
+
+
+def _scale(covered: Range, kind: str, *, symmetric: bool) -> Scale:
+    scale, zero = scale_of(covered, kind)
+    return scale_of(covered, "int8") if symmetric and zero else (scale, zero)
+
+
+def _widened(covered: Range, rules: RuleSet) -> Range:
+    """The range, at least `rules.least_range` wide; what is not finite `scale_of` refuses."""
+    low, high = min(covered.low, 0.0), max(covered.high, 0.0)
+    return covered if not high - low < rules.least_range else Range(low, low + rules.least_range)
+
+
+def _known_range(view: GraphView, name: str, rules: RuleSet) -> Range | None:
+    producer = view.producer.get(name)
+    known = rules.known_ranges.get(view.nodes[producer].op_type) if producer is not None else None
+    return Range(*known) if known else None
+
+
+def scale_of(covered: Range, kind: str) -> Scale:
+    """Scale and zero-point: int8 s = amax / 127, or s = (high - low) / 255 (65535) with zero covered exactly.
+
+    A tensor that was zero throughout gets scale 1: nothing is known of what else it may hold. Raises
+    CalibrationError for a range that is not finite.
+    """
+    if not (math.isfinite(covered.low) and math.isfinite(covered.high)):
+        raise CalibrationError(
+            f"a range is not finite: [{covered.low}, {covered.high}]", "leave such a tensor out of the ranges"
+        )
+    if kind == "int8":
+        scale = max(covered.amax / LEVELS, SMALLEST_SCALE) if covered.amax > 0 else 1.0
+        return np.float32(scale), np.int8(0)
+    code, least, steps = CODES[kind]
+    low, high = min(covered.low, 0.0), max(covered.high, 0.0)
+    scale = max((high - low) / steps, SMALLEST_SCALE) if high > low else 1.0
+    return np.float32(scale), code(least + int(np.clip(np.rint(-low / scale), 0, steps)))

@@ -1,0 +1,76 @@
+"""Which input of an Add is the skip connection.
+
+Both inputs are followed back to their lowest common ancestor; the one fewer steps away is the skip, and the
+other must end in a quantized weighted operator that nothing else reads, for only then can the Add fuse into
+it. Quantizing the skip alone lets TensorRT and oneDNN do both in one INT8 kernel (rule P3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+from edgedeploy.graphs.view import GraphView
+
+# Between a weighted operator and the Add these fuse too.
+_FUSED = frozenset({"BatchNormalization", "Identity"})
+
+
+def skip_input(view: GraphView, index: int, quantized: Collection[int]) -> tuple[str | None, str]:
+    """The skip input of the Add at `index`, or None with the reason why there is none to quantize.
+
+    `quantized` are the weighted operators that run in INT8, by index.
+    """
+    inputs = list(view.nodes[index].input)
+    if not all(view.is_activation(name) for name in inputs) or inputs[0] == inputs[1]:
+        return None, "it does not add two different computed tensors"
+    shapes = [view.shapes.get(name) for name in inputs]
+    if None in shapes or len(set(map(str, shapes))) != 1:
+        return None, "its inputs are broadcast, or their shapes are unknown"
+    steps = [distances(view, name) for name in inputs]
+    common = steps[0].keys() & steps[1].keys()
+    if not common:
+        return None, "its inputs have no common ancestor"
+    nearest = min(common, key=lambda name: (steps[0][name] + steps[1][name], name))
+    producer = view.producer.get(nearest)
+    if nearest in inputs and producer in quantized:
+        return None, "the common ancestor is the weighted operator itself"
+    near, far = sorted((0, 1), key=lambda i: steps[i][nearest])
+    if steps[0][nearest] == steps[1][nearest]:
+        return None, "both inputs are equally far from their common ancestor"
+    if _fuses(view, inputs[far], quantized):
+        return inputs[near], ""
+    if _fuses(view, inputs[near], quantized):  # e.g. a resized map added to a convolution's output
+        return inputs[far], ""
+    return None, "neither input is the output of a quantized operator that only the Add reads"
+
+
+def _fuses(view: GraphView, name: str, quantized: Collection[int]) -> bool:
+    while True:
+        producer = view.producer.get(name)
+        if (
+            producer is None
+            or len(view.consumers[name]) != 1
+            or name in view.outputs
+            or name in view.captured
+        ):
+            return False
+        if producer in quantized:
+            return True
+        if view.nodes[producer].op_type not in _FUSED:
+            return False
+        name = view.nodes[producer].input[0]
+
+
+def distances(view: GraphView, name: str) -> dict[str, int]:
+    """Steps back from a tensor to each of its ancestors, itself included."""
+    found = {name: 0}
+    queue = deque([name])
+    while queue:
+        here = queue.popleft()
+        producer = view.producer.get(here)
+        for parent in view.data_inputs(producer) if producer is not None else ():
+            if parent not in found:
+                found[parent] = found[here] + 1
+                queue.append(parent)
+    return found

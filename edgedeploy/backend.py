@@ -1,0 +1,247 @@
+"""The contract between the toolkit and an inference runtime.
+
+A backend is one file: a class that builds (ONNX -> artifact) and opens (artifact -> session). The public
+wrappers here check once what every runtime needs checked; a plug-in's `_build`, `_open` and `_run` only work.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.core.errors import ArtifactError, BuildError, MissingDependencyError, UsageError
+from edgedeploy.core.registry import Registry
+from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.core.target import Target
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+Outputs = dict[str, Array]
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Above this a size is a slip of the hand, or a hostile file: an image of 8K has 100 million.
+MAX_INPUT_ELEMENTS = 512 << 20
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user may ask of a build.
+
+    Attributes:
+        workspace_mb: scratch memory the builder may use; None leaves it to the SDK.
+        optimization_level: 0 to 5 where the SDK has it; None is its default.
+        min_shapes, opt_shapes, max_shapes: per input, for engines with a dynamic size.
+        verbose: let the SDK talk.
+        exact_float: what is float in an int8 model is computed in float32, even where less is faster.
+    """
+
+    workspace_mb: int | None = None
+    optimization_level: int | None = None
+    min_shapes: Shapes = field(default_factory=dict)
+    opt_shapes: Shapes = field(default_factory=dict)
+    max_shapes: Shapes = field(default_factory=dict)
+    verbose: bool = False
+    exact_float: bool = False
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How to open an artifact.
+
+    Attributes:
+        shapes: per input, the concrete shape to specialize a dynamic model for; needed where it is dynamic.
+        threads: CPU threads, 0 for the runtime's own choice.
+        profile: let `Session.layers` report time per layer where the runtime can.
+        provider: "cpu", "cuda" or "tensorrt" in ONNX Runtime; empty takes what the artifact was built for.
+        optimize: whether the runtime may rewrite the graph; off it is a reference to compare others with.
+    """
+
+    shapes: Shapes = field(default_factory=dict)
+    threads: int = 0
+    profile: bool = False
+    provider: str = ""
+    optimize: bool = True
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Time of one layer of the last run, as the runtime names and fuses layers."""
+
+    name: str
+    kind: str
+    milliseconds: float
+
+
+class Session(ABC):
+    """An open model: `session(feeds) -> outputs`; use as a context manager.
+
+    Attributes:
+        inputs, outputs: specs with the concrete shapes where known.
+        device_ms: time of the last run by the device's own clock, None where there is none.
+    """
+
+    def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self.device_ms: float | None = None
+
+    def __call__(self, feeds: Feeds) -> Outputs:
+        """Run once. Feeds need the names, dtypes and shapes of `inputs`; raises UsageError otherwise.
+
+        The returned arrays may be the runtime's own memory: they are valid until the next call.
+        """
+        for spec in self.inputs:
+            check_feed(spec, feeds)
+        if len(feeds) != len(self.inputs):
+            extra = sorted(set(feeds) - {spec.name for spec in self.inputs})
+            wanted = ", ".join(spec.name for spec in self.inputs)
+            raise UsageError(f"there is no input called {', '.join(extra)}", f"the inputs are {wanted}")
+        return self._run(feeds)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def layers(self) -> list[LayerTime]:
+        """Time per layer of the last run, in order; empty unless opened with `profile` where offered."""
+        return []
+
+    def close(self) -> None:  # noqa: B027  most runtimes free by garbage collection; those that do not override
+        """Free the device's memory."""
+
+    @abstractmethod
+    def _run(self, feeds: Feeds) -> Outputs: ...
+
+
+class Backend(ABC):
+    """One runtime, one file: a subclass, and at its end `BACKENDS.register("name")(Subclass())`.
+
+    Attributes:
+        name: registry name, e.g. "onnxruntime".
+        package: import name of the SDK, or "" if nothing is needed.
+        extra: what to install, e.g. "edgedeploy[cpu]".
+        precisions: precisions it can run.
+        rounds_float: whether it may compute what is float in an int8 model in less, where that is faster.
+        suffix: of the files it builds.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    rounds_float: ClassVar[bool] = False
+    suffix: ClassVar[str] = ".onnx"
+
+    def why_not(self) -> str:
+        """Why this backend cannot run here, in one line; empty if it can. Imports nothing heavy."""
+        from importlib.util import find_spec
+
+        if self.package and find_spec(self.package) is None:
+            return f"{self.package} is not installed"
+        return ""
+
+    def install_hint(self) -> str:
+        """What to type where `why_not` gives a reason."""
+        return f'pip install "{self.extra}"'
+
+    @abstractmethod
+    def version(self) -> str:
+        """Version of the SDK; imports it."""
+
+    def build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:
+        """Compile an ONNX artifact for a target and write it to `out`.
+
+        Raises MissingDependencyError, ArtifactError for what is built already, UsageError for a precision
+        that the target does not have, and BuildError (UnsupportedOpError where an operator is to blame) for
+        what this backend refuses; then nothing is left at `out`.
+        """
+        self._require()
+        if artifact.kind != "onnx":
+            raise ArtifactError(f"{artifact.path} is already built", "build from the .onnx that it came from")
+        if artifact.precision not in target.precisions:
+            raise UsageError(
+                f"{target.title} does not run {artifact.precision}",
+                f"use one of: {', '.join(target.precisions)}",
+            )
+        if artifact.precision not in self.precisions:
+            raise BuildError(
+                f"backend {self.name} does not run {artifact.precision}",
+                f"use one of: {', '.join(self.precisions)}",
+            )
+        return self._build(artifact, target, options, out)
+
+    def open(self, artifact: Artifact, options: OpenOptions | None = None) -> Session:
+        """Make an artifact ready to run.
+
+        Raises MissingDependencyError, DeviceError where the device is not here, EngineMismatchError where it
+        was built for another, BuildError where the runtime refuses the file, UsageError for wrong shapes.
+        """
+        self._require()
+        return self._open(artifact, options or OpenOptions())
+
+    def _require(self) -> None:
+        reason = self.why_not()
+        if reason:
+            raise MissingDependencyError(f"backend {self.name}: {reason}", self.install_hint())
+
+    @abstractmethod
+    def _build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact: ...
+
+    @abstractmethod
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Session: ...
+
+
+BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends")
+
+
+def check_feed(spec: TensorSpec, feeds: Feeds) -> None:
+    """Raise UsageError unless the feed of this input is there with a matching dtype and shape."""
+    value = feeds.get(spec.name)
+    if value is None:
+        raise UsageError(f"input '{spec.name}' is missing", f"it wants {spec}")
+    if value.dtype != np.dtype(spec.dtype):
+        raise UsageError(f"input '{spec.name}' has dtype {value.dtype}", f"it wants {spec}")
+    fits = value.ndim == len(spec.shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(spec.shape, value.shape, strict=True)
+    )
+    if not fits:
+        raise UsageError(f"input '{spec.name}' has shape {list(value.shape)}", f"it wants {spec}")
+
+
+def concrete_shapes(artifact: Artifact, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """The shape of every input: as asked, else its own.
+
+    Raises UsageError for a dynamic one not given, one that does not fit, and one above MAX_INPUT_ELEMENTS.
+    """
+    result: dict[str, tuple[int, ...]] = {}
+    for spec in artifact.inputs:
+        wanted = shapes.get(spec.name)
+        own = spec.shape
+        if wanted is None:
+            if not spec.is_static:
+                raise UsageError(f"input {spec} has a dynamic size", "say which with --size HEIGHTxWIDTH")
+            wanted = tuple(int(dim) for dim in own)
+        elif len(wanted) != len(own) or any(
+            isinstance(o, int) and o != w for o, w in zip(own, wanted, strict=True)
+        ):
+            raise UsageError(
+                f"input {spec} cannot be {list(wanted)}", "export the model for that size, or with --dynamic"
+            )
+        if math.prod(wanted) > MAX_INPUT_ELEMENTS:
+            raise UsageError(
+                f"input {spec} as {list(wanted)} has more than {MAX_INPUT_ELEMENTS >> 20} million elements",
+                "choose a smaller --size, or export the model for one",
+            )
+        result[spec.name] = tuple(wanted)
+    return result

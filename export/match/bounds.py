@@ -1,0 +1,74 @@
+"""Clip, Relu, Max and Min with constants as one thing: y = min(max(x, low), high)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from edgedeploy.export.match.polynomial import scalar
+from edgedeploy.graphs.surgeon import (
+    FLOATS,
+    Graph,
+    Node,
+    Skip,
+    Tensor,
+    constant,
+    dtype_name,
+    has,
+    is_constant,
+)
+
+BOUNDING = ("Clip", "Relu", "Max", "Min")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def bounds_of(node: Node) -> tuple[Tensor, float, float]:
+    """(x, low, high), infinite where there is no bound; raises Skip if it is no such node or not floating."""
+    if node.op not in BOUNDING:
+        raise Skip(f"{node.op} does not bound")
+    if dtype_name(node.outputs[0]) not in FLOATS:
+        raise Skip(f"'{node.outputs[0].name}' is {dtype_name(node.outputs[0]) or 'of unknown type'}")
+    if node.op == "Relu":
+        return node.inputs[0], 0.0, math.inf
+    if node.op == "Clip":
+        return _clip_bounds(node)
+    if len(node.inputs) != 2:
+        raise Skip(f"{node.op} has {len(node.inputs)} operands")
+    place = next((index for index in (0, 1) if is_constant(node.inputs[index])), None)
+    limit = scalar(node.inputs[place]) if place is not None else None
+    if place is None or limit is None:
+        raise Skip(f"{node.op} has no scalar constant")
+    x, values = node.inputs[1 - place], np.asarray(node.inputs[place].values)
+    if is_constant(x) or (values.ndim and (x.shape is None or len(x.shape) < values.ndim)):
+        raise Skip("the constant may broadcast the tensor to a larger rank")
+    return (x, limit, math.inf) if node.op == "Max" else (x, -math.inf, limit)
+
+
+def clip_arguments(
+    graph: Graph, x: Tensor, hint: str, low: float, high: float
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """(inputs, attributes) of the Clip of x: the bounds were attributes before opset 11."""
+    attrs = {key: bound for key, bound in (("min", low), ("max", high)) if math.isfinite(bound)}
+    if graph.opset < 11:
+        return [x], attrs
+    dtype = np.dtype(dtype_name(x) or "float32")
+    limits = [
+        constant(graph, f"{hint}_{key}", np.asarray(attrs[key], dtype)) if key in attrs else type(x).empty()
+        for key in ("min", "max")
+    ]
+    return [x, *limits[: 2 if "max" in attrs else 1]], {}
+
+
+def _clip_bounds(node: Node) -> tuple[Tensor, float, float]:
+    limits = [float(node.attrs.get("min", -math.inf)), float(node.attrs.get("max", math.inf))]
+    for index in (1, 2):
+        if has(node, index):
+            value = scalar(node.inputs[index])
+            if value is None:
+                raise Skip("a bound is computed")
+            limits[index - 1] = value
+    low, high = limits
+    # Clip without a bound was written as Clip by the largest float.
+    return node.inputs[0], -math.inf if low <= -_LARGEST else low, math.inf if high >= _LARGEST else high

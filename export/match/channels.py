@@ -1,0 +1,176 @@
+"""Which tensors share one channel axis: from the operators that make it to those that sum over it.
+
+Zero channels may be added to all of them at once: weights that make a channel get zero rows, weights that
+read it zero columns, and whatever finite value an operator in between gives for it is multiplied by zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgedeploy.graphs.surgeon import (
+    Graph,
+    Node,
+    Skip,
+    Tensor,
+    constant,
+    float_of,
+    has,
+    is_constant,
+    is_standard,
+    kept_names,
+    producer,
+)
+
+# Of one tensor, each channel by itself, and finite at 0.
+ALONE = frozenset(
+    {
+        "Abs", "AveragePool", "BatchNormalization", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu",
+        "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MaxPool",
+        "Mish", "Neg", "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh",
+        "ThresholdedRelu",
+    }
+)  # fmt: skip
+# Of several tensors, value by value, and finite at 0.
+TOGETHER = frozenset(("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean"))
+VARIANCE = 4  # the input of BatchNormalization that is divided by
+
+
+@dataclass
+class Region:
+    """Tensors of one channel axis, and the nodes that make it, pass it on and sum over it, by identity."""
+
+    channels: int
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+    makers: dict[int, Node] = field(default_factory=dict)
+    inner: dict[int, Node] = field(default_factory=dict)
+    readers: dict[int, Node] = field(default_factory=dict)
+
+
+def region_of(graph: Graph, start: Node) -> Region:
+    """The region of a convolution's output channels; raises Skip where something in it cannot be padded."""
+    region, kept, waiting = Region(channels_of(start.outputs[0])), kept_names(graph), [start.outputs[0]]
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) in region.tensors:
+            continue
+        maker = producer(tensor)
+        if tensor.name in kept or maker is None:
+            raise Skip(f"its channels are those of '{tensor.name}', an input or output")
+        if channels_of(tensor) != region.channels:
+            raise Skip(f"'{tensor.name}' has other channels")
+        region.tensors[id(tensor)] = tensor
+        waiting += _around(region, maker, makes=True)
+        for node in tensor.outputs:
+            waiting += _around(region, node, makes=False)
+    return region
+
+
+def channels_of(tensor: Tensor) -> int:
+    """The size of axis 1; raises Skip where it is not known or behind it is no other axis."""
+    shape = tensor.shape
+    if shape is None or len(shape) < 3 or not isinstance(shape[1], int):
+        raise Skip(f"the channels of '{tensor.name}' are not known")
+    return int(shape[1])
+
+
+def widen(graph: Graph, region: Region, width: int) -> None:
+    """Give every tensor of the region `width` channels; nobody sees what the new ones hold."""
+    more = width - region.channels
+    for node in region.makers.values():
+        _append(graph, node, 1, 1 if node.op == "ConvTranspose" else 0, more)
+        _append(graph, node, 2, 0, more)
+    for node in region.readers.values():
+        _append(graph, node, 1, 0 if node.op == "ConvTranspose" else 1, more)
+    for node in region.inner.values():
+        if node.op == "Conv":
+            node.attrs["group"] = width
+        for index in range(len(node.inputs)):
+            axis = _channel_axis(node, index, region.channels)
+            if axis is not None:
+                _append(graph, node, index, axis, more)
+    for tensor in region.tensors.values():
+        tensor.shape = [tensor.shape[0], width, *tensor.shape[2:]]
+
+
+def _around(region: Region, node: Node, *, makes: bool) -> Iterator[Tensor]:
+    """The other tensors of the axis around a node that makes or reads a tensor of it; raises Skip."""
+    if not is_standard(node):
+        raise Skip(f"{node.op} '{node.name}' is no operator of ONNX itself")
+    if node.op in ("Conv", "ConvTranspose"):
+        for index in (1, 2):
+            if has(node, index):
+                float_of(node.inputs[index], f"a weight of '{node.name}'")
+        group = int(node.attrs.get("group", 1))
+        if group == 1:
+            (region.makers if makes else region.readers)[id(node)] = node
+            return
+        if node.op != "Conv" or not group == region.channels == node.inputs[1].shape[0]:
+            raise Skip(f"'{node.name}' has {group} groups")
+    elif node.op not in ALONE | TOGETHER and not _leaves_channels(node):
+        raise Skip(f"{node.op} '{node.name}' may mix channels")
+    if len(node.outputs) > 1:
+        raise Skip(f"{node.op} '{node.name}' has a second output")
+    region.inner[id(node)] = node
+    yield node.outputs[0]
+    yield from _operands(node, region.channels)
+
+
+def _operands(node: Node, channels: int) -> Iterator[Tensor]:
+    """The inputs of a node that lie on the axis its output lies on; raises Skip."""
+    for index, tensor in enumerate(node.inputs):
+        if is_constant(tensor):
+            _channel_axis(node, index, channels)  # raises where it cannot grow
+        elif index and node.op not in TOGETHER and not tensor.is_empty():
+            raise Skip(f"input {index} of {node.op} '{node.name}' is computed")
+        elif not tensor.is_empty():
+            is_map = len(node.inputs) > 1 and channels_of(tensor) == 1
+            if not is_map or channels == 1:  # one value for all channels stays one
+                yield tensor
+
+
+def _leaves_channels(node: Node) -> bool:
+    """Whether a Resize or Pad works on other axes alone, as far as constants tell."""
+    if node.op == "Resize" and node.attrs.get("axes"):
+        return 1 not in [int(axis) for axis in node.attrs["axes"]] and min(node.attrs["axes"]) >= 0
+    if node.op == "Resize" and has(node, 2) and is_constant(node.inputs[2]):
+        return bool(node.inputs[2].values[1] == 1)
+    if node.op == "Pad" and len(node.inputs) <= 3 and has(node, 1) and is_constant(node.inputs[1]):
+        pads = node.inputs[1].values
+        return bool(pads[1] == 0 == pads[1 + len(pads) // 2])
+    return False
+
+
+def _channel_axis(node: Node, index: int, channels: int) -> int | None:
+    """The axis of a constant input that lies on the channels; None where it has none. Raises Skip."""
+    tensor = node.inputs[index]
+    if not is_constant(tensor) or node.op in ("Resize", "Pad", "Clip"):
+        return None
+    float_of(tensor, f"a constant of '{node.name}'")
+    if node.op in ("Conv", "BatchNormalization"):
+        return 0
+    rank = len(node.outputs[0].shape or ())
+    axis = len(tensor.shape) - rank + 1
+    if rank < 3 or axis > 1:
+        raise Skip(f"a constant of {node.op} '{node.name}' has more axes than the tensor")
+    if axis < 0 or tensor.shape[axis] == 1:
+        return None
+    if tensor.shape[axis] != channels:
+        raise Skip(f"a constant of {node.op} '{node.name}' has other channels")
+    return axis
+
+
+def _append(graph: Graph, node: Node, index: int, axis: int, more: int) -> None:
+    """Zeros behind a constant's values on one axis; ones where they are divided by."""
+    if not has(node, index):
+        return
+    tensor = node.inputs[index]
+    values = float_of(tensor, "a weight")
+    room = [(0, more if place == axis else 0) for place in range(values.ndim)]
+    fill = 1.0 if node.op == "BatchNormalization" and index == VARIANCE else 0.0
+    node.inputs[index] = constant(
+        graph, tensor.name, np.pad(values, room, constant_values=fill), tensor.dtype
+    )

@@ -1,0 +1,42 @@
+"""Where float16 is too coarse in a graph whatever the values: squares, and places in an image.
+
+float16 has 11 bits: a place in GridSample's units of -1 to 1 is off by up to 1/16 of a pixel at a width of
+512, and by 1/4 at 2048.
+"""
+
+from __future__ import annotations
+
+from edgedeploy.graphs.surgeon import Graph, producer
+
+# Where float32 may stop: what comes out of these was summed, and is as exact as float16 has it.
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "DeformConv")
+
+
+def coordinates(graph: Graph) -> set[int]:
+    """Ids of the nodes that compute where GridSample reads, back to the layers that say how far to move."""
+    waiting = [node.inputs[1] for node in graph.nodes if node.op == "GridSample"]
+    found: set[int] = set()
+    while waiting:
+        maker = producer(waiting.pop())
+        if maker is not None and maker.op not in WEIGHTED and id(maker) not in found:
+            found.add(id(maker))
+            waiting += maker.inputs
+    return found
+
+
+def from_square_to_root(graph: Graph) -> set[int]:
+    """Nodes from x*x or x^2 over a mean to the division by its root: squares overflow float16 first."""
+    found: set[int] = set()
+    for node in graph.nodes:
+        maker = producer(node.inputs[0]) if node.inputs else None
+        squared = maker is not None and (
+            maker.op == "Pow" or (maker.op == "Mul" and maker.inputs[0] is maker.inputs[1])
+        )
+        if node.op in ("ReduceMean", "GlobalAveragePool") and maker is not None and squared:
+            found |= {id(maker), id(node)}
+        elif node.op in ("Add", "Sqrt", "Div", "Mul", "Clip", "Max") and any(
+            producer(tensor) is not None and id(producer(tensor)) in found and producer(tensor).op != "Div"
+            for tensor in node.inputs
+        ):
+            found.add(id(node))
+    return found

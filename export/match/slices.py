@@ -1,0 +1,69 @@
+"""Slice as ranges of axes, with constants counted from the front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, has, value_of
+
+FAR = 2**31 - 1  # an end that lies behind every tensor
+
+
+@dataclass(frozen=True)
+class Range:
+    """begin, begin + step, ... as far as it lies before `end` and before the axis ends; none is negative."""
+
+    begin: int
+    end: int
+    step: int
+
+    def of(self, first: Range) -> Range:
+        """This range of what `first` takes: a[first][self] = a[self.of(first)]."""
+        begin = first.begin + self.begin * first.step
+        return Range(begin, min(first.end, first.begin + self.end * first.step), first.step * self.step)
+
+
+def ranges(node: Node) -> dict[int, Range]:
+    """The range of every axis that a Slice names; raises Skip where one is computed or runs backwards."""
+    if len(node.inputs) < 3:
+        raise Skip("its ranges are attributes, as before opset 10")
+    shape = node.inputs[0].shape
+    starts, ends = (
+        value_of(node.inputs[i], what).reshape(-1).tolist() for i, what in ((1, "its start"), (2, "its end"))
+    )
+    named = value_of(node.inputs[3], "its axes").reshape(-1).tolist() if has(node, 3) else range(len(starts))
+    steps = value_of(node.inputs[4], "its step").reshape(-1).tolist() if has(node, 4) else [1] * len(starts)
+    found: dict[int, Range] = {}
+    for axis, begin, end, step in zip(named, starts, ends, steps, strict=True):
+        place = int(axis)
+        if axis < 0:
+            if shape is None:
+                raise Skip("the rank is not known")
+            place += len(shape)
+        size = shape[place] if shape is not None and isinstance(shape[place], int) else None
+        if step < 1:
+            raise Skip("it runs backwards")
+        found[place] = Range(_from_front(begin, size), _from_front(end, size), int(step))
+    return found
+
+
+def write(graph: Graph, node: Node, of: dict[int, Range]) -> None:
+    """Let a Slice take these ranges."""
+    axes = sorted(of)
+    columns = {
+        "starts": [min(of[axis].begin, FAR) for axis in axes],
+        "ends": [min(of[axis].end, FAR) for axis in axes],
+        "axes": axes,
+        "steps": [of[axis].step for axis in axes],
+    }
+    name = node.outputs[0].name
+    tensors = [constant(graph, f"{name}_{key}", np.array(v, np.int64)) for key, v in columns.items()]
+    node.inputs = [node.inputs[0], *tensors]
+
+
+def _from_front(index: int, size: int | None) -> int:
+    if index < 0 and size is None:
+        raise Skip("it counts from the end of an axis whose size is not known")
+    return max(0, int(index) + (size if index < 0 and size is not None else 0))

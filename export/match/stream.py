@@ -1,0 +1,142 @@
+"""The residual stream that a LayerNorm reads: all that is added into it, and all that reads it.
+
+Followed along one axis, counted from the end: sums, and operators that only move or pick along other axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgedeploy.export.affine.scale_shift import Array
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, constant, float_of, has, kept_names, producer
+from edgedeploy.graphs.surgeon import is_constant as given
+
+SOURCES = ("MatMul", "Gemm", "Conv")
+
+
+@dataclass
+class Stream:
+    """What centering a stream takes.
+
+    Attributes:
+        norms: the LayerNormalizations that read it.
+        edits: (node, input, axis) of every constant whose mean over that axis is to be taken away.
+        axes: the stream's tensors by identity, each with its axis.
+        seen: nodes visited, by identity, as the maker or as a reader of a tensor of the stream.
+    """
+
+    graph: Graph
+    norms: list[Node] = field(default_factory=list)
+    edits: dict[tuple[int, int], tuple[Node, int, int]] = field(default_factory=dict)
+    axes: dict[int, int] = field(default_factory=dict)
+    seen: set[tuple[int, bool]] = field(default_factory=set)
+
+    def follow(self, start: Tensor) -> None:
+        """Everything that hangs together with `start` along its last axis; raises Skip where it leaks."""
+        kept, open_ = kept_names(self.graph), [(start, -1)]
+        while open_:
+            tensor, axis = open_.pop()
+            if self.axes.setdefault(id(tensor), axis) != axis:
+                raise Skip(f"tensor '{tensor.name}' is on two axes of the stream")
+            maker = producer(tensor)
+            if tensor.name in kept:
+                raise Skip(f"tensor '{tensor.name}' of the stream is read from outside the graph")
+            if maker is None:
+                raise Skip(f"input '{tensor.name}' flows into the stream, and nothing centers that")
+            for node in (maker, *tensor.outputs):
+                role = (id(node), node is maker)
+                if role not in self.seen:
+                    self.seen.add(role)
+                    open_ += self._visit(node, tensor, axis, makes=node is maker)
+
+    def center(self) -> None:
+        """Take the means away, in new constants."""
+        for node, index, axis in self.edits.values():
+            tensor = node.inputs[index]
+            values = centered(float_of(tensor, "a constant of the stream"), axis)
+            node.inputs[index] = constant(self.graph, tensor.name, values, tensor.dtype)
+
+    def _visit(self, node: Node, tensor: Tensor, axis: int, *, makes: bool) -> list[tuple[Tensor, int]]:
+        if makes and node.op in SOURCES:
+            self._source(node, axis)
+            return []
+        if not makes and node.op == "LayerNormalization" and node.inputs[0] is tensor:
+            if axis != -1 or float_of(node.inputs[1], "the scale").ndim != 1:
+                raise Skip(f"'{node.name}' normalizes other axes")
+            self.norms.append(node)
+            return []
+        inside, outside = _axes(node, axis, makes=makes)
+        moved = node.inputs if node.op in ("Add", "Sub", "Concat") else node.inputs[:1]
+        found = [(node.outputs[0], outside)]
+        for index, operand in enumerate(moved):
+            if given(operand):
+                float_of(operand, "a constant of the stream")
+                self._edit(node, index, inside)
+            else:
+                found.append((operand, inside))
+        return [(t, a) for t, a in found if id(t) not in self.axes]
+
+    def _edit(self, node: Node, index: int, axis: int) -> None:
+        self.edits[id(node), index] = (node, index, axis)
+
+    def _source(self, node: Node, axis: int) -> None:
+        w = float_of(node.inputs[1], f"the weight of '{node.name}'")
+        if node.op == "Conv":
+            if axis != 1 - w.ndim or int(node.attrs.get("group", 1)) != 1:
+                raise Skip(f"'{node.name}' does not give the stream's axis as its channels")
+            out = -w.ndim
+        elif axis != -1 or w.ndim != 2:
+            raise Skip(f"'{node.name}' does not give the stream's axis as its columns")
+        else:
+            out = -2 if node.op == "Gemm" and node.attrs.get("transB", 0) else -1
+        self._edit(node, 1, out)
+        if node.op != "MatMul" and has(node, 2):
+            float_of(node.inputs[2], f"the bias of '{node.name}'")
+            self._edit(node, 2, -1)
+
+
+def centered(values: Array, axis: int) -> Array:
+    """x - mean(x) over an axis; a constant that is the same all along it vanishes."""
+    if values.ndim < -axis:
+        return np.zeros(values.shape)
+    return np.asarray(values - values.mean(axis=axis, keepdims=True), np.float64)
+
+
+def _axes(node: Node, axis: int, *, makes: bool) -> tuple[int, int]:
+    """The stream's axis before and after an operator that leaves it as it is; raises Skip for any other."""
+    if node.op in ("Add", "Sub", "Identity"):
+        return axis, axis
+    if node.op == "Concat" and _counted(node, int(node.attrs["axis"])) != axis:
+        return axis, axis
+    if node.op == "Transpose" and "perm" in node.attrs:
+        perm = list(node.attrs["perm"])
+        if makes:
+            return perm[axis] - len(perm), axis
+        return axis, perm.index(axis + len(perm)) - len(perm)
+    if node.op == "Reshape":
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if before is not None and after is not None:
+            return _reshaped(list(before), list(after), axis, makes=makes)
+    raise Skip(f"'{node.name}' ({node.op}) stands in the stream and is no sum")
+
+
+def _reshaped(before: list[object], after: list[object], axis: int, *, makes: bool) -> tuple[int, int]:
+    """Reshape keeps an axis if all before it, or all behind it, keeps its sizes."""
+    known, other = (after, before) if makes else (before, after)
+    place = len(known) + axis
+    if known[axis:] == other[axis:]:
+        return axis, axis
+    if known[: place + 1] == other[: place + 1]:
+        there = place - len(other)
+        return (there, axis) if makes else (axis, there)
+    raise Skip("a Reshape in the stream mixes its axis with others")
+
+
+def _counted(node: Node, axis: int) -> int:
+    """An axis counted from the end."""
+    shape = node.outputs[0].shape
+    if axis >= 0 and shape is None:
+        raise Skip(f"the rank of '{node.outputs[0].name}' is not known")
+    return axis if axis < 0 else axis - len(shape)

@@ -1,0 +1,99 @@
+"""Sums of any shape as a flat list of terms, and the linear branch that leads to each term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgedeploy.export.affine.scale_shift import read
+from edgedeploy.export.match.kernels import is_linear
+from edgedeploy.graphs.surgeon import (
+    Graph,
+    Node,
+    Skip,
+    Tensor,
+    is_constant,
+    is_standard,
+    kept_names,
+    producer,
+)
+
+SUMS = ("Add", "Sub", "Sum")
+MAX_TERMS, MAX_ROW = 64, 16  # pairs of terms are tried
+
+
+@dataclass(eq=False)
+class Term:
+    """One operand of a sum: operand `index` of `parent`, counted with `sign`."""
+
+    tensor: Tensor
+    sign: int
+    parent: Node
+    index: int
+
+    @property
+    def can_go(self) -> bool:
+        """Whether the sum stays a sum without it: what a Sub subtracts from must stay."""
+        return self.parent.op != "Sub" or self.index == 1
+
+
+def is_sum(node: Node) -> bool:
+    """Whether the node adds computed tensors (a constant among them makes it a shift)."""
+    return (
+        node.op in SUMS
+        and is_standard(node)
+        and len(node.inputs) > 1
+        and not any(is_constant(t) for t in node.inputs)
+    )
+
+
+def is_root(graph: Graph, node: Node) -> bool:
+    """Whether the node is the last of its sum."""
+    if not is_sum(node):
+        return False
+    result = node.outputs[0]
+    return not (_is_private(result, kept_names(graph)) and is_sum(result.outputs[0]))
+
+
+def terms(graph: Graph, root: Node) -> list[Term]:
+    """The terms of the sum that ends in `root`; raises Skip beyond 64."""
+    kept = kept_names(graph)
+    found: list[Term] = []
+    stack = [(root, 1)]
+    while stack:
+        node, sign = stack.pop()
+        for index, tensor in enumerate(node.inputs):
+            own = -sign if node.op == "Sub" and index == 1 else sign
+            maker = producer(tensor)
+            if maker is not None and is_sum(maker) and _is_private(tensor, kept):
+                stack.append((maker, own))
+            else:
+                found.append(Term(tensor, own, node, index))
+        if len(found) > MAX_TERMS:
+            raise Skip(f"the sum has more than {MAX_TERMS} terms")
+    return found
+
+
+def starts(graph: Graph, term: Term) -> list[tuple[Tensor, list[Node]]]:
+    """Tensors that the term is a linear function of, nearest first, each with the nodes from it on.
+
+    Every node's result is read by the next one alone; only scales and shifts, which cost nothing to repeat,
+    may have other readers.
+    """
+    kept = kept_names(graph)
+    tensor, row, shared = term.tensor, list[Node](), False
+    found = [(tensor, list(row))]
+    while len(row) < MAX_ROW:
+        maker = producer(tensor)
+        shared = shared or not _is_private(tensor, kept)
+        if maker is None or not is_standard(maker) or not is_linear(maker):
+            break
+        if shared and read(maker) is None:
+            break
+        row.insert(0, maker)
+        tensor = next(t for t in maker.inputs if not is_constant(t))
+        found.append((tensor, list(row)))
+    return found
+
+
+def _is_private(tensor: Tensor, kept: set[str]) -> bool:
+    return len(tensor.outputs) == 1 and tensor.name not in kept

@@ -1,0 +1,168 @@
+"""The smallest model on which a rewrite goes wrong: what the rewrite touched, and what flowed into it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgedeploy.core.files import replacing, write_bytes, write_text
+from edgedeploy.export.graph_pass import GraphPass
+from edgedeploy.export.prove.proof import Refuted, difference
+from edgedeploy.graphs.evaluate import Evaluator, Feeds, NotRunnable, Outputs
+
+
+@dataclass(frozen=True)
+class Repro:
+    """Two models that should agree on `feeds` and do not; `note` says what they are."""
+
+    before: onnx.ModelProto
+    after: onnx.ModelProto
+    feeds: Outputs
+    note: str
+
+    def save(self, folder: Path, name: str, reason: str) -> None:
+        """Write before.onnx, after.onnx, feeds.npz and README.txt into `folder`; raises OutputError."""
+        write_bytes(folder / "before.onnx", self.before.SerializeToString())
+        write_bytes(folder / "after.onnx", self.after.SerializeToString())
+        with replacing(folder / "feeds.npz") as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **dict(self.feeds))  # type: ignore[arg-type]  # names may be any text
+        write_text(folder / "README.txt", _README.format(name=name, reason=reason, note=self.note))
+
+
+def minimal(
+    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, step: GraphPass, node: str
+) -> Repro:
+    """Cut both models down to the nodes that differ; falls back to the whole where that shows nothing."""
+    whole = Repro(before, after, dict(feeds), "the whole model")
+    old, new = _changed(before, after), _changed(after, before)
+    if not step.keeps_contract or not old or not new:
+        return whole
+    made = _made(old) & _made(new)
+    outputs = sorted(made & (_read(_others(before, old)) | {value.name for value in before.graph.output}))
+    read = (_read(old) - _made(old)) | (_read(new) - _made(new))
+    wanted = sorted(read - _constants(before) - _constants(after))
+    if not outputs:
+        return whole
+    seen = _watched(before, wanted)(feeds) if wanted else {}
+    flowing = {name: np.asarray(seen[name]) for name in wanted if name in seen and name not in feeds}
+    flowing.update({name: np.asarray(feeds[name]) for name in wanted if name in feeds})
+    small = Repro(
+        _part(before, old, flowing, outputs),
+        _part(after, new, flowing, outputs),
+        {name: value for name, value in flowing.items() if name in wanted},
+        f"cut out around node '{node}'" if node else "cut down to the nodes that changed",
+    )
+    return small if _differs(small, step.atol) else whole
+
+
+def _differs(repro: Repro, atol: float) -> bool:
+    try:
+        expected = Evaluator(repro.before)(repro.feeds)
+    except NotRunnable:
+        return False
+    try:
+        return not difference(expected, Evaluator(repro.after)(repro.feeds), atol) <= atol
+    except (NotRunnable, Refuted):
+        return True
+
+
+def _changed(model: onnx.ModelProto, other: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes of a model that the other does not have, or whose constants it has with other values."""
+    theirs = Counter(_fingerprints(other))
+    changed = []
+    for node, print_ in zip(model.graph.node, _fingerprints(model), strict=True):
+        if theirs[print_]:
+            theirs[print_] -= 1
+        else:
+            changed.append(node)
+    return changed
+
+
+def _fingerprints(model: onnx.ModelProto) -> Iterator[bytes]:
+    values = {tensor.name: tensor.SerializeToString() for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        yield node.SerializeToString() + b"".join(values.get(name, b"") for name in sorted(_read([node])))
+
+
+def _part(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], feeds: Outputs, outputs: list[str]
+) -> onnx.ModelProto:
+    """A model of some nodes, their constants, the inputs that they read, and the given outputs."""
+    read = _read(nodes) - _made(nodes)
+    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    part.functions.extend(model.functions)
+    part.graph.name = "repro"
+    part.graph.node.extend(nodes)
+    part.graph.initializer.extend(t for t in model.graph.initializer if t.name in read)
+    part.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in read)
+    for name, value in feeds.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        part.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, value.shape))
+    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    for name in outputs:
+        typed = name in known and known[name].type.tensor_type.elem_type
+        kind = known[name].type.tensor_type.elem_type if typed else onnx.TensorProto.FLOAT
+        part.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    return part
+
+
+def _watched(model: onnx.ModelProto, names: Iterable[str]) -> Evaluator:
+    """The model with more of its tensors as outputs."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    there = {value.name for value in (*model.graph.output, *model.graph.input)}
+    types = {value.name: value for value in model.graph.value_info}
+    inner = [name for name in names if name not in there]
+    watched.graph.output.extend(types.get(name, onnx.ValueInfoProto(name=name)) for name in inner)
+    return Evaluator(watched)
+
+
+def _others(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    chosen = {output for node in nodes for output in node.output}
+    return [node for node in model.graph.node if chosen.isdisjoint(node.output)]
+
+
+def _made(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.output if name}
+
+
+def _read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Names that nodes read, and that the bodies of theirs do."""
+    found: set[str] = set()
+    for node in nodes:
+        found.update(name for name in node.input if name)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                body = attribute.g
+                own = _made(body.node) | {v.name for v in body.input} | {t.name for t in body.initializer}
+                found |= (_read(body.node) | {value.name for value in body.output}) - own
+    return found
+
+
+def _constants(model: onnx.ModelProto) -> set[str]:
+    sparse = {tensor.values.name for tensor in model.graph.sparse_initializer}
+    return {tensor.name for tensor in model.graph.initializer} | sparse
+
+
+_README = """Pass {name} changed what a model computes, and was taken back:
+{reason}
+
+before.onnx and after.onnx are {note}; feeds.npz holds their inputs. To see the difference:
+
+    import numpy, onnxruntime
+    feeds = dict(numpy.load("feeds.npz"))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for name in ("before.onnx", "after.onnx"):
+        session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
+        print(name, session.run(None, feeds))
+
+To see the pass do it again:
+
+    edgedeploy optimize before.onnx --passes {name} --data feeds.npz -o again.onnx
+"""

@@ -1,0 +1,48 @@
+"""What the five backbones of STDO share: how they are registered, and bicubic enlargement.
+
+Li et al., Toward High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data Overfitting,
+CVPR 2023. All take RGB in [0, 1], (N, 3, H, W) -> (N, 3, scale H, scale W), and clip nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgedeploy.core.spec import TaskSpec
+from edgedeploy.models.registry import register_model
+
+PAPER = (
+    "Li et al., Toward High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data "
+    "Overfitting, CVPR 2023"
+)
+# Height and width of a patch of 1080p: a twentieth by a tenth of the frame, at x4 a tenth by a fifth.
+PATCH = {2: (54, 48), 3: (36, 32), 4: (54, 48)}
+UNREAD = ("sub_mean.", "add_mean.")  # the released networks hold these convolutions and never call them
+
+
+def register(
+    scale: int, *, margin: int, unread: tuple[str, ...] = ()
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Decorator of a builder.
+
+    Args:
+        scale: factor of enlargement.
+        margin: low-resolution pixels around a place that its result depends on, in each direction.
+        unread: prefixes of keys in published checkpoints that no output depends on.
+    """
+    options = {"scale": scale, "color": "rgb", "margin": margin, "mean": [0.0] * 3, "std": [255.0] * 3}
+    return register_model(
+        input_shape=(1, 3, *PATCH[scale]),
+        task=TaskSpec(name="super-resolution", options=options),
+        outputs=("sr",),
+        paper=PAPER,
+        training_only=unread,
+    )
+
+
+def enlarge_bicubic(x: Tensor, scale: int) -> Tensor:
+    """Bicubic interpolation with a = -0.75, corners not aligned, which is PyTorch's."""
+    return F.interpolate(x, scale_factor=float(scale), mode="bicubic", align_corners=False)

@@ -1,0 +1,137 @@
+"""What a training is for: examples, loss, metric and pictures of one task. A file of this folder each.
+
+Everything random in an example is drawn from (seed, step, position in the batch) alone, so a training that
+was killed, or that another number of processes goes on with, sees exactly the examples that it would have.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgedeploy.core.errors import RecipeError
+from edgedeploy.core.registry import Registry
+from edgedeploy.models.registry import MODELS, ModelInfo
+from edgedeploy.models.training.recipe import Section, TrainingRecipe, validated
+from edgedeploy.task import Image
+
+S = TypeVar("S", bound=Section)
+Batch = tuple[Tensor, ...]
+
+
+class Experiment(ABC, Generic[S]):
+    """One task bound to a recipe and a data folder.
+
+    Attributes:
+        settings_type: of the recipe's `settings`.
+        metric: of `evaluate`, larger is better: it decides which weights are the best.
+        labels: class names of the data, which go into the weights file.
+    """
+
+    settings_type: ClassVar[type[Section]]
+    metric: ClassVar[str]
+
+    def __init__(self, recipe: TrainingRecipe, data: Path) -> None:
+        self.recipe, self.data = recipe, data
+        self.settings = cast(S, validated(self.settings_type, recipe.settings, "settings"))
+        model = MODELS.get(recipe.model)
+        if model.task.name != recipe.experiment:
+            raise RecipeError(
+                f"{recipe.model} is no network for {recipe.experiment}", f"it is for {model.task.name}"
+            )
+        model.check_options(recipe.options)
+        self.info: ModelInfo = model.variant(**recipe.options).for_task(recipe.task)
+        self.labels: tuple[str, ...] = self.info.labels
+        self._order: tuple[tuple[int, int], NDArray[np.intp]] | None = None
+        self.prepare()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Find the data; raises UsageError that says what is expected where."""
+
+    @abstractmethod
+    def batch(self, step: int, positions: Sequence[int]) -> Batch:
+        """The examples at these positions of this step's batch, as tensors with the examples on axis 0."""
+
+    @abstractmethod
+    def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
+        """The module whose forward pass over a batch gives the losses."""
+
+    @abstractmethod
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Metrics on data that is not trained on; empty where there is none."""
+
+    def sheet(self, network: nn.Module) -> Image | None:  # noqa: ARG002
+        """A contact sheet of inputs, predictions and truth for a person to look at."""
+        return None
+
+    def random(self, step: int, position: int) -> np.random.Generator:
+        """The generator of one example."""
+        return np.random.default_rng([self.recipe.seed, step, position])
+
+    def index(self, step: int, position: int, count: int) -> int:
+        """Which of `count` samples an example is made of: every epoch has each once, in its own order."""
+        epoch, place = divmod(step * self.recipe.batch + position, count)
+        if self._order is None or self._order[0] != (epoch, count):
+            order = np.random.default_rng([self.recipe.seed, epoch]).permutation(count)
+            self._order = (epoch, count), order
+        return int(self._order[1][place])
+
+
+class Objective(nn.Module):
+    """A network with its loss: `forward` takes a batch and gives {"loss": ..., and parts for the log}.
+
+    Parameters beside the network's (the class centers of a metric loss) learn too, and stay in checkpoints.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
+EXPERIMENTS: Registry[type[Experiment[Any]]] = Registry(
+    "experiment", "edgedeploy.models.training.experiments"
+)
+
+
+def make_experiment(recipe: TrainingRecipe, data: Path) -> Experiment[Any]:
+    """The experiment of a recipe; raises UnknownNameError, RecipeError or UsageError."""
+    return EXPERIMENTS.get(recipe.experiment)(recipe, data)
+
+
+def refuse_teacher(recipe: TrainingRecipe) -> None:
+    """Raise RecipeError where an experiment that has no use for a teacher is given one."""
+    if recipe.teacher is not None:
+        raise RecipeError(f"{recipe.experiment} has no teacher", "leave `teacher` out")
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) over axis 1, both logits divided by T. Hinton et al., 2015."""
+    if student.shape != teacher.shape:
+        raise RecipeError(
+            f"the teacher says {list(teacher.shape)}, the student {list(student.shape)}",
+            "take a teacher of the same classes and output size",
+        )
+    log_p = F.log_softmax(student.float() / temperature, 1)
+    log_q = F.log_softmax(teacher.float() / temperature, 1)
+    divergence = (log_q.exp() * (log_q - log_p)).sum(1).mean()
+    return divergence * temperature**2
+
+
+def first_output(outputs: Any) -> Tensor:
+    """The main output of a network that may have auxiliary ones."""
+    result: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return result
+
+
+def stack(examples: Sequence[tuple[Any, ...]]) -> Batch:
+    """Examples, each a tuple of arrays or numbers, as a batch of tensors."""
+    return tuple(torch.from_numpy(np.stack(column)) for column in zip(*examples, strict=True))
