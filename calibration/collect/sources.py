@@ -21,7 +21,7 @@ from edgedeploy.core.image_header import image_kinds
 from edgedeploy.core.spacing import evenly
 from edgedeploy.task import Image
 from edgedeploy.vision.images import decode, is_image
-from edgedeploy.vision.video import decode_video, is_video, open_video
+from edgedeploy.vision.video import decode_video, is_video, open_video, upright_rgb
 
 # What a whole file of a kind contains near its end: not every OpenCV refuses a truncated one.
 _ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
@@ -81,12 +81,12 @@ def single_image(path: Path, skipped: dict[str, str], kinds: dict[str, int]) -> 
 
 
 def video_images(path: Path, limit: int) -> Iterator[Image]:
-    """Frames spread over a clip; UsageError where it is damaged."""
+    """Upright frames spread over a clip, RGB (H, W, 3) uint8; UsageError where it is damaged."""
     wanted = set(spread(_count_frames(path), limit)[:limit])
     with open_video(str(path)) as container:
         for index, frame in enumerate(decode_video(container, str(path))):
             if index in wanted:
-                yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+                yield upright_rgb(frame)
 
 
 def _count_frames(path: Path) -> int:

@@ -66,6 +66,10 @@ class DeviceError(EdgeDeployError):
     """A camera, a GPU or another device is not here or does not answer."""
 
 
+class SourceLostError(DeviceError):
+    """A camera or an address stopped answering after it had given frames; those are kept."""
+
+
 class ExportError(EdgeDeployError):
     """A PyTorch network could not be captured as ONNX."""
 

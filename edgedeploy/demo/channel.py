@@ -31,7 +31,7 @@ class Channel(Generic[T]):
         self.dropped = 0
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
-        self._ended = self._cancelled = False
+        self._ended = self._cancelled = self._after_items = False
         self._error: BaseException | None = None
 
     def put(self, item: T) -> None:
@@ -47,10 +47,13 @@ class Channel(Generic[T]):
             self._items.append(item)
             self._changed.notify_all()
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Nothing more will come; an error is raised in the consumer at once, ahead of waiting items."""
+    def end(self, error: BaseException | None = None, *, after_items: bool = False) -> None:
+        """Nothing more will come.
+
+        An error is raised in the consumer at once, ahead of waiting items, or after them if told so.
+        """
         with self._changed:
-            self._ended, self._error = True, error
+            self._ended, self._error, self._after_items = True, error, after_items
             self._changed.notify_all()
 
     def cancel(self) -> None:
@@ -65,7 +68,7 @@ class Channel(Generic[T]):
             with self._changed:
                 while not self._items and not self._ended and not self._cancelled:
                     self._changed.wait(WAKE_S)
-                if self._error is not None:
+                if self._error is not None and not (self._after_items and self._items):
                     raise self._error
                 if not self._items:
                     return

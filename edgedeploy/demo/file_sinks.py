@@ -15,7 +15,7 @@ import numpy as np
 
 from edgedeploy.core.errors import OutputError, UsageError
 from edgedeploy.core.files import replacing
-from edgedeploy.demo.frames import Plane, as_rgb, as_yuv, new_yuv, planes
+from edgedeploy.demo.frames import SQUARE, Plane, as_rgb, as_yuv, new_yuv, planes
 from edgedeploy.demo.sink import Sink
 from edgedeploy.task import Image
 from edgedeploy.vision.images import is_image, write_image
@@ -32,12 +32,19 @@ X264_OPTIONS = {"preset": "ultrafast", "crf": "20"}
 class VideoSink(Sink):
     """An .mp4 or .mkv file, H.264 where FFmpeg has it, with the timestamps of the source.
 
-    `options` are those of the encoder x264; another one, where FFmpeg lacks it, takes none.
+    `options` are those of the encoder x264; another one, where FFmpeg lacks it, takes none. `pixel_aspect` is
+    the width of a pixel over its height.
     """
 
-    def __init__(self, path: Path, fps: float, options: Mapping[str, str] = X264_OPTIONS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        options: Mapping[str, str] = X264_OPTIONS,
+        pixel_aspect: Fraction = SQUARE,
+    ) -> None:
         self.path: Path = path
-        self._fps, self._options = fps, dict(options)
+        self._fps, self._options, self._pixel_aspect = fps, dict(options), pixel_aspect
         self._codec = _encoder()
         self._place = replacing(path)
         self._temporary = self._place.__enter__()
@@ -94,6 +101,7 @@ class VideoSink(Sink):
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"
         context.time_base = Fraction(1, CLOCK)
+        context.sample_aspect_ratio = self._pixel_aspect
         context.thread_type = "AUTO"
         context.color_range, context.colorspace = frame.color_range, frame.colorspace
 

@@ -7,6 +7,7 @@ never becomes RGB, which would cost more time than the network does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.task import Image
-from edgedeploy.vision.video import require_av
+from edgedeploy.vision.video import Orientation, orientation, require_av, upright_rgb
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 Plane = NDArray[np.uint8]
+SQUARE = Fraction(1)  # as wide as high, the aspect ratio of pixels unless a video says otherwise
 YUV420, FULL_RANGE, STUDIO_RANGE = "yuv420p", 2, 1
 
 
@@ -51,7 +53,7 @@ def as_rgb(picture: Image | VideoFrame) -> Image:
     """RGB (H, W, 3) uint8 of a picture of either kind."""
     if isinstance(picture, np.ndarray):
         return picture
-    return np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+    return upright_rgb(picture)
 
 
 def as_yuv(picture: Image | VideoFrame) -> VideoFrame:
@@ -72,16 +74,15 @@ def new_yuv(width: int, height: int, like: VideoFrame) -> VideoFrame:
 
 
 def upright(frame: VideoFrame) -> VideoFrame:
-    """A YUV 4:2:0 picture turned as its display matrix says: phones film sideways and only note it."""
-    quarters = round(frame.rotation / 90) % 4
-    if not quarters:
+    """A YUV 4:2:0 picture, turned and mirrored as its display matrix says; itself where that asks nothing."""
+    shown = orientation(frame)
+    if shown == Orientation():
         return frame
-    swapped = quarters % 2 == 1
-    size = (frame.height, frame.width) if swapped else (frame.width, frame.height)
+    size = (frame.height, frame.width) if shown.transposed else (frame.width, frame.height)
     result = new_yuv(*size, frame)
     result.pts, result.time_base = frame.pts, frame.time_base
     for old, new in zip(planes(frame), planes(result), strict=True):
-        new[:] = np.rot90(old, quarters)
+        new[:] = shown.apply(old)
     return result
 
 

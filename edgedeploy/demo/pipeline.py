@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.backend import Session
+from edgedeploy.core.errors import SourceLostError
 from edgedeploy.core.progress import Progress
 from edgedeploy.demo.channel import Channel, Closed
 from edgedeploy.demo.frames import Frame, as_rgb
@@ -91,7 +92,11 @@ class Pipeline:
     model: list[float] = field(default_factory=list)
 
     def run(self) -> DemoStats:
-        """Until the source ends, the limit is reached, the sink asks to stop or the user does."""
+        """Until the source ends, the limit is reached, the sink asks to stop or the user does.
+
+        Where a camera or an address stops answering, the output is finished with the frames until then, and
+        SourceLostError says so.
+        """
         live = self.source.live
         frames: Channel[Frame] = Channel(1 if live else FILE_QUEUE, latest=live)
         results: Channel[tuple[Frame, View, Any]] = Channel(1 if live else FILE_QUEUE)
@@ -101,12 +106,15 @@ class Pipeline:
         ]
         begin = time.perf_counter()
         interrupted = False
+        lost: SourceLostError | None = None
         for worker in workers:
             worker.start()
         try:
             self._write(results, begin)
         except KeyboardInterrupt:
             interrupted = True
+        except SourceLostError as error:
+            lost = error
         finally:
             frames.cancel()
             results.cancel()
@@ -115,6 +123,10 @@ class Pipeline:
         self.sink.finish()
         seconds = time.perf_counter() - begin
         count = len(self.ages)
+        if lost is not None:
+            path = self.sink.path if count else None
+            kept = f"; {path} holds the {count} frames until then" if path else ""
+            raise SourceLostError(f"{lost}{kept}", lost.hint) from lost
         p50, p95 = (float(np.percentile(self.ages or [0.0], q)) * 1e3 for q in (50, 95))
         return DemoStats(
             frames=count,
@@ -175,5 +187,7 @@ class _ending:  # noqa: N801  used like a function
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        self.channel.end(None if isinstance(error, Closed) else error)
+        # Of a lost source, the frames that it gave are still to be written.
+        lost = isinstance(error, SourceLostError)
+        self.channel.end(None if isinstance(error, Closed) else error, after_items=lost)
         return True

@@ -51,7 +51,7 @@ def run_demo(
     opened, run = session, None
     try:
         make_view(view, task, yuv=False)
-        writer = writer or open_sink(_distinct(str(sink), reader), reader.fps)
+        writer = writer or open_sink(_distinct(str(sink), reader), reader.fps, reader.pixel_aspect)
         opened = opened or _open(artifact, task, reader, backend, threads)
         run = Pipeline(partial(make_view, view, task), opened, reader, writer, limit, on_frame)
         return run.run()
@@ -67,8 +67,16 @@ def run_demo(
 
 
 def _open(artifact: Artifact, task: Task, source: Source, backend: str | None, threads: int) -> Session:
-    shapes = {} if task.input.is_static else task.input_shapes(source.height, source.width)
+    shapes = {} if task.input.is_static else {task.input.name: _shape(task, source.height, source.width)}
     return open_artifact(artifact, OpenOptions(shapes=shapes, threads=threads), backend)
+
+
+def _shape(task: Task, height: int, width: int) -> tuple[int, ...]:
+    """The input's shape for frames of this size: only what the model leaves open follows the frames."""
+    asked = task.input_shape(height, width)
+    return tuple(
+        fixed if isinstance(fixed, int) else size for fixed, size in zip(task.input.shape, asked, strict=True)
+    )
 
 
 def _distinct(sink: str, source: Source) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 from edgedeploy.core.errors import OutputError, UsageError
 from edgedeploy.demo.file_sinks import ImageSink, VideoSink
+from edgedeploy.demo.frames import SQUARE
 from edgedeploy.demo.sink import NullSink, Sink
 from edgedeploy.demo.window_sink import WindowSink
 from edgedeploy.vision.images import is_image
@@ -13,8 +15,10 @@ from edgedeploy.vision.images import is_image
 CONTAINERS = (".mp4", ".mkv")
 
 
-def open_sink(target: str, fps: float) -> Sink:
+def open_sink(target: str, fps: float, pixel_aspect: Fraction = SQUARE) -> Sink:
     """The sink called "window" or "null", else a video file, an image file or a folder for PNGs.
+
+    A video file keeps `pixel_aspect`, the width of a pixel over its height; images have square pixels.
 
     Raises DeviceError without a display, OutputError where nothing can be written, UsageError for other
     suffixes.
@@ -25,7 +29,7 @@ def open_sink(target: str, fps: float) -> Sink:
         return NullSink()
     path = Path(target)
     if path.suffix.lower() in CONTAINERS:
-        return VideoSink(path, fps)
+        return VideoSink(path, fps, pixel_aspect=pixel_aspect)
     if path.suffix and not path.is_dir() and not is_image(path):
         raise UsageError(
             f"cannot write {path.suffix} files",

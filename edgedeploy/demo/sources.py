@@ -11,21 +11,22 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from edgedeploy.core.errors import DeviceError, UsageError
-from edgedeploy.demo.frames import Frame, as_yuv, upright
+from edgedeploy.core.errors import DeviceError, SourceLostError, UsageError
+from edgedeploy.demo.frames import SQUARE, Frame, as_yuv, upright
 from edgedeploy.task import Image
 from edgedeploy.vision.images import is_image, list_images, read_image
-from edgedeploy.vision.video import decode_video, open_video
+from edgedeploy.vision.video import decode_video, open_video, orientation
 
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtp", "udp", "srt", "mms"})
 IMAGES_PER_SECOND = 2.0
-CONNECT_OPTIONS = {"timeout": "5000000"}  # microseconds without an answer
+MOST_DIGITS = 9  # OpenCV counts cameras in 32 bits
 LOW_LATENCY = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
 
 
@@ -38,13 +39,21 @@ class Source(ABC):
         width, height: of the first frame.
         fps: frames a second, as the source states it.
         total: number of frames where known.
+        pixel_aspect: width of a pixel over its height, as it is to be shown.
     """
 
     def __init__(
-        self, uri: str, live: bool, width: int, height: int, fps: float, total: int | None = None
+        self,
+        uri: str,
+        live: bool,
+        width: int,
+        height: int,
+        fps: float,
+        total: int | None = None,
+        pixel_aspect: Fraction = SQUARE,
     ) -> None:
         self.uri, self.live, self.total = uri, live, total
-        self.width, self.height, self.fps = width, height, fps
+        self.width, self.height, self.fps, self.pixel_aspect = width, height, fps, pixel_aspect
 
     @abstractmethod
     def frames(self) -> Iterator[Frame]:
@@ -59,21 +68,28 @@ class VideoSource(Source):
 
     def __init__(self, uri: str) -> None:
         scheme = uri.partition("://")[0].lower() if "://" in uri else ""
-        options = CONNECT_OPTIONS if scheme else {}
-        if scheme in LIVE_SCHEMES:
-            options = {**options, **LOW_LATENCY}
-        self._container = open_video(uri, options)
+        self._container = open_video(uri, LOW_LATENCY if scheme in LIVE_SCHEMES else None)
         stream = self._container.streams.video[0]
         live = scheme in LIVE_SCHEMES or (bool(scheme) and self._container.duration is None)
         self._decoded = decode_video(self._container, uri, tolerant=live)
         try:
             # Read now: a file without a picture is refused at once, and only a picture tells which way is up.
-            self._first = upright(as_yuv(next(self._decoded)))
+            decoded = as_yuv(next(self._decoded))
+            self._first = upright(decoded)
         except BaseException:
             self.close()
             raise
         fps = float(stream.average_rate or stream.guessed_rate or 25)
-        super().__init__(uri, live, self._first.width, self._first.height, fps, stream.frames or None)
+        aspect = stream.sample_aspect_ratio or SQUARE
+        super().__init__(
+            uri,
+            live,
+            self._first.width,
+            self._first.height,
+            fps,
+            stream.frames or None,
+            1 / aspect if orientation(decoded).transposed else aspect,
+        )
 
     def frames(self) -> Iterator[Frame]:
         rest = (upright(as_yuv(picture)) for picture in self._decoded)
@@ -123,7 +139,7 @@ class CameraSource(Source):
             image = self._first if self._first is not None else self._read()
             self._first = None
             if image is None:
-                raise DeviceError(f"camera {self.uri} stopped after {index} frames", "check its cable")
+                raise SourceLostError(f"camera {self.uri} stopped after {index} frames", "check its cable")
             now = time.perf_counter()
             yield Frame(index, now - begin, now, image, f"{index:06d}")
             index += 1
@@ -139,6 +155,8 @@ class CameraSource(Source):
 def open_source(uri: str) -> Source:
     """Open what the user named; raises DeviceError or UsageError with what to give instead."""
     if uri.isdecimal():
+        if len(uri) > MOST_DIGITS:
+            raise DeviceError(f"there is no camera {uri[:20]}", "give a camera's number: 0 is the first")
         return CameraSource(int(uri))
     if "://" in uri:
         return VideoSource(uri)

@@ -83,7 +83,11 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
         total = options.limit if source.total is None else min(source.total, options.limit or source.total)
         _require_space(folder, total, source.height * source.width * 3 + height * width * 3)
         coder = x264(options.crf, options.preset)
-        sink = None if done.is_file() else VideoSink(folder / "pictures.mp4", source.fps, coder)
+        sink = (
+            None
+            if done.is_file()
+            else VideoSink(folder / "pictures.mp4", source.fps, coder, source.pixel_aspect)
+        )
         try:
             count, first = 0, 0.0
             with (folder / HIGH_PIXELS).open("wb") as pixels:

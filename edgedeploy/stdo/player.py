@@ -88,7 +88,7 @@ def play(
         writer: Sink | None = None
         run: Pipeline | None = None
         try:
-            writer = sink if isinstance(sink, Sink) else open_sink(sink, manifest.fps)
+            writer = sink if isinstance(sink, Sink) else open_sink(sink, manifest.fps, source.pixel_aspect)
             shown = RestoredView((manifest.width, manifest.height), view == "side-by-side", truth)
             run = Pipeline(lambda _: shown, restorer, source, writer, limit, on_frame)
             stats = run.run()

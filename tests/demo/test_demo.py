@@ -11,11 +11,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from edgedeploy.backend import Session
-from edgedeploy.core.errors import DeviceError, OutputError, UsageError
-from edgedeploy.core.spec import Artifact
+from edgedeploy.core.errors import DeviceError, OutputError, SourceLostError, UsageError
+from edgedeploy.core.spec import Artifact, TaskSpec
 from edgedeploy.demo.channel import Channel, Closed
 from edgedeploy.demo.frames import Frame, as_rgb
 from edgedeploy.demo.run import run_demo
@@ -327,6 +328,42 @@ def test_an_error_of_the_source_leaves_no_file(tmp_path: Path, model: Artifact) 
         run_demo(model, camera, str(tmp_path / "out.mp4"))
     assert not (tmp_path / "out.mp4").exists()
     assert camera.closed == 1
+
+
+class Unplugged(Camera):
+    def frames(self) -> Iterator[Frame]:
+        yield from super().frames()
+        raise SourceLostError("camera 0 stopped", "check its cable")
+
+
+def test_what_came_before_a_source_was_lost_is_kept_and_told(tmp_path: Path, model: Artifact) -> None:
+    camera, out = Unplugged(count=3, live=False), tmp_path / "out.mp4"
+    camera.allowed.release(3)
+    with pytest.raises(SourceLostError, match=r"stopped; .*out\.mp4 holds the 3 frames until then") as caught:
+        run_demo(model, camera, str(out))
+    assert caught.value.hint == "check its cable"
+    assert len(read_luma(out)) == 3
+    assert camera.closed == 1
+
+
+def test_a_source_that_is_lost_before_its_first_frame_leaves_no_file(tmp_path: Path, model: Artifact) -> None:
+    with pytest.raises(SourceLostError, match=r"stopped$"):
+        run_demo(model, Unplugged(count=0, live=False), str(tmp_path / "out.mp4"))
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_model_of_open_batch_and_fixed_size_runs_on_a_clip_of_another_size(
+    tmp_path: Path, clip: Path
+) -> None:
+    artifact = nearest_model(tmp_path / "fixed.onnx", size=(24, 32))
+    network = onnx.load(artifact.path)
+    for value in (*network.graph.input, *network.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del network.metadata_props[:]
+    onnx.save(network, tmp_path / "batch.onnx")
+    task = TaskSpec(name="super-resolution", options={"scale": 2, "mean": [0.0], "std": [255.0]})
+    foreign = Artifact.load(tmp_path / "batch.onnx").model_copy(update={"task": task})
+    assert run_demo(foreign, str(clip), Collect(), limit=2).frames == 2
 
 
 def test_the_speed_is_written_where_the_sink_wants_it(model: Artifact, clip: Path) -> None:

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import struct
 import sys
 import threading
+import time
+from collections.abc import Callable
 from contextlib import closing
+from fractions import Fraction
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from edgedeploy.core.errors import DeviceError, MissingDependencyError, OutputError, UsageError
+from edgedeploy.calibration.collect.sources import video_images
+from edgedeploy.core.errors import (
+    DeviceError,
+    MissingDependencyError,
+    OutputError,
+    SourceLostError,
+    UsageError,
+)
 from edgedeploy.demo import file_sinks, window_sink
 from edgedeploy.demo.file_sinks import ImageSink, VideoSink
 from edgedeploy.demo.frames import as_rgb, as_yuv, new_yuv, planes
+from edgedeploy.demo.run import run_demo
 from edgedeploy.demo.sink import NullSink
 from edgedeploy.demo.sinks import open_sink
 from edgedeploy.demo.sources import open_source
+from edgedeploy.vision import video
 from edgedeploy.vision.images import read_image, write_image
 from edgedeploy.vision.video import decode_video, open_video, read_video
-from tests.support.demo_tools import level, read_luma, write_clip
+from tests.support.demo_tools import level, nearest_model, read_luma, write_clip
 
 
 def luma_of(content: object) -> float:
@@ -78,25 +92,60 @@ def test_yuv_pictures_keep_studio_range_unchanged_and_rgb_makes_the_round_trip()
     np.testing.assert_array_equal(as_rgb(copy), as_rgb(picture))
 
 
-def test_a_video_that_was_filmed_sideways_is_turned(tmp_path: Path) -> None:
+# [a b; c d] of the display matrix -> what a picture looks like that is shown by it.
+SHOWN: dict[tuple[int, int, int, int], Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    (1, 0, 0, 1): lambda picture: picture,
+    (0, 1, -1, 0): lambda picture: np.rot90(picture, -1),  # clockwise, as phones write it
+    (-1, 0, 0, -1): lambda picture: np.rot90(picture, 2),
+    (0, -1, 1, 0): lambda picture: np.rot90(picture, 1),
+    (-1, 0, 0, 1): lambda picture: picture[:, ::-1],  # a front camera's
+    (1, 0, 0, -1): lambda picture: picture[::-1],
+    (0, 1, 1, 0): lambda picture: picture.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda picture: np.rot90(picture, 2).swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("matrix", SHOWN)
+def test_every_reader_shows_a_video_as_its_display_matrix_says(
+    matrix: tuple[int, int, int, int], tmp_path: Path
+) -> None:
     picture = np.zeros((48, 64, 3), np.uint8)
     picture[:24, :32] = 255  # top left
-    sink = VideoSink(tmp_path / "clip.mp4", 25)
+    picture[:24, 32:] = 100  # top right
+    clip = tmp_path / "clip.mp4"
+    sink = VideoSink(clip, 25)
     sink.write(picture, 0, "")
     sink.finish()
-    data = bytearray((tmp_path / "clip.mp4").read_bytes())
-    matrix = data.index(b"tkhd") + 44  # ISO 14496-12: version 0, the matrix follows 40 bytes of other fields
-    data[matrix : matrix + 36] = struct.pack(
-        ">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30
-    )  # as phones write it
-    (tmp_path / "clip.mp4").write_bytes(data)
-    source = open_source(str(tmp_path / "clip.mp4"))
-    assert (source.width, source.height) == (48, 64)
-    turned = next(source.frames()).rgb
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"tkhd") + 44  # ISO 14496-12: version 0, the matrix follows 40 bytes of other fields
+    a, b, c, d = (65536 * entry for entry in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    clip.write_bytes(data)
+    source = open_source(str(clip))
+    demo = next(source.frames()).rgb
     source.close()
-    assert turned.shape == (64, 48, 3)
-    expected = np.rot90(picture, -1)  # clockwise
-    assert np.abs(turned.astype(int) - expected).mean() < 8
+    (calibration,), (evaluation,) = video_images(clip, 1), read_video(clip)
+    expected = SHOWN[matrix](picture)
+    assert (source.height, source.width) == expected.shape[:2]
+    for shown in (demo, calibration, evaluation):
+        assert shown.shape == expected.shape
+        assert np.abs(shown.astype(int) - expected).mean() < 8
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_written_video_keeps_the_shape_of_pixels(turned: bool, tmp_path: Path) -> None:
+    clip, aspect = tmp_path / "clip.mp4", Fraction(16, 11)
+    sink = VideoSink(clip, 25, pixel_aspect=aspect)
+    sink.write(np.zeros((48, 64, 3), np.uint8), 0, "")
+    sink.finish()
+    if turned:
+        data = bytearray(clip.read_bytes())
+        at = data.index(b"tkhd") + 44
+        data[at : at + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+        clip.write_bytes(data)
+    run_demo(nearest_model(tmp_path / "nearest.onnx", 2), str(clip), str(tmp_path / "out.mp4"))
+    with open_video(str(tmp_path / "out.mp4")) as written:
+        assert written.streams.video[0].sample_aspect_ratio == (1 / aspect if turned else aspect)
 
 
 def test_an_http_address_of_a_file_is_no_live_source(tmp_path: Path) -> None:
@@ -155,9 +204,54 @@ def test_a_camera_or_address_that_is_not_there(capfd: pytest.CaptureFixture[str]
     with pytest.raises(DeviceError, match="no camera 99") as caught:
         open_source("99")
     assert "--source" in caught.value.hint
+    with pytest.raises(DeviceError, match="no camera 99999999999999999999"):
+        open_source("9" * 5000)
     with pytest.raises(DeviceError, match="does not answer"):
         open_source("rtsp://127.0.0.1:9/none")
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_address_that_falls_silent_is_told_and_its_frames_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "PATIENCE_S", 0.5)
+    clip, out = write_clip(tmp_path / "clip.mkv", 25, 320, 240), tmp_path / "out.mp4"
+    data, done = clip.read_bytes(), threading.Event()
+
+    class Stalling(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) * 3 // 4])
+            self.wfile.flush()
+            done.wait(20)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}/clip.mkv"
+        try:
+            with pytest.raises(
+                SourceLostError, match=r"no answer for .* seconds; .*frames until then"
+            ) as caught:
+                run_demo(nearest_model(tmp_path / "nearest.onnx", 2), address, str(out))
+        finally:
+            done.set()
+            server.shutdown()
+    assert "network" in caught.value.hint
+    assert 0 < len(read_luma(out)) < 25
+
+
+@pytest.mark.parametrize("scheme", ["rtmp", "rtsp", "http"])
+def test_an_address_that_never_answers_ends(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "PATIENCE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        with pytest.raises(DeviceError, match="does not answer"):
+            open_source(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/live/stream")
+    assert time.monotonic() - begin < 10
 
 
 def test_a_sound_file_has_no_pictures(tmp_path: Path) -> None:
