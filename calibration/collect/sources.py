@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import cv2
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
@@ -20,11 +19,8 @@ from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.image_header import image_kinds
 from edgedeploy.core.spacing import evenly
 from edgedeploy.task import Image
-from edgedeploy.vision.images import decode, is_image
+from edgedeploy.vision.images import decode_rgb, is_image
 from edgedeploy.vision.video import decode_video, is_video, open_video, upright_rgb
-
-# What a whole file of a kind contains near its end: not every OpenCV refuses a truncated one.
-_ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
 
 
 def spread(count: int, limit: int) -> list[int]:
@@ -70,14 +66,14 @@ def single_image(path: Path, skipped: dict[str, str], kinds: dict[str, int]) -> 
     except OSError as error:
         skipped[path.name] = error.strerror or str(error)
         return
-    ending = next((end for start, end in _ENDINGS.items() if data.startswith(start)), b"")
-    image = decode(data, cv2.IMREAD_COLOR) if ending in data[len(data) // 2 :] else None
-    if image is None:
-        skipped[path.name] = "not a whole image"
+    try:
+        image = decode_rgb(data)
+    except ValueError as error:
+        skipped[path.name] = str(error)
         return
     for kind in image_kinds(data):
         kinds[kind] = kinds.get(kind, 0) + 1
-    yield np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    yield image
 
 
 def video_images(path: Path, limit: int) -> Iterator[Image]:

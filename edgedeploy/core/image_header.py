@@ -10,6 +10,7 @@ import struct
 
 GRAY, ALPHA, DEEP, TURNED = "grayscale", "with transparency", "of 16 bits", "rotated by EXIF"
 _BITS, _SAMPLES, _ORIENTATION = 258, 277, 274  # tags of TIFF
+SCAN = 0xDA  # the marker of a JPEG before its compressed pixels
 _NO_FRAME = {0xC4, 0xC8, 0xCC}  # markers between SOF0 and SOF15 that are none
 
 
@@ -25,6 +26,28 @@ def image_kinds(data: bytes) -> tuple[str, ...]:
     except (struct.error, IndexError):
         pass
     return ()
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether a PNG or JPEG holds the mark of its end; true for other formats, which their decoders check.
+
+    Not every OpenCV refuses a truncated file. Bytes behind the end are fine: phones append clips to photos.
+    """
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" in data
+    if not data.startswith(b"\xff\xd8"):
+        return True
+    position = 2
+    # A thumbnail inside a segment has an end of its own, so segments are passed over as a whole.
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == SCAN:
+            return b"\xff\xd9" in data[position:]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
 
 
 def _png(data: bytes) -> tuple[str, ...]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.task import Image
-from edgedeploy.vision.images import decode
+from edgedeploy.vision.images import decode_rgb
 
 ARRAYS = ("jpeg", "offsets", "labels", "classes")
 
@@ -55,7 +54,7 @@ class ImageArchive:
     def read(self, index: int) -> Image:
         """Picture number `index` as RGB (H, W, 3) uint8; raises UsageError where it is damaged."""
         first, last = int(self._offsets[index]), int(self._offsets[index + 1])
-        image = decode(self._bytes[first:last].tobytes(), cv2.IMREAD_COLOR)
-        if image is None:
-            raise UsageError(f"{self.path}: picture {index} is damaged", "fetch the file again")
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        try:
+            return decode_rgb(self._bytes[first:last].tobytes())
+        except ValueError as error:
+            raise UsageError(f"{self.path}: picture {index} is {error}", "fetch the file again") from None

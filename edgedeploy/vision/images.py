@@ -5,6 +5,7 @@ Files are read by the bytes, because OpenCV's own reader does not open every pat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import OutputError, UsageError
+from edgedeploy.core.image_header import is_whole
 from edgedeploy.core.spec import TensorSpec
 from edgedeploy.task import Array, Image, channels_last, size_of
 
+UNREAD = {  # first bytes of formats that people have and OpenCV's wheels do not read
+    b"GIF8": "a GIF",
+    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image",
+    b"\xffO\xffQ": "a JPEG 2000 stream",
+}
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
@@ -40,19 +47,37 @@ def read_image(path: Path) -> Image:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    image = decode(data, cv2.IMREAD_COLOR)
+    try:
+        return decode_rgb(data)
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is {error}", "remove it from the folder, or save it again as PNG or JPEG"
+        ) from None
+
+
+def decode_rgb(data: bytes) -> Image:
+    """An image file's bytes as upright RGB (H, W, 3) uint8; gray is repeated.
+
+    Raises ValueError, whose text continues "the file is ...".
+    """
+    if unread := next((name for start, name in UNREAD.items() if data.startswith(start)), ""):
+        raise ValueError(f"{unread}, which is not read")
+    image = decode(data, cv2.IMREAD_COLOR) if is_whole(data) else None
     if image is None:
-        raise UsageError(f"{path} is not a whole image", "remove it from the folder, or convert it to PNG")
+        raise ValueError("not a whole image")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def decode(data: bytes, flags: int) -> Array | None:
-    """cv2.imdecode, with None for whatever it does not decode."""
+    """cv2.imdecode, with None for whatever it does not decode; ValueError for an image that is too large."""
     if not data:
         return None
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if "MAX_IMAGE_" in str(error):
+            most = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]) // 10**6
+            raise ValueError(f"an image of more than {most} million pixels") from None
         return None
 
 

@@ -28,7 +28,10 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    labels = decode(_indices_as_gray(data), cv2.IMREAD_UNCHANGED) if data[:8] == SIGNATURE else None
+    try:
+        labels = decode(_indices_as_gray(data), cv2.IMREAD_UNCHANGED) if data[:8] == SIGNATURE else None
+    except ValueError as error:
+        raise UsageError(f"{path} is {error}", "scale the class maps down") from None
     if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
         raise UsageError(
             f"{path} is not a class map", "save it as a gray or palette PNG with one class number a pixel"

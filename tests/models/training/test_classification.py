@@ -176,7 +176,7 @@ def test_archives_are_measured_like_folders(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no array classes"):
         measure(network, info, archive)
     np.savez(archive, jpeg=np.zeros(3, np.uint8), offsets=[0, 3], labels=[0], classes=["red"])
-    with pytest.raises(UsageError, match="picture 0 is damaged"):
+    with pytest.raises(UsageError, match="picture 0 is not a whole image"):
         measure(network, info, archive)
     np.savez(archive, jpeg=np.zeros(3, np.uint8), offsets=[0, 9], labels=[0], classes=["red"])
     with pytest.raises(UsageError, match="is cut off"):
