@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.backend import Feeds, check_feed
+from edgedeploy.calibration.collect.arrays import array_feeds, array_files, folder_arrays, is_arrays
 from edgedeploy.calibration.collect.sources import (
-    array_rows,
     folder_images,
-    is_arrays,
+    image_files,
     single_image,
     video_images,
 )
@@ -105,8 +105,9 @@ def calibration_feeds(
     """Feeds for at most `limit` inputs of a source; call it anew for every pass over the data.
 
     Args:
-        source: a folder (with its subfolders), an image, a video, an .npz or .npy file, or an iterable of
-            images (RGB uint8 (H, W, 3)) or of feeds. Files and frames are spread evenly over what there is.
+        source: a folder of images (with its subfolders), an image, a video, an .npz or .npy file or a folder
+            of such (see calibration/collect/arrays.py), or an iterable of images (RGB uint8 (H, W, 3)) or of
+            feeds. Files and frames are spread evenly over what there is.
         preprocess: a task's own; makes the feeds of an image, and resizes it where the input's size is fixed.
         limit: most inputs to use.
         inputs: names of the model's inputs, for arrays: an .npz names its arrays like them, or holds one.
@@ -122,7 +123,7 @@ def calibration_feeds(
     report.begin()
     seen: set[bytes] = set()
     sizes: set[tuple[int, ...]] = set()
-    for item in islice(_items(source, limit, inputs, report), limit):
+    for item in islice(_items(source, limit, inputs, specs, report), limit):
         if isinstance(item, Mapping):
             _check_row(item, specs)
         feeds = _feeds(item, preprocess, size)
@@ -151,17 +152,24 @@ def _digest(feeds: Feeds) -> bytes:
 
 
 def _items(
-    source: Source, limit: int, inputs: tuple[str, ...], report: DataReport
+    source: Source,
+    limit: int,
+    inputs: tuple[str, ...],
+    specs: tuple[TensorSpec, ...],
+    report: DataReport,
 ) -> Iterable[Mapping[str, NDArray[Any]] | Image]:
     if not isinstance(source, (str, Path)):
         return source
     path = Path(source)
     if path.is_dir():
+        arrays = [] if image_files(path) else array_files(path)
+        if arrays:
+            return folder_arrays(arrays, limit, inputs, specs)
         return folder_images(path, limit, report.skipped, report.kinds)
     if not path.is_file():
         raise CalibrationError(f"{path} does not exist", "give a folder of images, a video or an .npz file")
     if is_arrays(path):
-        return array_rows(path, limit, inputs)
+        return array_feeds(path, limit, inputs, specs)
     return video_images(path, limit) if is_video(path) else single_image(path, report.skipped, report.kinds)
 
 

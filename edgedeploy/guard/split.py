@@ -95,9 +95,9 @@ def _apart(data: Path, folder: Path, calibrate: int, score: int, labeled: Path) 
 
 
 def _split_arrays(data: Path, folder: Path, calibrate: int, score: int) -> Parts:
-    from edgedeploy.calibration.collect.sources import array_names, array_rows
+    from edgedeploy.calibration.collect.arrays import array_feeds, array_names
 
-    rows = list(array_rows(data, calibrate + score, array_names(data)))
+    rows = list(array_feeds(data, calibrate + score, array_names(data)))
     _require_two(len(rows), data)
     parts = (rows[0::2][:calibrate], rows[1::2][:score])
     paths = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from edgedeploy.calibration import DataReport, calibration_feeds
 from edgedeploy.calibration.collect.sources import spread
@@ -170,6 +173,91 @@ def test_arrays_by_name_or_alone_in_rows(tmp_path: Path) -> None:
     for name in ("one.npz", "one.npy"):
         feeds, _ = draw(tmp_path / name, inputs=("x",))
         np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in feeds]), x)
+
+
+def spec(name: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name=name, dtype="float32", shape=shape)
+
+
+@pytest.mark.parametrize(("shape", "array", "count"), [
+    ((1, 3, 8, 8), (6, 3, 8, 8), 6),  # rows
+    (("n", 3, 8, 8), (6, 3, 8, 8), 6),
+    (("n", 3, 8, 8), (6, 4, 3, 8, 8), 6),  # samples of a batch each
+    ((4, 3, 8, 8), (12, 3, 8, 8), 3),  # whole batches, one behind the other
+    ((4, 3, 8, 8), (4, 3, 8, 8), 1),
+    ((4, 3, 8, 8), (5, 4, 3, 8, 8), 5),
+    ((3, 8, 8), (6, 3, 8, 8), 6),  # pictures without a batch
+    ((3, 8, 8), (3, 8, 8), 1),
+    ((2, 1, 16), (5, 2, 1, 16), 5),  # states of a recurrent network
+    ((), (7,), 7),  # scalars
+    ((), (), 1),
+])  # fmt: skip
+def test_what_one_feed_takes_of_an_array_follows_from_the_input(
+    tmp_path: Path, shape: tuple[int | str, ...], array: tuple[int, ...], count: int
+) -> None:
+    values = np.arange(np.prod(array, dtype=int), dtype=np.float32).reshape(array)
+    np.savez(tmp_path / "a.npz", x=values)
+    entry = spec("x", *shape)
+    feeds, _ = draw(tmp_path / "a.npz", 99, inputs=("x",), specs=(entry,))
+    assert len(feeds) == count
+    assert all(feed["x"].ndim == len(shape) for feed in feeds)
+    np.testing.assert_array_equal(np.concatenate([feed["x"].ravel() for feed in feeds]), values.ravel())
+    few, _ = draw(tmp_path / "a.npz", 2, inputs=("x",), specs=(entry,))
+    assert len(few) == min(2, count)
+
+
+def test_one_feed_of_an_array_goes_with_each_of_the_others(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(4, dtype=np.float32).reshape(4, 1), limit=np.float32(0.5))
+    feeds, _ = draw(tmp_path / "a.npz", inputs=("x", "limit"), specs=(spec("x", 1, 1), spec("limit")))
+    assert [(feed["x"].item(), feed["limit"].item()) for feed in feeds] == [(i, 0.5) for i in range(4)]
+
+
+def test_a_folder_of_arrays_holds_a_feed_or_more_in_each_file(tmp_path: Path) -> None:
+    for index in range(6):
+        np.savez(tmp_path / f"{index}.npz", x=np.full((4, 2), index, np.float32))
+    feeds, _ = draw(tmp_path, 3, inputs=("x",), specs=(spec("x", 4, 2),))
+    assert [float(feed["x"][0, 0]) for feed in feeds] == [0, 2, 4]
+    feeds, _ = draw(tmp_path, 12, inputs=("x",), specs=(spec("x", "n", 2),))
+    assert [float(feed["x"][0, 0]) for feed in feeds] == [i for i in range(6) for _ in range(2)]
+
+
+def test_rows_that_are_no_whole_batches_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((6, 2), np.float32))
+    with pytest.raises(CalibrationError, match="6 rows, and the input takes 4 at a time") as caught:
+        draw(tmp_path / "a.npz", inputs=("x",), specs=(spec("x", 4, 2),))
+    assert "(N, 4, 2)" in caught.value.hint
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """A .npy file of a hundred bytes that claims this shape."""
+    stream = io.BytesIO()
+    npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("shape", "message"), [
+    ((10**9, 8), "ends early"),
+    ((4, 10**9), "one feed has 3814 MB"),
+    ((10**9, 0), "empty array"),
+])  # fmt: skip
+def test_what_a_header_claims_takes_neither_memory_nor_time(
+    tmp_path: Path, shape: tuple[int, ...], message: str
+) -> None:
+    (tmp_path / "a.npy").write_bytes(header(shape))
+    with pytest.raises(CalibrationError, match=message):
+        draw(tmp_path / "a.npy", inputs=("x",))
+
+
+@pytest.mark.parametrize("place", range(0, 400, 7))
+def test_a_damaged_archive_is_one_clear_line(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.arange(60, dtype=np.float32).reshape(10, 6))
+    data = bytearray(path.read_bytes())
+    for value in (0x00, 0x63, 0xFF):
+        data[place % len(data)] = value
+        path.write_bytes(data)
+        with contextlib.suppress(CalibrationError):  # not every byte is needed
+            draw(path, inputs=("x",))
 
 
 def test_arrays_that_do_not_fit_or_are_damaged(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedeploy.calibration.collect.sources import array_rows
+from edgedeploy.calibration.collect.arrays import array_feeds
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.guard.split import Parts, split
 
@@ -81,7 +81,7 @@ def test_labeled_images_are_taken_out_of_those_calibrated_on(tmp_path: Path) -> 
 def test_rows_of_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", x=np.arange(10.0, dtype=np.float32)[:, None])
     parts = split(tmp_path / "rows.npz", tmp_path / "out", 4, 3)
-    values = [{float(row["x"][0, 0]) for row in array_rows(p, 99, ("x",))} for p in paths(parts)]
+    values = [{float(row["x"][0, 0]) for row in array_feeds(p, 99, ("x",))} for p in paths(parts)]
     assert [len(v) for v in values] == [4, 3]
     assert not values[0] & values[1]
 
