@@ -23,19 +23,26 @@ MOST = 1024  # of one input
 
 
 class Moments:
-    """Running first and second moments of a layer's inputs: groups x K and groups x K x K."""
+    """Running moments of a layer's inputs, vectors of K values in each of its groups.
+
+    Sums are taken of x - s with s = the mean of the first vectors: where the mean is far above the spread,
+    the difference of E[x x^T] and m m^T would be rounding noise. Chan, Golub and LeVeque, 1983, shifted data.
+    """
 
     def __init__(self, groups: int, depth: int) -> None:
         self.count = 0
-        self.first = np.zeros((groups, depth))
-        self.second = np.zeros((groups, depth, depth))
+        self._shift: NDArray[np.float32] = np.zeros((groups, depth), np.float32)
+        self._first = np.zeros((groups, depth))
+        self._second = np.zeros((groups, depth, depth))
         self._waiting: list[NDArray[np.float32]] = []
 
     def add(self, x: NDArray[np.float32]) -> None:
         """Take in vectors (groups, n, K); those that are not finite are left out."""
         x = x[:, np.isfinite(x).all(axis=(0, 2))]
+        if not self.count and x.shape[1]:
+            self._shift = x.mean(axis=1, dtype=np.float64).astype(np.float32)
         self.count += x.shape[1]
-        self._waiting.append(x)
+        self._waiting.append(x - self._shift[:, None])
         # Writing K x K doubles costs as much as multiplying some hundred vectors.
         if sum(each.shape[1] for each in self._waiting) >= MOST:
             self.finish()
@@ -45,18 +52,25 @@ class Moments:
         if self._waiting:
             x = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting, axis=1)
             self._waiting.clear()
-            self.first += x.sum(axis=1, dtype=np.float64)
-            self.second += np.matmul(x.transpose(0, 2, 1), x)
+            self._first += x.sum(axis=1, dtype=np.float64)
+            self._second += np.matmul(x.transpose(0, 2, 1), x)
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        return self.first / max(self.count, 1)
+        """m = E[x], (groups, K)."""
+        return self._shift + self._first / max(self.count, 1)
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """E[(x - m)(x - m)^T]."""
+        """E[(x - m)(x - m)^T], (groups, K, K)."""
+        d = self._first / max(self.count, 1)
+        return self._second / max(self.count, 1) - d[:, :, None] * d[:, None, :]
+
+    @property
+    def second(self) -> NDArray[np.float64]:
+        """H = E[x x^T], (groups, K, K)."""
         m = self.mean
-        return self.second / max(self.count, 1) - m[:, :, None] * m[:, None, :]
+        return self.covariance + m[:, :, None] * m[:, None, :]
 
 
 def input_moments(

@@ -82,7 +82,7 @@ class AdaptiveRounding(AfterPlacement):
         before = after = power = 0.0
         # A bias takes the mean's error; without one the mean counts like everything else.
         bias = placed.shift_bias(layer, np.zeros(layer.outputs))
-        spread = moments.covariance if bias else moments.second / moments.count
+        spread = moments.covariance if bias else moments.second
         for group, covariance in enumerate(spread):
             x = w[group] / scale[group][:, None]  # weights in units of their step
             chosen[group] = best = self.solve(x, codes[group], covariance, limits[:, group])
@@ -110,7 +110,12 @@ class AdaptiveRounding(AfterPlacement):
         `limits` has the least and the greatest code, of all weights or (2, outputs, K) of each.
         """
         damped = c + np.eye(c.shape[0]) * max(self.damping * float(np.trace(c)) / c.shape[0], 1e-30)
-        q = _sequential(w, damped, limits)
+        try:
+            q = _sequential(w, damped, limits)
+        except (
+            np.linalg.LinAlgError
+        ):  # C is not positive definite within rounding: descend from where it stands
+            q = nearest.copy()
         _descend(w, q, damped, self.sweeps, limits)
         worse = _cost(w - q, c) > _cost(w - nearest, c)
         return np.where(worse[:, None], nearest, q)

@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgedeploy.calibration import load_rules, quantize
+from edgedeploy.calibration.collect.moments import Moments
 from edgedeploy.calibration.collect.values import values
 from edgedeploy.calibration.correction import Setting
 from edgedeploy.calibration.corrections import CORRECTIONS, AfterPlacement, make_corrections
@@ -97,6 +98,38 @@ def test_adaptive_rounding_gains_where_inputs_are_correlated() -> None:
     gain = compare(reference, run(better, data[0]["x"])[0]).sqnr_db
     gain -= compare(reference, run(plain, data[0]["x"])[0]).sqnr_db
     assert gain > 0.5
+
+
+def test_moments_hold_where_the_mean_is_far_above_the_spread(rng: np.random.Generator) -> None:
+    x = (3000 + rng.standard_normal((1, 5000, 16))).astype(np.float32)
+    moments = Moments(1, 16)
+    for part in np.split(x, 10, axis=1):
+        moments.add(part)
+    moments.finish()
+    exact = x[0].astype(np.float64)
+    np.testing.assert_allclose(moments.mean[0], exact.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(moments.covariance[0], np.cov(exact.T, bias=True), atol=1e-3)
+    np.testing.assert_allclose(moments.second[0], exact.T @ exact / len(exact), rtol=1e-6)
+
+
+def test_rounding_serves_an_input_whose_mean_is_far_above_its_spread(rng: np.random.Generator) -> None:
+    net = Net(1, 32, 6, 6)
+    net.conv("y", net.op("Relu", "r", net.conv("a", "x", 32, 32)), 32, 8)
+    model = net.model("y")
+    data = [{"x": (3000 + rng.standard_normal((1, 32, 6, 6))).astype(np.float32)} for _ in range(12)]
+    options = {"rules": RULES, "method": "minmax"}
+    plain = quantize(model, lambda: data, corrections=(), **options).model
+    better = quantize(model, lambda: data, corrections=("adaround", "bias"), **options).model
+    assert error(model, better, data)[0] < error(model, plain, data)[0]
+
+
+def test_a_covariance_that_is_not_positive_definite_leaves_codes_no_worse(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((4, 6)) * 20
+    nearest = np.rint(w)
+    c = np.eye(6)
+    c[0, 0] = -1.0  # what rounding can make of a variance
+    solved = AdaptiveRounding().solve(w, nearest, c)
+    assert np.abs(solved - w).max() < 128
 
 
 def test_rounding_is_never_worse_and_nearly_the_best_there_is(rng: np.random.Generator) -> None:
