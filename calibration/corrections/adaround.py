@@ -112,9 +112,7 @@ class AdaptiveRounding(AfterPlacement):
         damped = c + np.eye(c.shape[0]) * max(self.damping * float(np.trace(c)) / c.shape[0], 1e-30)
         try:
             q = _sequential(w, damped, limits)
-        except (
-            np.linalg.LinAlgError
-        ):  # C is not positive definite within rounding: descend from where it stands
+        except np.linalg.LinAlgError:  # C is not positive definite within rounding: descend from the start
             q = nearest.copy()
         _descend(w, q, damped, self.sweeps, limits)
         worse = _cost(w - q, c) > _cost(w - nearest, c)

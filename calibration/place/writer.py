@@ -102,8 +102,11 @@ class QdqWriter:
         b = self.view.value(name).astype(np.float64)
         axis = self.plan.weights[(index, 1)]
         _, scale = quantize_weight(self.view.value(weight), axis, self.rules.product(node))
-        step = np.broadcast_to(scale * self.scales[activation][0], b.shape if b.ndim == 1 else scale.shape)
-        if b.ndim != 1 or step.shape != b.shape or (np.abs(b / step) >= 2**31).any():
+        step = np.atleast_1d(scale * self.scales[activation][0])
+        if b.ndim != 1 or not (b.size == step.size or 1 in (b.size, step.size)):
+            return
+        b, step = np.broadcast_arrays(b, step)  # one value for all outputs, as Gemm's C may be
+        if (np.abs(b / step) >= 2**31).any():
             return
         inputs = [
             self._constant(f"{name}_quantized", np.rint(b / step).astype(np.int32)),

@@ -238,3 +238,18 @@ def test_a_last_layer_that_was_trained_for_int8_says_so() -> None:
     assert origin(result, "b") == "r"
     assert source(result, "b", 1) is not None
     onnx.checker.check_model(result)
+
+
+@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize("width", [1, 12])
+def test_the_bias_of_a_gemm_may_be_one_value_for_all_outputs(name: str, width: int) -> None:
+    net = Net(2, 8)
+    net.op("Relu", "r", net.op("Gemm", "g", "x", net.constant("w", 8, 12), net.constant("b", width)))
+    net.op("Gemm", "y", "r", net.constant("v", 12, 4), net.constant("c", 1))
+    model = net.model("y")
+    rules = load_rules(name).with_options(first=True, last=True, small_channels=False)
+    if "Gemm" not in rules.weighted:
+        pytest.skip("Gemm stays in float")
+    result, _ = quantized(model, rules)
+    reference, outputs = (run(network, feed(model))[0] for network in (model, result))
+    assert compare(reference, outputs).sqnr_db > 20
