@@ -1,4 +1,4 @@
-"""The parts that LayerNorm and RMSNorm decompose into: squares, their mean, a root, and what follows."""
+"""The parts that LayerNorm, RMSNorm and InstanceNorm decompose into: squares, a mean, a root, an affine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgedeploy.graphs.surgeon import (
     value_of,
 )
 
-# Both operators compute in float32 whatever the tensor; from float64 something would be lost.
+# The operators compute in float32 whatever the tensor; from float64 something would be lost.
 _NARROW = ("float32", "float16", "bfloat16")
 
 
@@ -34,22 +34,30 @@ class Standardized:
     Attributes:
         root: the node that computes y.
         d: what is divided; `nodes` are the others of the formula without those that make d.
-        axis: the first of the axes, not negative. sizes: theirs.
-        scale, bias: of shape `sizes`; ones and None where there are none.
+        axis: the first of the axes, not negative.
+        start: the first axis along which scale and bias vary: of those that are averaged, or the channels.
+        varies: the sizes of these axes.
+        scale, bias: of shape `varies`; ones and None where there are none.
     """
 
     root: Node
     d: Tensor
     nodes: list[Node]
     axis: int
-    sizes: tuple[int, ...]
+    start: int
+    varies: tuple[int, ...]
     epsilon: float
     scale: NDArray[np.float64]
     bias: NDArray[np.float64] | None = None
 
 
-def standardized(graph: Graph, node: Node, affine: Sequence[str]) -> Standardized:
-    """The formula around `node`, a Sqrt or a Pow, with what `affine` names of Mul and Add; raises Skip."""
+def standardized(
+    graph: Graph, node: Node, affine: Sequence[str], *, per_channel: bool = False
+) -> Standardized:
+    """The formula around `node`, a Sqrt or a Pow, with what `affine` names of Mul and Add; raises Skip.
+
+    Scale and bias vary along the averaged axes, or with `per_channel` along axis 1 in front of them.
+    """
     power = 0.5 if node.op == "Sqrt" else scalar(node.inputs[1])
     if power not in (0.5, -0.5):
         raise Skip("it is not a square root")
@@ -57,10 +65,14 @@ def standardized(graph: Graph, node: Node, affine: Sequence[str]) -> Standardize
     root = _quotient(node, d, power)
     if dtype_name(d) not in _NARROW:
         raise Skip(f"'{d.name}' is {dtype_name(d) or 'of unknown type'}")
-    axis, sizes = _trailing(mean, d)
+    axis = _trailing(mean, d)
+    start, end = (1, 2) if per_channel else (axis, len(d.shape))
+    if not is_static(d.shape[start:end]):
+        raise Skip("the sizes of the axes are not known")
+    varies = tuple(int(size) for size in d.shape[start:end])
     reciprocal = [reader for reader in node.outputs[0].outputs if reader.op == "Reciprocal"]
     nodes = [node, *reciprocal, *nodes]
-    found = Standardized(root, d, nodes, axis, sizes, epsilon, np.ones(sizes))
+    found = Standardized(root, d, nodes, axis, start, varies, epsilon, np.ones(varies))
     _take_affine(graph, found, affine)
     return found
 
@@ -119,16 +131,13 @@ def _quotient(node: Node, d: Tensor, power: float) -> Node:
     return reader
 
 
-def _trailing(mean: Node, d: Tensor) -> tuple[int, tuple[int, ...]]:
-    shape = d.shape
-    rank = len(shape) if shape is not None else 0
+def _trailing(mean: Node, d: Tensor) -> int:
+    """The first of the axes that `mean` averages; raises Skip unless they are the last ones of `d`."""
+    rank = len(d.shape) if d.shape is not None else 0
     axes = sorted(axis % rank for axis in axes_of(mean)) if rank else []
-    if shape is None or not axes or axes != list(range(axes[0], rank)):
+    if not axes or axes != list(range(axes[0], rank)):
         raise Skip("the axes are not the trailing ones")
-    sizes = shape[axes[0] :]
-    if not is_static(sizes):
-        raise Skip("the sizes of the axes are not known")
-    return axes[0], tuple(int(size) for size in sizes)
+    return axes[0]
 
 
 def _take_affine(graph: Graph, found: Standardized, affine: Sequence[str]) -> None:
@@ -142,11 +151,12 @@ def _take_affine(graph: Graph, found: Standardized, affine: Sequence[str]) -> No
         if not is_constant(other) or dtype_name(other) != dtype_name(result):
             continue
         values = np.asarray(other.values).astype(np.float64)
-        lead = values.ndim - len(found.sizes)
-        if lead > found.axis or any(size != 1 for size in values.shape[: max(lead, 0)]):
+        aligned = values.reshape(*[1] * (len(found.d.shape) - values.ndim), *values.shape)
+        end = found.start + len(found.varies)
+        if values.ndim > len(found.d.shape) or {*aligned.shape[: found.start], *aligned.shape[end:]} - {1}:
             continue
         try:
-            spread = np.broadcast_to(values.reshape(values.shape[max(lead, 0) :]), found.sizes)
+            spread = np.broadcast_to(aligned.reshape(aligned.shape[found.start : end]), found.varies)
         except ValueError:
             continue
         found.nodes.append(found.root)

@@ -47,7 +47,14 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]  # fmt: skip
 
 
-@graph_pass("fuse-layernorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognize")
+@graph_pass(
+    "fuse-layernorm",
+    atol=1e-5,
+    cases=cases,
+    ops=("Sqrt", "Pow"),
+    phase="recognize",
+    after=("fuse-instancenorm",),
+)
 def fuse_layernorm(graph: Graph, node: Node) -> int:
     found = standardized(graph, node, ("Mul", "Add"))
     center = producer(found.d)

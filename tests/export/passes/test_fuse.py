@@ -28,6 +28,7 @@ W = {
     "six": np.float32(6), "wrong": np.float32(5.9), "zero": np.float32(0),
     "one": np.float32(1), "r2": np.float32(math.sqrt(2)), "half": np.float32(0.5), "near": np.float32(1.4),
     "e": np.float32(1e-5),
+    "space": np.array([2, 3]), "rows": np.full((8, 1), 3, np.float32),
     "last": np.array([-1]), "first": np.array([1]), "two": np.float32(2),
     "wide": np.full((1, 1, 1, 1, 1), 3, np.float32), "each": np.full((4, 1, 1), 3, np.float32),
     "near3": np.float32(0.0447), "t": np.float32(math.sqrt(2 / math.pi)),
@@ -46,6 +47,7 @@ NORM = (
     "m = ReduceMean(x, last) \n d = Sub(x, m) \n q = Mul(d, d) \n v1 = ReduceMean(q, last) \n "
     "s = Add(v1, e) \n r = Sqrt(s) \n y = Div(d, r)"
 )
+INSTANCE = NORM.replace("last", "space")
 OLD_NORM = NORM.replace("(x, last)", "<axes=[-1]>(x)").replace("(q, last)", "<axes=[-1]>(q)")
 SHUFFLE = "a = Reshape(z, crd) \n b = Transpose<perm=[0,1,4,2,5,3]>(a) \n y = Reshape(b, sixths)"
 UNSHUFFLE = "a = Reshape(z, unshuffle) \n b = Transpose<perm=[0,1,3,5,2,4]>(a) \n y = Reshape(b, deep)"
@@ -87,6 +89,10 @@ NEAR_MISSES = [
     ("fuse-layernorm", NORM.replace("Div(d, r)", "Div(x, r)"), "does not divide"),
     ("fuse-layernorm", NORM.replace("Sub(x, m)", "Add(x, m)"), "less the mean"),
     ("fuse-layernorm", NORM.replace("y =", "w =") + "\n y = Add(w, v1)", "read elsewhere"),
+    ("fuse-instancenorm", INSTANCE.replace("x, space", "x, first"), "different axes"),
+    ("fuse-instancenorm", INSTANCE.replace("space", "last"), "height and width alone"),
+    ("fuse-instancenorm", INSTANCE.replace("y =", "n =") + "\n y = Mul(n, rows)", "varies in height"),
+    ("fuse-instancenorm", INSTANCE.replace("Sub(x, m)", "Add(x, m)"), "less the mean"),
     ("fuse-logsoftmax", "s = Softmax(x) \n l = Log(s) \n y = Add(l, s)", "read elsewhere"),
     ("fuse-reducel2", "q = Mul(x, x) \n s = ReduceMean(q, last) \n y = Sqrt(s)", "not the root of a sum"),
     ("fuse-reducel2", "q = Abs(x) \n s = ReduceSum(q, last) \n y = Sqrt(s)", "not a square"),
@@ -104,7 +110,11 @@ NEAR_MISSES = [
 
 @pytest.mark.parametrize(("name", "body", "reason"), NEAR_MISSES)
 def test_near_misses_are_left_alone_and_say_why(name: str, body: str, reason: str) -> None:
-    kind = {"fuse-layernorm": "float[2,4,8,6] x", "fuse-rmsnorm": "float[2,4,8,6] x"}.get(name, IMAGE)
+    kind = {
+        "fuse-layernorm": "float[2,4,8,6] x",
+        "fuse-rmsnorm": "float[2,4,8,6] x",
+        "fuse-instancenorm": "float[2,4,8,6] x",
+    }.get(name, IMAGE)
     model = text_model(f"{kind}, {STILL}", "y", body, W)
     graph = load(model)
     applied = PASSES.get(name).apply(graph)
