@@ -1,21 +1,20 @@
 """The contract of a calibrator: statistics of one tensor in, the range that INT8 shall cover out.
 
-A calibrator is one file with one frozen dataclass: its fields are its options, the file's name is its name.
+A calibrator is a frozen dataclass in a file of its own: its fields are its options.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.calibration.collect.histogram import Histogram
-from edgedeploy.core.errors import RecipeError
-from edgedeploy.core.registry import Registry
+from edgedeploy.core.registry import Registry, with_options
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,9 @@ def clipped(statistics: TensorStatistics, bound: float) -> Range:
 
 
 class Calibrator(ABC):
-    """Turns statistics into a range."""
+    """Turns statistics into a range; `needs_histogram` asks for the histogram of the tensor."""
 
+    name: ClassVar[str]
     needs_histogram: ClassVar[bool] = True
 
     @abstractmethod
@@ -81,16 +81,4 @@ def make_calibrator(method: str, options: Mapping[str, Any]) -> Calibrator:
 
     Raises UnknownNameError for the name, RecipeError for an unknown option or a value out of range.
     """
-    kind = CALIBRATORS.get(method)
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every entry is a dataclass
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise RecipeError(
-            f"calibrator {method} has no option {', '.join(unknown)}", f"it has: {', '.join(known) or 'none'}"
-        )
-    try:
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(
-            f"calibrator {method}: {error}", f"leave calibration.options out; it has: {', '.join(known)}"
-        ) from error
+    return with_options("calibrator", CALIBRATORS.get(method), options)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import onnx
 
 from edgedeploy.calibration.collect.collect import FeedsFactory
 from edgedeploy.calibration.place.ruleset import RuleSet
-from edgedeploy.core.errors import RecipeError
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.registry import Registry
+from edgedeploy.core.registry import Registry, with_options
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Setting:
 class Correction(ABC):
     """One tool; `order` says when it runs among the others, whatever order they are named in."""
 
+    name: ClassVar[str]
     order: ClassVar[int]
 
 
@@ -72,20 +72,5 @@ def make_corrections(wanted: Mapping[str, Mapping[str, Any]]) -> list[Correction
 
     Raises UnknownNameError for a name, RecipeError for an unknown option or a value out of range.
     """
-    made = []
-    for name, options in wanted.items():
-        kind = CORRECTIONS.get(name)
-        known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]  # every entry is a dataclass
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise RecipeError(
-                f"correction {name} has no option {', '.join(unknown)}",
-                f"it has: {', '.join(known) or 'none'}",
-            )
-        try:
-            made.append(kind(**options))
-        except (TypeError, ValueError) as error:
-            raise RecipeError(
-                f"correction {name}: {error}", f"leave its options out; it has: {', '.join(known)}"
-            ) from error
-    return sorted(made, key=lambda entry: entry.order)
+    made = [with_options("correction", CORRECTIONS.get(name), options) for name, options in wanted.items()]
+    return sorted(made, key=lambda correction: correction.order)

@@ -125,7 +125,7 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """One runtime, one file: a subclass, and at its end `BACKENDS.register("name")(Subclass())`.
+    """One runtime, one file: a subclass decorated with `@BACKENDS.register`; the entry is an instance.
 
     Attributes:
         name: registry name, e.g. "onnxruntime".
@@ -202,7 +202,7 @@ class Backend(ABC):
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session: ...
 
 
-BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends")
+BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends", entry_of=lambda kind: kind())
 
 
 def check_feed(spec: TensorSpec, feeds: Feeds) -> None:

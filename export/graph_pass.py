@@ -73,30 +73,30 @@ class Applied:
 
 @dataclass(frozen=True)
 class GraphPass:
-    """A registered pass.
+    """A registered pass. The fields after `rewrite` are the arguments of the decorator `graph_pass`.
 
     Attributes:
-        name: file name with dashes.
         rewrite: `(graph, node[, options]) -> hits` with `ops`, `(graph[, options]) -> hits` without.
+        name: file name with dashes.
         atol: the promise: largest difference of any output relative to that output's largest absolute value.
-        cases: models, or (model, options), on which the pass must fire at least once each; their weights are
-            drawn from the generator.
+        cases: models, or (model, options), on which the pass must fire at least once each; the generator
+            draws their weights.
         ops: operator types of the candidates; empty for whole-graph passes.
-        options_type: frozen dataclass of the pass's options, or None.
+        options: frozen dataclass of the pass's options, or None.
         new_feeds: for passes that change what inputs mean: feeds of the graph before -> the nearest after.
         old_feeds: its counterpart: new feeds -> equivalent feeds of the graph before.
         old_outputs: for passes that change what outputs mean: outputs before -> outputs expected after.
-        phase: of `export/order.py`, for passes that run by default; "" for those that are asked for.
-        after: names of passes that go before it in its phase, if they run at all.
+        phase: a phase of `export/order.py` for a pass that runs by default; "" for one that users ask for.
+        after: names of passes that run before this one in its phase.
         prepare: called with the graph before every sweep, e.g. to infer shapes.
     """
 
-    name: str
     rewrite: Callable[..., int]
+    name: str
     atol: float
     cases: Cases
     ops: tuple[str, ...] = ()
-    options_type: type[Any] | None = None
+    options: type[Any] | None = None
     new_feeds: Callable[[Feeds, Any], Feeds] | None = None
     old_feeds: Callable[[Feeds, Any], Feeds] | None = None
     old_outputs: Callable[[Feeds, Any], Feeds] | None = None
@@ -111,7 +111,7 @@ class GraphPass:
 
     def examples(self, rng: np.random.Generator) -> list[tuple[onnx.ModelProto, Any]]:
         """The cases, each with its options (None where the pass has none)."""
-        default = self.options_type() if self.options_type is not None else None
+        default = self.options() if self.options is not None else None
         return [case if isinstance(case, tuple) else (case, default) for case in self.cases(rng)]
 
     def apply(
@@ -128,8 +128,8 @@ class GraphPass:
         CandidateFault where a rewrite raises.
         """
         extra: tuple[Any, ...] = ()
-        if self.options_type is not None:
-            extra = (options if options is not None else self.options_type(),)
+        if self.options is not None:
+            extra = (options if options is not None else self.options(),)
         if not self.ops:
             return self._once(graph, extra)
         most = limit if limit is not None else float("inf")
@@ -198,40 +198,7 @@ class GraphPass:
 PASSES: Registry[GraphPass] = Registry("pass", "edgedeploy.export.passes")
 
 
-def graph_pass(
-    name: str,
-    *,
-    atol: float,
-    cases: Cases,
-    ops: tuple[str, ...] = (),
-    options: type[Any] | None = None,
-    new_feeds: Callable[[Feeds, Any], Feeds] | None = None,
-    old_feeds: Callable[[Feeds, Any], Feeds] | None = None,
-    old_outputs: Callable[[Feeds, Any], Feeds] | None = None,
-    phase: str = "",
-    after: tuple[str, ...] = (),
-    prepare: Callable[[Graph], None] | None = None,
-) -> Callable[[Callable[..., int]], GraphPass]:
-    """Decorator that turns a rewrite function into a registered GraphPass; see there for the arguments."""
-
-    def enter(rewrite: Callable[..., int]) -> GraphPass:
-        entry = GraphPass(
-            name,
-            rewrite,
-            atol,
-            cases,
-            ops,
-            options,
-            new_feeds,
-            old_feeds,
-            old_outputs,
-            phase,
-            after,
-            prepare,
-        )
-        return PASSES.register(name)(entry)
-
-    return enter
+graph_pass = PASSES.decorator(GraphPass)
 
 
 def _alive(node: Node) -> bool:

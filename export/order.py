@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from edgedeploy.core.errors import PluginError, closest
 from edgedeploy.export.graph_pass import PASSES, GraphPass
 
 PHASES = {
@@ -41,9 +42,16 @@ def in_order(passes: Iterable[GraphPass]) -> tuple[str, ...]:
 
 
 def default_passes(*phases: str) -> tuple[str, ...]:
-    """Names of the passes that run by default: those that name a phase, or one of the phases given."""
-    found = (PASSES.get(name) for name in PASSES.names())
-    return in_order(item for item in found if item.phase and (not phases or item.phase in phases))
+    """Names of the passes that run by default: those that name a phase, or one of the phases given.
+
+    Raises PluginError for a pass whose `after` names no pass.
+    """
+    passes, names = PASSES.all(), PASSES.names()
+    for item in passes:
+        for unknown in sorted(set(item.after).difference(names)):
+            fault = f"names '{unknown}' in `after`, which is no pass"
+            raise PluginError(item.rewrite.__module__, fault, closest(unknown, names))
+    return in_order(item for item in passes if item.phase and (not phases or item.phase in phases))
 
 
 DEFAULT_PASSES = default_passes()

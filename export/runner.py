@@ -126,7 +126,7 @@ def optimize(
             `feeds`, real inputs. Where a pass errs beyond its promise, raises, or leaves an invalid graph,
             the one rewrite that does it is found and left out, with a small model that shows it; a pass for
             which that is not possible is reverted as a whole, recorded and not tried again.
-        options: per pass name, an object of that pass's options_type.
+        options: per pass name, an object of that pass's type of options.
 
     A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the
     reason in `left_alone`. Raises UnknownNameError for an unknown pass.
@@ -206,8 +206,8 @@ class _Run:
         """Run one pass; whether it changed the model."""
         started = time.perf_counter()
         options = self.options.get(step.name)
-        if options is None and step.options_type is not None:
-            options = step.options_type()
+        if options is None and step.options is not None:
+            options = step.options()
         refused = self.refused.setdefault(step.name, {})
         nodes = len(self._current().nodes)
         offences: list[Offence] = []

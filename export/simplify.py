@@ -89,7 +89,7 @@ def _as_pass(tool: str) -> GraphPass:
     def cases(_: np.random.Generator) -> list[onnx.ModelProto]:
         return []
 
-    return GraphPass(tool, rewrite, PROMISE, cases)
+    return GraphPass(rewrite, tool, PROMISE, cases)
 
 
 def _last_words(ended: subprocess.CompletedProcess[bytes]) -> str:

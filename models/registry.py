@@ -18,6 +18,8 @@ from edgedeploy.core.spec import TaskSpec
 class ModelInfo:
     """What the toolkit knows of a model besides its weights.
 
+    The fields after `build` are the arguments of the decorator `register_model`.
+
     Attributes:
         build: makes the network; keyword arguments are the variant's own options (e.g. `augment=True`).
         input_shape: the default export shape of its one input, NCHW.
@@ -93,48 +95,8 @@ class ModelInfo:
         return replace(self, task=task)
 
 
-MODELS: Registry[ModelInfo] = Registry("model", "edgedeploy.models.zoo", one_per_file=False)
-
-
-def register_model(
-    *,
-    input_shape: tuple[int, int, int, int],
-    task: TaskSpec,
-    outputs: tuple[str, ...],
-    paper: str,
-    size_multiple: int = 1,
-    labels: tuple[str, ...] = (),
-    rename: Mapping[str, str] | None = None,
-    training_only: tuple[str, ...] = (),
-    default_weights: str = "",
-    fixed_size: bool = False,
-    training_options: tuple[str, ...] = (),
-    idle: tuple[str, ...] = (),
-    heads: tuple[str, ...] = (),
-) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Decorator: enters a builder function in the zoo under its own name; arguments as in ModelInfo."""
-
-    def enter(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        info = ModelInfo(
-            build=build,
-            input_shape=input_shape,
-            task=task,
-            outputs=outputs,
-            paper=paper,
-            size_multiple=size_multiple,
-            labels=labels,
-            rename=rename or {},
-            training_only=training_only,
-            default_weights=default_weights,
-            fixed_size=fixed_size,
-            training_options=training_options,
-            idle=idle,
-            heads=heads,
-        )
-        MODELS.register(build.__name__)(info)
-        return build
-
-    return enter
+MODELS: Registry[ModelInfo] = Registry("model", "edgedeploy.models.zoo", families=True)
+register_model = MODELS.decorator(ModelInfo)
 
 
 def create_model(name: str, **options: Any) -> nn.Module:

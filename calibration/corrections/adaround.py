@@ -24,7 +24,7 @@ _BLOCK = 64
 WHOLE = np.array([[[-LEVELS]], [[LEVELS]]], dtype=np.float64)
 
 
-@CORRECTIONS.register("adaround")
+@CORRECTIONS.register
 @dataclass(frozen=True)
 class AdaptiveRounding(AfterPlacement):
     """Chooses the codes of weights by the layer's output; scales stay.
@@ -35,6 +35,7 @@ class AdaptiveRounding(AfterPlacement):
         largest: K above which a layer keeps nearest rounding; time grows with K^2, memory too.
     """
 
+    name = "adaround"
     order = 30
     damping: float = 0.01
     sweeps: int = 4

@@ -37,7 +37,7 @@ _MOVING = frozenset(
 )
 
 
-@CORRECTIONS.register("bias")
+@CORRECTIONS.register
 @dataclass(frozen=True)
 class BiasCorrection(AfterPlacement):
     """Moves biases by the mean error that is left after all else.
@@ -46,6 +46,7 @@ class BiasCorrection(AfterPlacement):
         share: of the measured shift that is corrected.
     """
 
+    name = "bias"
     order = 40
     share: float = 1.0
 

@@ -29,7 +29,7 @@ _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool"
 _LEAST = 1 / 64  # of the largest channel: a dead channel would otherwise blow up its weights
 
 
-@CORRECTIONS.register("equalize")
+@CORRECTIONS.register
 @dataclass(frozen=True)
 class Equalize(BeforePlacement):
     """Equalizes every tensor that only convolutions read and whose maker can take the factor.
@@ -42,6 +42,7 @@ class Equalize(BeforePlacement):
             off it, so this pays only with a correction that chooses codes by the layer's output.
     """
 
+    name = "equalize"
     order = 10
     strength: float = 0.5
     depthwise: float = 0.5

@@ -26,7 +26,7 @@ _WIDEST = 1e3  # ratio of the largest s to the smallest: what float32 and the we
 Slot = tuple[int, int, int]  # node, input, axis of a constant that can be divided by s
 
 
-@CORRECTIONS.register("smooth")
+@CORRECTIONS.register
 @dataclass(frozen=True)
 class SmoothQuant(BeforePlacement):
     """Smooths every tensor that only matrix products with constant weights read.
@@ -36,6 +36,7 @@ class SmoothQuant(BeforePlacement):
         multiply: put a Mul before the product where no layer before can take 1/s.
     """
 
+    name = "smooth"
     order = 11
     alpha: float = 0.5
     multiply: bool = False

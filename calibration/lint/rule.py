@@ -7,8 +7,8 @@ there: the driver measures it in ONNX Runtime at every use and takes back what d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -43,31 +43,33 @@ class Cases:
 
 @dataclass(frozen=True)
 class LintRule:
-    """A registered rule.
+    """A registered rule. The fields after `check` are the arguments of the decorator `lint_rule`.
 
     Attributes:
-        name: file name with dashes. id: ED1xx for what a parser refuses, ED2xx for placement that costs time
-            or accuracy, ED3xx for advice; an id is never used again for something else.
+        check: scene -> faults.
+        name: file name with dashes.
+        id: ED1xx for what a parser refuses, ED2xx for placement that costs time or accuracy, ED3xx for
+            advice; no two rules ever have the same id.
         severity: "error": the runtime refuses the file or computes it wrongly; "warning": it runs slower or
             less exactly than it could; "advice": consider.
         source: H and P numbers of docs/lint.md.
-        where: field of RuleSet -> values; the rule is about the rule sets that have one of them in each.
         remedy: what to do, in one line.
-        check: scene -> faults. fix: (scene, editor, faults) -> None edits the graph, None where nobody can.
+        cases: models that break and keep the rule; the generator draws their weights.
+        where: field of RuleSet -> values; the rule applies to rule sets that have one of them in each field.
+        fix: (scene, editor, faults) -> None edits the graph; None where no edit mends the fault.
         promise: least SQNR in dB of the outputs after `fix` against those before.
-        cases: given a generator for weights.
     """
 
+    check: Callable[[Scene], Iterable[Fault]]
     name: str
     id: str
     severity: Severity
     source: tuple[str, ...]
-    where: Mapping[str, frozenset[Any]]
     remedy: str
-    check: Callable[[Scene], Iterable[Fault]]
     cases: Callable[[np.random.Generator], Cases]
-    fix: Callable[[Scene, Editor, Sequence[Fault]], None] | None
-    promise: float
+    where: Mapping[str, Collection[Any]] = field(default_factory=dict)
+    fix: Callable[[Scene, Editor, Sequence[Fault]], None] | None = None
+    promise: float = 20.0
 
     @property
     def title(self) -> str:
@@ -75,30 +77,9 @@ class LintRule:
         return (self.check.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
     def applies(self, rules: RuleSet) -> bool:
-        """Whether the rule is about files for this rule set."""
-        return all(getattr(rules, field) in values for field, values in self.where.items())
+        """Whether the rule applies to files for this rule set."""
+        return all(getattr(rules, name) in values for name, values in self.where.items())
 
 
 LINT: Registry[LintRule] = Registry("lint rule", "edgedeploy.calibration.lint.rules")
-
-
-def lint_rule(
-    name: str,
-    code: str,
-    severity: Severity,
-    *,
-    source: tuple[str, ...],
-    remedy: str,
-    cases: Callable[[np.random.Generator], Cases],
-    where: Mapping[str, Iterable[Any]] | None = None,
-    fix: Callable[[Scene, Editor, Sequence[Fault]], None] | None = None,
-    promise: float = 20.0,
-) -> Callable[[Callable[[Scene], Iterable[Fault]]], LintRule]:
-    """Decorator that turns a check into a registered LintRule; see there for the arguments."""
-
-    def enter(check: Callable[[Scene], Iterable[Fault]]) -> LintRule:
-        fields = {field: frozenset(values) for field, values in (where or {}).items()}
-        entry = LintRule(name, code, severity, source, fields, remedy, check, cases, fix, promise)
-        return LINT.register(name)(entry)
-
-    return enter
+lint_rule = LINT.decorator(LintRule)

@@ -64,7 +64,7 @@ def load_named_rules(name: str) -> RuleSet:
 
 def all_rules() -> list[LintRule]:
     """Every rule, by id."""
-    return sorted((LINT.get(name) for name in LINT.names()), key=lambda rule: rule.id)
+    return sorted(LINT.all(), key=lambda rule: rule.id)
 
 
 def lint(model: onnx.ModelProto, *subjects: Subject) -> list[Finding]:

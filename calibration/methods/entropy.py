@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgedeploy.calibration.calibrator import CALIBRATORS, Calibrator, Range, TensorStatistics, clipped
 
 
-@CALIBRATORS.register("entropy")
+@CALIBRATORS.register
 @dataclass(frozen=True)
 class Entropy(Calibrator):
     """Clips symmetrically where the Kullback-Leibler divergence is least.
@@ -26,6 +26,7 @@ class Entropy(Calibrator):
             on tensors of few distinct values (an 8-bit image): with all in the last bin P equals Q.
     """
 
+    name = "entropy"
     levels: int = 128
     coverage: float = 99.99
 

@@ -11,11 +11,12 @@ from typing import ClassVar
 from edgedeploy.calibration.calibrator import CALIBRATORS, Calibrator, Range, TensorStatistics
 
 
-@CALIBRATORS.register("minmax")
+@CALIBRATORS.register
 @dataclass(frozen=True)
 class MinMax(Calibrator):
     """Covers everything that was seen. No options."""
 
+    name = "minmax"
     needs_histogram: ClassVar[bool] = False
 
     def range_of(self, statistics: TensorStatistics) -> Range:

@@ -15,7 +15,7 @@ import numpy as np
 from edgedeploy.calibration.calibrator import CALIBRATORS, Calibrator, Range, TensorStatistics
 
 
-@CALIBRATORS.register("moving-average")
+@CALIBRATORS.register
 @dataclass(frozen=True)
 class MovingAverage(Calibrator):
     """Covers the smoothed extremes of the images.
@@ -24,6 +24,7 @@ class MovingAverage(Calibrator):
         momentum: weight a of what was seen before; 0 takes the last image alone.
     """
 
+    name = "moving-average"
     needs_histogram: ClassVar[bool] = False
 
     momentum: float = 0.9

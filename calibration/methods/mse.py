@@ -14,7 +14,7 @@ from edgedeploy.calibration.calibrator import CALIBRATORS, Calibrator, Range, Te
 from edgedeploy.core.pair_sums import LEVELS
 
 
-@CALIBRATORS.register("mse")
+@CALIBRATORS.register
 @dataclass(frozen=True)
 class MeanSquaredError(Calibrator):
     """Clips symmetrically where the squared error is least.
@@ -23,6 +23,7 @@ class MeanSquaredError(Calibrator):
         candidates: thresholds tried, evenly spaced up to the largest magnitude.
     """
 
+    name = "mse"
     candidates: int = 128
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from edgedeploy.calibration.calibrator import CALIBRATORS, Calibrator, Range, TensorStatistics, clipped
 
 
-@CALIBRATORS.register("percentile")
+@CALIBRATORS.register
 @dataclass(frozen=True)
 class Percentile(Calibrator):
     """Clips symmetrically at a percentile of the magnitude.
@@ -22,6 +22,7 @@ class Percentile(Calibrator):
         percentile: share of values kept unclipped, in per cent.
     """
 
+    name = "percentile"
     percentile: float = 99.99
 
     def __post_init__(self) -> None:

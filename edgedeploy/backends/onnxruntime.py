@@ -82,6 +82,7 @@ class OnnxRuntimeSession(Session):
             self._folder.cleanup()
 
 
+@BACKENDS.register
 class OnnxRuntime(Backend):
     name = "onnxruntime"
     package = "onnxruntime"
@@ -180,6 +181,3 @@ def _with_shape(spec: TensorSpec, shape: Any) -> TensorSpec:
         return spec
     dims = tuple(new if isinstance(new, int) else old for new, old in zip(shape, spec.shape, strict=True))
     return spec.model_copy(update={"shape": dims})
-
-
-BACKENDS.register("onnxruntime")(OnnxRuntime())

@@ -75,6 +75,7 @@ class OpenVinoSession(Session):
         self._request = None
 
 
+@BACKENDS.register
 class OpenVino(Backend):
     name = "openvino"
     package = "openvino"
@@ -202,6 +203,3 @@ def _sdk() -> Any:
         if silenced:
             del sys.modules["openvino_telemetry"]
     return openvino
-
-
-BACKENDS.register("openvino")(OpenVino())

@@ -40,6 +40,7 @@ class ReferenceSession(Session):
         return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, results, strict=True)}
 
 
+@BACKENDS.register
 class Reference(Backend):
     name = "reference"
     package = "onnx"
@@ -66,6 +67,3 @@ class Reference(Backend):
             return reference.ReferenceEvaluator(str(artifact.path))
         except Exception as error:  # whatever it raises while loading is its refusal
             raise refusal(self.name, artifact, str(error)) from error
-
-
-BACKENDS.register("reference")(Reference())

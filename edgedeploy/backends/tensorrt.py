@@ -14,6 +14,7 @@ from edgedeploy.runtime import cuda as _cuda
 from edgedeploy.runtime.tensorrt_common import TensorRtBackend
 
 
+@BACKENDS.register
 class TensorRt(TensorRtBackend):
     name = "tensorrt"
     package = "tensorrt"
@@ -34,6 +35,3 @@ class TensorRt(TensorRtBackend):
                 "run this build on the device",
             )
         return here
-
-
-BACKENDS.register("tensorrt")(TensorRt())

@@ -16,6 +16,7 @@ INT8_NOTE = (
 )
 
 
+@BACKENDS.register
 class TensorRtRtx(TensorRtBackend):
     name = "tensorrt-rtx"
     package = "tensorrt_rtx"
@@ -38,6 +39,3 @@ class TensorRtRtx(TensorRtBackend):
 
     def _notes(self, artifact: Artifact) -> dict[str, str]:
         return {"note": INT8_NOTE} if artifact.precision == "int8" else {}
-
-
-BACKENDS.register("tensorrt-rtx")(TensorRtRtx())

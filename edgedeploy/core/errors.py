@@ -36,14 +36,25 @@ class RecipeError(UsageError):
     """A recipe, an `a.b=value` edit or an option has an unknown field or a value out of range."""
 
 
+def closest(name: str, known: Iterable[str]) -> str:
+    """A hint that names up to three of the known names, the most similar ones, or else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
+
+
 class UnknownNameError(UsageError):
     """A name that no registry entry has; the hint names the closest ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
-        super().__init__(f"unknown {kind} '{name}'", hint)
+        super().__init__(f"unknown {kind} '{name}'", closest(name, known))
+
+
+class PluginError(EdgeDeployError):
+    """A plug-in's file breaks the contract of its folder; the message names the file, the hint the mend."""
+
+    def __init__(self, module: str, fault: str, mend: str) -> None:
+        super().__init__(f"{module.replace('.', '/')}.py {fault}", mend)
 
 
 class ArtifactError(UsageError):

@@ -1,88 +1,134 @@
-"""Plug-ins by name: explicit decorators, found by file name, imported on first use.
+"""Plug-ins by name: a decorator enters a plug-in, the file's name is its name, the first use imports it.
 
-A registry looks after one package. Where each file holds one plug-in, its name is the file's
-(`fold_batchnorm.py` is `fold-batchnorm`) and only that file is imported; where a file holds several (models),
-all are. A file whose text enters nothing under its own name is a helper.
+A registry serves one folder. Every file of the folder without a leading underscore is a plug-in:
+`fold_batchnorm.py` holds `fold-batchnorm` and nothing else. So a listing of names imports nothing. A folder
+may hold families instead, with several plug-ins in a file (models); then a listing imports all files.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from edgedeploy.core.errors import UnknownNameError
+from edgedeploy.core.errors import PluginError, RecipeError, UnknownNameError
 
 T = TypeVar("T")
+D = TypeVar("D")
+P = ParamSpec("P")
 
 
 class Registry(Generic[T]):
-    """A lazy mapping from name to plug-in.
+    """A mapping from name to entry; every entry has an attribute `name`.
 
     Args:
-        kind: what an entry is called in errors, e.g. "backend".
-        package: dotted name of the package whose files hold the entries.
-        one_per_file: whether a file's name tells the entry's name; False imports every file to answer.
-        skip: file names (stems) that are not imported when all are.
+        kind: what messages call an entry, e.g. "backend".
+        package: dotted name of the folder.
+        entry_of: the entry of a class that `register` decorates; by default the class itself.
+        families: whether a file holds several entries, whose names the file's name does not tell.
     """
 
     def __init__(
-        self, kind: str, package: str, *, one_per_file: bool = True, skip: frozenset[str] = frozenset()
+        self,
+        kind: str,
+        package: str,
+        *,
+        entry_of: Callable[[Any], T] = lambda definition: definition,
+        families: bool = False,
     ) -> None:
-        self.kind, self.package, self.one_per_file, self.skip = kind, package, one_per_file, skip
+        self.kind, self.package, self.families = kind, package, families
+        self._entry_of = entry_of
         self._entries: dict[str, T] = {}
-        self._scanned = False
+        self._modules: dict[str, str] = {}  # name of an entry -> module that defines it
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters an object under `name`; a second entry of that name is a bug."""
+    def register(self, definition: D) -> D:
+        """Class decorator: enter a class under its attribute `name`. Raises PluginError."""
+        self._enter(self._entry_of(definition), definition.__module__)
+        return definition
 
-        def enter(entry: T) -> T:
-            known = self._entries.get(name)
-            if known is not None and known is not entry:
-                raise RuntimeError(f"two {self.kind}s are called '{name}': {known!r} and {entry!r}")
-            self._entries[name] = entry
-            return entry
+    def decorator(self, entry_type: Callable[Concatenate[D, P], T]) -> Callable[P, Callable[[D], D]]:
+        """A decorator for definitions that need more fields than a name.
 
-        return enter
+        `entry_type` makes the entry from the definition and the decorator's arguments: its fields are the
+        decorator's parameters. The decorator returns the definition unchanged and raises PluginError.
+        """
+
+        def with_fields(*args: P.args, **fields: P.kwargs) -> Callable[[D], D]:
+            def enter(definition: D) -> D:
+                self._enter(entry_type(definition, *args, **fields), definition.__module__)
+                return definition
+
+            return enter
+
+        return with_fields
 
     def get(self, name: str) -> T:
-        """The entry called `name`; raises UnknownNameError with the closest names."""
+        """The entry called `name`; raises UnknownNameError with the closest names, and PluginError."""
         if name not in self._entries:
-            if not self.one_per_file:
-                self._import_all()
-            elif name in self.names():
-                importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
-        if name not in self._entries:
-            raise UnknownNameError(self.kind, name, self.names())
+            names = self.names()
+            if name not in names:
+                raise UnknownNameError(self.kind, name, names)
+            if not self.families:
+                self._load(name.replace("-", "_"))
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """All names, sorted; imports nothing where files hold one entry each."""
-        if self.one_per_file:
-            return sorted({stem.replace("_", "-") for stem in self._entry_files()} | set(self._entries))
-        self._import_all()
-        return sorted(self._entries)
-
-    def _entry_files(self) -> Iterator[str]:
-        """Files that enter something under their name: `@decorator("name"` or `REGISTRY.register("name"`."""
-        (folder,) = importlib.import_module(self.package).__path__
-        for stem in self._stems():
-            name = re.escape(stem.replace("_", "-"))
-            entry = rf"""^(?:@[\w.]+|[\w.]+\.register)\(\s*["']{name}["']"""
-            if re.search(entry, (Path(folder) / f"{stem}.py").read_text("utf-8"), re.MULTILINE):
-                yield stem
-
-    def _stems(self) -> Iterator[str]:
-        paths = importlib.import_module(self.package).__path__
-        for module in pkgutil.iter_modules(paths):
-            if not module.ispkg and not module.name.startswith("_") and module.name not in self.skip:
-                yield module.name
-
-    def _import_all(self) -> None:
-        if not self._scanned:
-            self._scanned = True
+        """All names, sorted; imports nothing where files hold one entry each. Raises PluginError."""
+        if self.families:
             for stem in self._stems():
-                importlib.import_module(f"{self.package}.{stem}")
+                self._load(stem)
+            return sorted(self._entries)
+        return sorted({stem.replace("_", "-") for stem in self._stems()} | set(self._entries))
+
+    def all(self) -> list[T]:
+        """All entries by name; imports every file."""
+        return [self.get(name) for name in self.names()]
+
+    def _enter(self, entry: T, module: str) -> None:
+        name: str = entry.name  # type: ignore[attr-defined]  # of an instance or of a class
+        own = module.rpartition(".")[2].replace("_", "-")
+        if module.startswith(f"{self.package}.") and not self.families and name != own:
+            mend = f"call the {self.kind} '{own}', or the file {name.replace('-', '_')}.py"
+            raise PluginError(module, f"registers the {self.kind} '{name}'", mend)
+        if name in self._entries:
+            other = self._modules.get(name, "another file")
+            raise PluginError(
+                module, f"registers the {self.kind} '{name}', which {other} has registered", "rename one"
+            )
+        self._entries[name], self._modules[name] = entry, module
+
+    def _load(self, stem: str) -> None:
+        """Import a file; raises PluginError where it registers nothing."""
+        module = f"{self.package}.{stem}"
+        importlib.import_module(module)
+        if module not in self._modules.values():
+            mend = f"decorate the {self.kind} of this file, or move the file to another folder"
+            raise PluginError(module, f"registers no {self.kind}", mend)
+
+    def _stems(self) -> list[str]:
+        """Names of the folder's public files; of its parents only the first is imported."""
+        root, *parts = self.package.split(".")
+        (start,) = importlib.import_module(root).__path__
+        return sorted(path.stem for path in Path(start, *parts).glob("*.py") if not path.stem.startswith("_"))
+
+
+def with_options(kind: str, plugin: type[T], options: Mapping[str, Any]) -> T:
+    """An instance of a plug-in that is a dataclass; its fields are the options that users set.
+
+    Raises RecipeError for an unknown option, and for a value that the dataclass refuses.
+    """
+    name: str = plugin.name  # type: ignore[attr-defined]
+    known = [field.name for field in fields(plugin)]  # type: ignore[arg-type]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise RecipeError(
+            f"{kind} {name} has no option {', '.join(unknown)}", f"it has: {', '.join(known) or 'none'}"
+        )
+    try:
+        return plugin(**options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{kind} {name}: {error}", f"leave its options out; it has: {', '.join(known)}"
+        ) from error

@@ -37,6 +37,7 @@ class Guess:
     probability: float
 
 
+@TASKS.register
 class Classification(Task):
     """Classes of a picture; the result is a list of Guess, the likeliest first."""
 
@@ -175,6 +176,3 @@ def class_folders(data: Path) -> list[Path]:
             if folders:
                 return folders
     raise UsageError(f"{data} holds no folders of images", "it needs a folder of images for each class")
-
-
-TASKS.register("classification")(Classification)

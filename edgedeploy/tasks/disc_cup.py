@@ -28,6 +28,7 @@ NAMES = ("optic cup", "optic disc")
 COLORS = np.asarray([[255, 200, 0], [0, 200, 255]], np.uint8)
 
 
+@TASKS.register
 class DiscCup(Task):
     """Masks of cup and disc, bool (2, H, W)."""
 
@@ -152,6 +153,3 @@ def cup_to_disc_ratio(masks: Masks) -> float:
     if not disc.size:
         return math.nan
     return float((cup[-1] - cup[0] + 1 if cup.size else 0) / (disc[-1] - disc[0] + 1))
-
-
-TASKS.register("disc-cup")(DiscCup)

@@ -31,6 +31,7 @@ from edgedeploy.vision.verification import (
 FOLDS = 10
 
 
+@TASKS.register
 class FaceEmbedding(Task):
     """The embedding of one face, float32 (D,), of length 1."""
 
@@ -111,6 +112,3 @@ class FaceEmbedding(Task):
         face = face if order == "rgb" else np.ascontiguousarray(face[:, :, ::-1])
         mean, std = self.options.get("mean", [127.5]), self.options.get("std", [127.5])
         return {spec.name: to_tensor(face, spec, mean, std)}
-
-
-TASKS.register("face-embedding")(FaceEmbedding)

@@ -39,6 +39,7 @@ MOST = 256  # classes that a map of bytes can tell apart
 VOID = {11: 11, 19: 255}  # the unlabeled index of CamVid and Cityscapes, by class count
 
 
+@TASKS.register
 class Segmentation(Task):
     """Classes of an image's pixels; the result is a class map, uint8 (H, W)."""
 
@@ -182,6 +183,3 @@ def _enlarge(plane: NDArray[Any], height: int, width: int, kind: int) -> NDArray
     if plane.shape == (height, width):
         return plane
     return np.asarray(cv2.resize(plane, (width, height), interpolation=kind))
-
-
-TASKS.register("segmentation")(Segmentation)

@@ -41,6 +41,7 @@ from edgedeploy.vision.video import is_video, read_video
 Pixels = NDArray[Any]
 
 
+@TASKS.register
 class SuperResolution(Task):
     """Enlarge an image by `scale`; the result is RGB uint8 (scale*H, scale*W, 3)."""
 
@@ -234,6 +235,3 @@ def _margin(artifact: Artifact) -> int:
     if not isinstance(margin, int) or margin < 0:
         raise UsageError(f"{artifact.path}: a margin of {margin!r} is no number of pixels", "give 0 or more")
     return margin
-
-
-TASKS.register("super-resolution")(SuperResolution)

@@ -17,6 +17,7 @@ from edgedeploy.vision.images import fit_input, to_tensor
 from edgedeploy.vision.palette import draw_legend
 
 
+@TASKS.register
 class TensorTask(Task):
     """Any network on images; the result is the mapping of its output tensors."""
 
@@ -66,6 +67,3 @@ class TensorTask(Task):
             raise UsageError(f"input {spec} has {channels} channels", "images have 1 or 3")
         mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
         return {spec.name: to_tensor(pixels, spec, mean, std)}
-
-
-TASKS.register("tensor")(TensorTask)

@@ -39,6 +39,7 @@ LONG_SIDE = 2560  # bounds what an extreme panorama would ask of memory
 COLOR, RIM = (60, 230, 60), (0, 0, 0)
 
 
+@TASKS.register
 class TextDetection(Task):
     """Words of an image; the result is TextRegions in the image's coordinates."""
 
@@ -153,6 +154,3 @@ def content_size(image: tuple[int, int], whole: tuple[int, int], step: int = 32)
     if all(w - size < step for size, w in zip(fitted, whole, strict=True)):
         return whole
     return fitted[0], fitted[1]
-
-
-TASKS.register("text-detection")(TextDetection)

@@ -36,6 +36,7 @@ class Experiment(ABC, Generic[S]):
         labels: class names of the data, which go into the weights file.
     """
 
+    name: ClassVar[str]
     settings_type: ClassVar[type[Section]]
     metric: ClassVar[str]
 

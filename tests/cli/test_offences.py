@@ -49,7 +49,7 @@ def wrong_at(*bad: str, ops: tuple[str, ...] = ("Relu",), name: str = "tell-lies
     def rewrite(graph: Graph, node: Node) -> int:
         return to_clip(graph, node, 0.5 if node.name in bad else 0.0)
 
-    return GraphPass(name, rewrite, 1e-5, lambda _: [], ops)
+    return GraphPass(rewrite, name, 1e-5, lambda _: [], ops)
 
 
 def operators(result: OptimizeResult) -> Counter[str]:
@@ -104,7 +104,7 @@ def raise_at(bad: str) -> GraphPass:
             raise IndexError("off by one")
         return to_clip(graph, node)
 
-    return GraphPass("raise", rewrite, 1e-5, lambda _: [], ("Relu",))
+    return GraphPass(rewrite, "raise", 1e-5, lambda _: [], ("Relu",))
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -157,7 +157,7 @@ def test_a_whole_graph_pass_gets_a_repro_too(rng: np.random.Generator, tmp_path:
         weight.values = weight.values * 1.01
         return 1
 
-    (offence,) = optimize(tower(rng), [GraphPass("scale", scale, 1e-5, lambda _: [])]).offences
+    (offence,) = optimize(tower(rng), [GraphPass(scale, "scale", 1e-5, lambda _: [])]).offences
     assert offence.node == ""
     assert offence.repro is not None
     assert [n.op_type for n in offence.repro.before.graph.node] == ["Conv"]
@@ -198,7 +198,7 @@ def test_what_was_granted_stands_in_the_history(shared: Path) -> None:
 
 def test_the_order_follows_from_what_passes_say() -> None:
     def item(name: str, phase: str, *after: str) -> GraphPass:
-        return GraphPass(name, lambda _: 0, 0.0, lambda _: [], phase=phase, after=after)
+        return GraphPass(lambda _: 0, name, 0.0, lambda _: [], phase=phase, after=after)
 
     late, early = item("a", "fold", "b"), item("b", "fold", "elsewhere")
     assert in_order([late, item("z", "clean"), early]) == ("z", "b", "a")

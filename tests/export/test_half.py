@@ -50,7 +50,7 @@ def test_more_than_a_last_bit_is_not_granted(rng: np.random.Generator) -> None:
             return 1
         return 0
 
-    lying = GraphPass("lying", off, 1e-6, lambda _: [], ("Mul",))
+    lying = GraphPass(off, "lying", 1e-6, lambda _: [], ("Mul",))
     model: onnx.ModelProto = text_model("float16[1000] x", "y", "y = Mul(x, c)", {"c": FACTORS["c"]})
     result = optimize(model, [lying])
     assert [offence.name for offence in result.offences] == ["lying"]

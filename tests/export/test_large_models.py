@@ -51,7 +51,7 @@ def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("low_limit")
 @pytest.mark.parametrize(("rewrite", "says"), [(invalid, "no_such_attribute"), (wrong, "differs by")])
 def test_proof_and_checker_work_beyond_the_limit(rewrite: object, says: str, model: onnx.ModelProto) -> None:
-    lying = GraphPass("lying", rewrite, 1e-5, lambda _: [], ("Relu",))  # type: ignore[arg-type]
+    lying = GraphPass(rewrite, "lying", 1e-5, lambda _: [], ("Relu",))  # type: ignore[arg-type]
     result = optimize(model, [lying, "drop-identity"])
     assert [offence.reason for offence in result.offences if says in offence.reason]
     assert [node.op_type for node in result.model.graph.node] == ["Conv", "Relu"]

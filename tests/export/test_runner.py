@@ -46,7 +46,7 @@ def conv_relu(rng: np.random.Generator) -> onnx.ModelProto:
 
 def lying(rewrite: Callable[..., int], **changes: Any) -> GraphPass:
     """A pass that is in no registry, promising 1e-5."""
-    item = GraphPass("lying", rewrite, 1e-5, lambda _: [], ("Relu",))
+    item = GraphPass(rewrite, "lying", 1e-5, lambda _: [], ("Relu",))
     return replace(item, **changes)
 
 

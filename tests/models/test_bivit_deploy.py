@@ -18,7 +18,6 @@ from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.export.capture.capture import capture
 from edgedeploy.export.graph_pass import PASSES
-from edgedeploy.export.passes.pack_binary_weights import pack_binary_weights
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import text_model
 from edgedeploy.export.signs import lower_signs
@@ -144,7 +143,7 @@ def test_weights_that_are_no_bits_are_left_alone(change: Any, why: str, rng: np.
     if why == "gains too little":
         w = w[:64]
     model = text_model(f"float[4,{w.shape[0]}] x", "y", "y = MatMul(x, w)", {"w": w})
-    applied = pack_binary_weights.apply(load(model))
+    applied = PASSES.get("pack-binary-weights").apply(load(model))
     assert applied.hits == 0
     assert why in applied.skipped[0].reason
 

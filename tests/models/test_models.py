@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgedeploy.core.errors import UnknownNameError, UsageError
-from edgedeploy.core.registry import Registry
+from edgedeploy.core.errors import PluginError, UnknownNameError, UsageError
 from edgedeploy.core.spec import TaskSpec
 from edgedeploy.export.capture.sources import input_shape
 from edgedeploy.models import MODELS, ModelInfo, create_model, register_model
@@ -163,16 +162,13 @@ def test_count_of_a_small_network_by_hand() -> None:
     assert next(net.parameters()).device.type == "cpu"
 
 
-def test_a_second_model_of_one_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo: Registry[ModelInfo] = Registry("model", "edgedeploy.models", one_per_file=False)
-    monkeypatch.setattr("edgedeploy.models.registry.MODELS", zoo)
+def test_a_second_model_of_one_name_is_refused() -> None:
+    register = register_model(input_shape=(1, 3, 8, 8), task=TaskSpec(), outputs=("y",), paper="none")
 
-    def register() -> None:
-        def tiny() -> nn.Module:
-            return nn.Identity()
+    def espcn_x2() -> nn.Module:
+        return nn.Identity()
 
-        register_model(input_shape=(1, 3, 8, 8), task=TaskSpec(), outputs=("y",), paper="none")(tiny)
-
-    register()
-    with pytest.raises(RuntimeError, match="two models are called 'tiny'"):
-        register()
+    with pytest.raises(
+        PluginError, match=r"registers the model 'espcn_x2', which edgedeploy.models.zoo.espcn"
+    ):
+        register(espcn_x2)

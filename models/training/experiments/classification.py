@@ -71,9 +71,11 @@ class ClassificationSettings(Section):
     validation: int = Field(default=0, ge=0)
 
 
+@EXPERIMENTS.register
 class Classification(Experiment[ClassificationSettings]):
     """Images (N, 3, h, w) float32, normalized as the task says, and targets (N, classes); the step (N,)."""
 
+    name = "classification"
     settings_type = ClassificationSettings
     metric = "top1"
 
@@ -206,6 +208,3 @@ def training_images(data: Path) -> tuple[tuple[str, ...], list[Labeled]]:
         for label, folder in enumerate(folders)
         for file in list_images(folder)
     ]
-
-
-EXPERIMENTS.register("classification")(Classification)

@@ -61,9 +61,11 @@ class DiscCupSettings(Section):
     dice: float = Field(default=0.0, ge=0)
 
 
+@EXPERIMENTS.register
 class DiscCup(Experiment[DiscCupSettings]):
     """Photographs (N, 3, s, s) float32, normalized as the task says; cup and disc (N, 2, s, s) float32."""
 
+    name = "disc-cup"
     settings_type = DiscCupSettings
     metric = "dice"
 
@@ -145,6 +147,3 @@ class DiscCupLoss(Objective):
 
     def forward(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
         return {"loss": disc_cup_loss(self.network(images).float(), masks, self.dice)}
-
-
-EXPERIMENTS.register("disc-cup")(DiscCup)

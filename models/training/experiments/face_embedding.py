@@ -60,9 +60,11 @@ class FaceSettings(Section):
     jitter: float = Field(default=0.0, ge=0, lt=1)
 
 
+@EXPERIMENTS.register
 class FaceEmbedding(Experiment[FaceSettings]):
     """Faces (N, 3, h, w) float32 as the task cuts and normalizes them, and people's numbers (N,) int64."""
 
+    name = "face-embedding"
     settings_type = FaceSettings
     metric = "accuracy"
 
@@ -159,6 +161,3 @@ def _with_bar(picture: Image, cosine: float, *, same: bool) -> Image:
     bar = np.full((12, picture.shape[1], 3), 235, np.uint8)
     bar[:, : round(max(0.0, cosine) * picture.shape[1])] = (60, 180, 75) if same else (220, 50, 47)
     return np.vstack([picture, bar])
-
-
-EXPERIMENTS.register("face-embedding")(FaceEmbedding)

@@ -68,9 +68,11 @@ class SegmentationSettings(Section):
     stride: int = Field(default=1, ge=1, le=8)
 
 
+@EXPERIMENTS.register
 class Segmentation(Experiment[SegmentationSettings]):
     """Crops (N, 3, h, w) float32, normalized as the task says, and class maps (N, h, w) int64."""
 
+    name = "segmentation"
     settings_type = SegmentationSettings
     metric = "miou"
 
@@ -246,6 +248,3 @@ def median_frequency(maps: Iterable[np.ndarray], classes: int) -> Tensor:
     frequency = np.divide(counts, present, out=np.ones(classes), where=present > 0)
     weights = np.median(frequency) / np.maximum(frequency, 1e-9)
     return torch.from_numpy(np.minimum(weights, 10.0).astype(np.float32))
-
-
-EXPERIMENTS.register("segmentation")(Segmentation)

@@ -43,9 +43,11 @@ class SuperResolutionSettings(Section):
     validation: str = ""
 
 
+@EXPERIMENTS.register
 class SuperResolution(Experiment[SuperResolutionSettings]):
     """Pairs of patches, low and high resolution, (N, 1, h, w)."""
 
+    name = "super-resolution"
     settings_type = SuperResolutionSettings
     metric = "psnr_y"
 
@@ -119,6 +121,3 @@ def patch_loss(output: Tensor, target: Tensor, floor: float) -> tuple[Tensor, Te
     """
     errors = (output.float() - target).square().mean((1, 2, 3))
     return (errors + floor).log().mean(), errors.detach()
-
-
-EXPERIMENTS.register("super-resolution")(SuperResolution)

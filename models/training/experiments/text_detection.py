@@ -75,9 +75,11 @@ class TextSettings(Section):
     jitter: float = Field(default=0.0, ge=0, lt=1)
 
 
+@EXPERIMENTS.register
 class TextDetection(Experiment[TextSettings]):
     """Images (N, 3, h, w) float32, normalized as the task says, and four maps (N, 1, h, w) of TextMaps."""
 
+    name = "text-detection"
     settings_type = TextSettings
     metric = "f_measure"
 
@@ -187,6 +189,3 @@ def _window(image: Image, crop: tuple[int, int], rng: np.random.Generator) -> Im
     rows, columns = max(1, int(height * scale)), max(1, int(width * scale))
     y, x = int(rng.integers(0, image.shape[0] - rows + 1)), int(rng.integers(0, image.shape[1] - columns + 1))
     return resize_image(image[y : y + rows, x : x + columns], height, width)
-
-
-EXPERIMENTS.register("text-detection")(TextDetection)

@@ -74,10 +74,8 @@ def mutants(item: GraphPass, monkeypatch: pytest.MonkeyPatch) -> Iterator[GraphP
     made: list[GraphPass] = []
 
     def keep(name: str, **words: Any) -> Callable[[Callable[..., int]], GraphPass]:
-        words["options_type"] = words.pop("options", None)
-
         def enter(rewrite: Callable[..., int]) -> GraphPass:
-            made.append(GraphPass(name, rewrite, **words))
+            made.append(GraphPass(rewrite, name, **words))
             return made[-1]
 
         return enter
