@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md is followed: each recipe's files are written into a copy of the package, its tests are run."""
+"""CONTRIBUTING.md is right: each recipe is followed in a copy of the package, and its tests are run."""
 
 from __future__ import annotations
 

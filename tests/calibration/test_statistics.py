@@ -24,14 +24,8 @@ from edgedeploy.calibration.collect.dataset import CalibrationData
 from edgedeploy.calibration.collect.histogram import Histogram
 from edgedeploy.calibration.collect.probe import Probe
 from edgedeploy.calibration.collect.store import Group, model_digest
-from tests.calibration.test_collect import RULES, network
 from tests.conftest import ROOT
-
-NAMES = ["x", "stem_r", "one_sum", "both"]
-
-
-def preprocess(image: np.ndarray) -> dict[str, np.ndarray]:
-    return {"x": image.transpose(2, 0, 1)[None].astype(np.float32) / 255}
+from tests.support.calibration_nets import RULES, TENSORS, data, network, unit_image
 
 
 @pytest.fixture
@@ -58,10 +52,6 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return made
 
 
-def data(photos: Path, keep: Path, limit: int = 64, preprocessing: str = "unit") -> CalibrationData:
-    return CalibrationData(photos, preprocess, limit, ("x",), keep=keep, preprocessing=preprocessing)
-
-
 def same(first: TensorStatistics, second: TensorStatistics) -> bool:
     assert first.extremes is not None
     assert second.extremes is not None
@@ -84,22 +74,22 @@ def test_what_was_measured_is_served_and_only_the_rest_is_collected(
     photos: Path, tmp_path: Path, runs: list[tuple[str, ...]]
 ) -> None:
     model, keep = network(), tmp_path / "kept"
-    first = collect(model, NAMES[:2], data(photos, keep), histograms=True)
+    first = collect(model, TENSORS[:2], data(photos, keep), histograms=True)
     assert runs == [("x", "stem_r")] * 10
     source = data(photos, keep)
-    more = collect(model, NAMES, source, histograms=True)
+    more = collect(model, TENSORS, source, histograms=True)
     assert runs[10:] == [("one_sum", "both")] * 10
     again_source = data(photos, keep)
     (entry,) = keep.glob("??/*")
     os.utime(entry, (0, 0))
-    again = collect(model, NAMES[::-1], again_source, histograms=False)
+    again = collect(model, TENSORS[::-1], again_source, histograms=False)
     assert len(runs) == 20
     assert entry.stat().st_mtime > 0, "the cache sweeps what is not asked for"
-    assert (again.passes, again.images, list(again.statistics)) == (0, 10, NAMES[::-1])
-    assert all(same(first.statistics[name], again.statistics[name]) for name in NAMES[:2])
-    assert all(same(more.statistics[name], again.statistics[name]) for name in NAMES)
-    plain = collect(model, NAMES, lambda: data(photos, keep)(), histograms=True)
-    assert all(same(plain.statistics[name], again.statistics[name]) for name in NAMES)
+    assert (again.passes, again.images, list(again.statistics)) == (0, 10, TENSORS[::-1])
+    assert all(same(first.statistics[name], again.statistics[name]) for name in TENSORS[:2])
+    assert all(same(more.statistics[name], again.statistics[name]) for name in TENSORS)
+    plain = collect(model, TENSORS, lambda: data(photos, keep)(), histograms=True)
+    assert all(same(plain.statistics[name], again.statistics[name]) for name in TENSORS)
     # What the pass over the data met is told without that pass.
     assert again_source.report == source.report
     assert again_source.report.skipped == {"broken.png": "not a whole image"}
@@ -170,13 +160,13 @@ def test_the_digest_of_a_model_leaves_out_what_it_is_called_and_what_it_returns(
 
 def test_damaged_files_are_collected_anew(photos: Path, tmp_path: Path, runs: list[tuple[str, ...]]) -> None:
     keep = tmp_path / "kept"
-    first = collect(network(), NAMES, data(photos, keep), histograms=True)
+    first = collect(network(), TENSORS, data(photos, keep), histograms=True)
     (path,) = keep.rglob("*.npz")
     path.write_bytes(path.read_bytes()[:-100])
     (path.parent / "under-way.npz").write_bytes(b"PK nonsense")
-    second = collect(network(), NAMES, data(photos, keep), histograms=True)
+    second = collect(network(), TENSORS, data(photos, keep), histograms=True)
     assert len(runs) == 20
-    assert all(same(first.statistics[name], second.statistics[name]) for name in NAMES)
+    assert all(same(first.statistics[name], second.statistics[name]) for name in TENSORS)
 
 
 @pytest.mark.parametrize("memory_mb", [512, 0])
@@ -190,7 +180,7 @@ def test_an_interrupted_run_goes_on_at_the_image_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ctrl-C comes while the network runs: what was measured until then is kept, whichever pass it is."""
-    whole = collect(network(), NAMES, lambda: data(photos, tmp_path)(), histograms=True)
+    whole = collect(network(), TENSORS, lambda: data(photos, tmp_path)(), histograms=True)
     runs.clear()
     counted = Probe.run
 
@@ -202,24 +192,24 @@ def test_an_interrupted_run_goes_on_at_the_image_where_it_stopped(
     monkeypatch.setattr(Probe, "run", interrupted)
     if stop < 10 or not memory_mb:
         with pytest.raises(KeyboardInterrupt):
-            collect(network(), NAMES, data(photos, tmp_path / "kept"), histograms=True, memory_mb=memory_mb)
+            collect(network(), TENSORS, data(photos, tmp_path / "kept"), histograms=True, memory_mb=memory_mb)
     else:
-        collect(network(), NAMES, data(photos, tmp_path / "kept"), histograms=True, memory_mb=memory_mb)
+        collect(network(), TENSORS, data(photos, tmp_path / "kept"), histograms=True, memory_mb=memory_mb)
     done = len(runs)
     monkeypatch.setattr(Probe, "run", counted)
     seen: list[tuple[int, int | None]] = []
     source = data(photos, tmp_path / "kept")
     found = collect(
         network(),
-        NAMES,
+        TENSORS,
         source,
         histograms=True,
         memory_mb=memory_mb,
         progress=lambda now, total: seen.append((now, total)),
     )
-    assert len(runs) == (10 if memory_mb else 10 * len(NAMES))
+    assert len(runs) == (10 if memory_mb else 10 * len(TENSORS))
     assert done == min(stop, 10) if memory_mb else stop
-    assert all(same(whole.statistics[name], found.statistics[name]) for name in NAMES)
+    assert all(same(whole.statistics[name], found.statistics[name]) for name in TENSORS)
     assert source.report.used == 10
     assert not list(tmp_path.rglob("under-way.npz"))
     if seen:
@@ -234,8 +224,8 @@ def test_a_begun_group_of_other_tensors_is_not_mixed_in(photos: Path, tmp_path: 
     assert store is not None
     begun = Accumulator(Histogram(), extremes=[(0.0, 1.0)] * 3)
     store.checkpoint(Group({"up_r": begun}, images=3))
-    found = collect(network(), NAMES, source, histograms=True)
-    assert list(found.statistics) == NAMES
+    found = collect(network(), TENSORS, source, histograms=True)
+    assert list(found.statistics) == TENSORS
     assert found.images == 10
 
 
@@ -244,20 +234,19 @@ import sys, time
 from pathlib import Path
 from edgedeploy.calibration.collect import collect as module
 from edgedeploy.calibration.collect.collect import collect
-from tests.calibration.test_collect import network
-from tests.calibration.test_statistics import NAMES, data
+from tests.support.calibration_nets import TENSORS, data, network
 module.CHECKPOINT_S = 0.0
 def slow(done, total):
     print(done, flush=True)
     time.sleep(0.05)
-collect(network(), NAMES, data(Path(sys.argv[1]), Path(sys.argv[2])), histograms=True, progress=slow)
+collect(network(), TENSORS, data(Path(sys.argv[1]), Path(sys.argv[2])), histograms=True, progress=slow)
 print("end", flush=True)
 """
 
 
 def test_a_killed_process_loses_nothing_but_the_image_at_hand(photos: Path, tmp_path: Path) -> None:
     """SIGKILL at a random image, twice; the third process ends with the ranges of an undisturbed one."""
-    whole = collect(network(), NAMES, lambda: data(photos, tmp_path)(), histograms=True)
+    whole = collect(network(), TENSORS, lambda: data(photos, tmp_path)(), histograms=True)
     keep, begun = tmp_path / "kept", 0
     for stop in sorted(random.Random(time.time_ns()).sample(range(2, 9), 2)):
         worker = subprocess.Popen(
@@ -281,15 +270,15 @@ def test_a_killed_process_loses_nothing_but_the_image_at_hand(photos: Path, tmp_
         assert not list(keep.rglob("group-*"))
     counted: list[int] = []
     found = collect(
-        network(), NAMES, data(photos, keep), histograms=True, progress=lambda done, _: counted.append(done)
+        network(), TENSORS, data(photos, keep), histograms=True, progress=lambda done, _: counted.append(done)
     )
     assert counted[0] >= begun
-    assert all(same(whole.statistics[name], found.statistics[name]) for name in NAMES)
+    assert all(same(whole.statistics[name], found.statistics[name]) for name in TENSORS)
 
 
 def test_iterables_are_collected_every_time(photos: Path, tmp_path: Path) -> None:
     images = [np.full((16, 16, 3), index, np.uint8) for index in range(8)]
-    source = CalibrationData(images, preprocess, keep=tmp_path / "kept")
+    source = CalibrationData(images, unit_image, keep=tmp_path / "kept")
     model = network()
     assert source.store(model) is None
     assert len(source()) == collect(model, ["both"], source, histograms=False).images == 8  # type: ignore[arg-type]

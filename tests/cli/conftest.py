@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -12,18 +10,7 @@ import onnx.parser
 import pytest
 
 from edgedeploy.cli import app
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Outcome]
+from tests.support.commands import Cli, Outcome
 
 
 @pytest.fixture

@@ -9,17 +9,7 @@ import numpy as np
 import pytest
 
 from edgedeploy.bench.report import REPORTS
-from tests.cli.conftest import Cli, Outcome
-
-
-def assert_refused(outcome: Outcome, code: int, says: str, hint: str = "") -> None:
-    lines = [line for line in outcome.err.splitlines() if line.startswith(("error:", "hint:"))]
-    assert outcome.code == code, outcome.err
-    assert len(lines) == 2, outcome.err
-    assert says in lines[0]
-    assert hint in lines[1]
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
+from tests.support.commands import Cli, assert_refused
 
 
 @pytest.mark.parametrize(

@@ -17,31 +17,16 @@ from edgedeploy.cli.console import parse_bytes
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact
 from tests.cli.conftest import Cli
-from tests.cli.test_bad_input import assert_refused
+from tests.support.commands import assert_refused
+from tests.support.onnx_models import save_wide
 
 SIZE = 32
-
-
-def network(path: Path, middle: str = "Relu(a)") -> Path:
-    """Convolutions of 32 channels and something between the first two."""
-    rng = np.random.default_rng(0)
-    text = (
-        f'<ir_version: 9, opset_import: ["" : 20]> g (float[1,3,{SIZE},{SIZE}] x) => (float[1,32,?,?] y) '
-        f"{{ a = Conv <pads=[1,1,1,1]> (x, v)  b = {middle}  c = Conv <pads=[1,1,1,1]> (b, w)  "
-        "d = Relu(c)  y = Conv <pads=[1,1,1,1]> (d, u) }"
-    )
-    model = onnx.parser.parse_model(text)
-    for name, inputs in (("v", 3), ("w", 32), ("u", 32)):
-        value = rng.standard_normal((32, inputs, 3, 3)).astype(np.float32) * 0.1
-        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-    onnx.save(model, path)
-    return path
 
 
 @pytest.fixture
 def desk(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with net.onnx and photos of several sizes and kinds."""
-    network(tmp_path / "net.onnx")
+    save_wide(tmp_path / "net.onnx")
     photos = tmp_path / "photos"
     photos.mkdir()
     for index in range(10):
@@ -115,7 +100,7 @@ def test_what_the_data_is_like_is_told(cli: Cli, desk: Path) -> None:
 def test_nan_and_constant_activations_are_told_and_the_file_works(
     middle: str, line: str, cli: Cli, desk: Path
 ) -> None:
-    network(desk / "odd.onnx", middle)
+    save_wide(desk / "odd.onnx", middle)
     outcome = cli("quantize", "odd.onnx", "--data", "photos")
     assert outcome.code == 0, outcome.err
     assert line in outcome.err

@@ -13,8 +13,8 @@ import pytest
 
 from edgedeploy.core.recipe import Recipe
 from tests.cli.conftest import Cli
-from tests.cli.test_calibration import network
 from tests.conftest import ROOT
+from tests.support.onnx_models import save_wide
 
 PAGES = ("*.md", "docs/**/*.md", "models/weights/*.md")
 DOCUMENTS = sorted(path.relative_to(ROOT) for pattern in PAGES for path in ROOT.glob(pattern))
@@ -94,7 +94,7 @@ def test_readme_commands_run_in_order(cli: Cli, desk: Path, width: int) -> None:
 
 @pytest.mark.parametrize("width", [160], indirect=True)
 def test_calibration_commands_run(cli: Cli, desk: Path) -> None:
-    network(desk / "model.onnx")
+    save_wide(desk / "model.onnx")
     lines = commands("docs/calibration.md")
     assert len(lines) >= 4
     for words in lines:

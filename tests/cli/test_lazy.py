@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import command, modules_after
+
 HEAVY = ("torch", "onnx", "onnx_graphsurgeon", "onnxscript", "onnxruntime", "openvino", "cv2", "av", "numpy")
-
-
-def modules_after(code: str, cwd: Path) -> set[str]:
-    """Top-level packages in sys.modules of a fresh interpreter after `code`."""
-    tell = "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
-    script = f"import sys\n{code}\n{tell}"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stderr.split())
-
-
-def command(*words: object) -> str:
-    """Code that runs the CLI and goes on where it exits."""
-    return (
-        f"sys.argv = {['edgedeploy', *map(str, words)]!r}\n"
-        "from edgedeploy.cli.app import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
-    )
 
 
 @pytest.mark.parametrize("words", [("--help",), ("build", "--help"), ("--version",)])

@@ -26,7 +26,7 @@ from edgedeploy.guard.split import split
 from edgedeploy.guard.verdict import decide
 from edgedeploy.pipeline import run
 from edgedeploy.steps.base import Job
-from tests.steps.test_pipeline import Listener
+from tests.support.deployments import Listener
 from tests.support.qdq_nets import Net
 
 pytestmark = pytest.mark.skipif(bool(BACKENDS.get("openvino").why_not()), reason="needs openvino")

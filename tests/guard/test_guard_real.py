@@ -12,7 +12,7 @@ from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.target import load_target
 from edgedeploy.pipeline import run
 from edgedeploy.steps.base import Job
-from tests.steps.test_pipeline import Listener
+from tests.support.deployments import Listener
 
 
 @pytest.mark.slow

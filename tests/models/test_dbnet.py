@@ -21,7 +21,7 @@ from edgedeploy.models.layers.deformable import ModulatedDeformConv2d, deform_co
 from edgedeploy.models.layers.resnet import Bottleneck
 from edgedeploy.models.reparam import reparameterize
 from edgedeploy.models.zoo.dbnet import UNUSED
-from tests.models.test_parity import recorded_state
+from tests.support.parity_vectors import recorded_state
 
 Array = np.ndarray[Any, Any]
 

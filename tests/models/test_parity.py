@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from edgedeploy.models import create_model
 from edgedeploy.models.checkpoint import convert_state_dict
 from edgedeploy.models.count import count
 from edgedeploy.models.registry import MODELS
 from edgedeploy.models.zoo.ddrnet import DAPPM
-from tests.support.parity_vectors import seeded
+from tests.support.parity_vectors import recorded_state
 
 # vector -> (key list, network)
 VECTORS: dict[str, tuple[str, Any]] = {
@@ -43,21 +42,6 @@ KEY_LISTS = {
     "ddrnet23_cls": lambda: create_model("ddrnet_23_cls"),
     "ddrnet39_cls": lambda: create_model("ddrnet_39_cls"),
 }
-
-
-def kind_of(name: str, value: Tensor) -> str:
-    """For the one vector that has no key list."""
-    leaf = name.rsplit(".", 1)[-1]
-    known = {"num_batches_tracked": "nbt", "running_mean": "running_mean", "running_var": "running_var"}
-    return known.get(leaf) or (leaf if leaf == "bias" else "conv_linear" if value.ndim > 1 else "norm_weight")
-
-
-def recorded_state(shared: Path, keys: str, model: nn.Module) -> dict[str, Tensor]:
-    if not keys:
-        return {k: seeded(k, list(v.shape), kind_of(k, v)) for k, v in model.state_dict().items()}
-    entries = json.loads((shared / "reference/keys" / f"{keys}.json").read_text())["keys"]
-    assert all(e["kind"] != "other_param" for e in entries)  # these families have none
-    return {e["key"]: seeded(e["key"], e["shape"], e["kind"]) for e in entries}
 
 
 @pytest.mark.parametrize("vector", VECTORS)

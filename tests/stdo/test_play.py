@@ -18,7 +18,7 @@ from edgedeploy.stdo.patches import PatchGrid
 from edgedeploy.stdo.player import play
 from edgedeploy.stdo.restorer import FRAME, INDEX, RESTORED, Restorer
 from edgedeploy.stdo.sound import copy_sound
-from tests.cli.test_lazy import command, modules_after
+from tests.support.commands import command, modules_after
 from tests.support.demo_tools import write_clip
 from tests.support.stdo_tools import make_bundle, rgb_frames, structured_frame, write_video
 

@@ -17,7 +17,7 @@ from edgedeploy.export.samples import floats, text_model
 from edgedeploy.graphs.evaluate import Evaluator, random_feeds
 from edgedeploy.graphs.surgeon import dtype_name, load, producer
 from edgedeploy.models import create_model
-from tests.steps.test_pipeline import deploy
+from tests.support.deployments import deploy
 
 DETECTOR = "dbnet_deformable_resnet18"
 SMALL = ("capture.height=64", "capture.width=96", "capture.seeds=1", "surgery.seeds=1")

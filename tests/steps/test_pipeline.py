@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,38 +10,11 @@ import onnx
 import onnx.parser
 import pytest
 
-from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import CalibrationError, UsageError
 from edgedeploy.core.parity import compare_all
-from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
-from edgedeploy.core.target import load_target
-from edgedeploy.pipeline import STEPS, deliver, run
-from edgedeploy.steps.base import Job
-
-
-class Stage:
-    summary = ""
-
-    def progress(self, done: int, total: int | None) -> None:
-        pass
-
-
-class Listener:
-    """Keeps what the pipeline tells: (title, summary) per step, and notes."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, str]] = []
-        self.notes: list[str] = []
-
-    @contextmanager
-    def stage(self, title: str) -> Iterator[Stage]:
-        stage = Stage()
-        yield stage
-        self.stages.append((title, stage.summary))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+from edgedeploy.pipeline import STEPS, deliver
+from tests.support.deployments import deploy
 
 
 @pytest.fixture
@@ -86,14 +57,6 @@ def network(tmp_path: Path, rng: np.random.Generator) -> Path:
     path = tmp_path / "net.onnx"
     onnx.save(model, path)
     return path
-
-
-def deploy(
-    source: Path | str, cache: Path, *edits: str, until: str = "build", target: str = "cpu", **fields: object
-) -> tuple[Artifact, Listener]:
-    listener = Listener()
-    job = Job(str(source), Recipe().edited(edits), load_target(target), **fields)  # type: ignore[arg-type]
-    return run(job, listener, Cache(cache), until), listener
 
 
 def outputs(artifact: Artifact, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

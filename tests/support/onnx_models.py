@@ -108,3 +108,19 @@ def _save(
     opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION), str(path))
     return path
+
+
+def save_wide(path: Path, middle: str = "Relu(a)") -> Path:
+    """Convolutions of 32 channels and something between the first two."""
+    rng = np.random.default_rng(0)
+    text = (
+        '<ir_version: 9, opset_import: ["" : 20]> g (float[1,3,32,32] x) => (float[1,32,?,?] y) '
+        f"{{ a = Conv <pads=[1,1,1,1]> (x, v)  b = {middle}  c = Conv <pads=[1,1,1,1]> (b, w)  "
+        "d = Relu(c)  y = Conv <pads=[1,1,1,1]> (d, u) }"
+    )
+    model = onnx.parser.parse_model(text)
+    for name, inputs in (("v", 3), ("w", 32), ("u", 32)):
+        value = rng.standard_normal((32, inputs, 3, 3)).astype(np.float32) * 0.1
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    onnx.save(model, path)
+    return path

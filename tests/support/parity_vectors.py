@@ -74,3 +74,18 @@ def assert_vector(
     counts = count(model, tuple(info["input_shape"]))
     assert counts.params == info["params_total"]
     assert counts.macs == info["macs_at_input"]
+
+
+def kind_of(name: str, value: Tensor) -> str:
+    """For the one vector that has no key list."""
+    leaf = name.rsplit(".", 1)[-1]
+    known = {"num_batches_tracked": "nbt", "running_mean": "running_mean", "running_var": "running_var"}
+    return known.get(leaf) or (leaf if leaf == "bias" else "conv_linear" if value.ndim > 1 else "norm_weight")
+
+
+def recorded_state(shared: Path, keys: str, model: nn.Module) -> dict[str, Tensor]:
+    if not keys:
+        return {k: seeded(k, list(v.shape), kind_of(k, v)) for k, v in model.state_dict().items()}
+    entries = json.loads((shared / "reference/keys" / f"{keys}.json").read_text())["keys"]
+    assert all(e["kind"] != "other_param" for e in entries)  # these families have none
+    return {e["key"]: seeded(e["key"], e["shape"], e["kind"]) for e in entries}

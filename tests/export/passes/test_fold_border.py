@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.runner import optimize
-from tests.models.training.test_form import EXPORTERS, IMAGE, assert_same, exported, operators
 from tests.support.branched_nets import CHANNELS, Sum, trained
+from tests.support.exports import EXPORTERS, IMAGE, assert_same, exported, operators
 
 
 class NormAndPad(nn.Module):

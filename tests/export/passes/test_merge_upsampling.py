@@ -15,7 +15,7 @@ from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import text_model
 from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.graphs.surgeon import dump, load
-from tests.models.training.test_form import exported
+from tests.support.exports import exported
 
 NAME = "merge-upsampling"
 W = {

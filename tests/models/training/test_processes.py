@@ -20,7 +20,7 @@ from edgedeploy.models.training.loop import Every, Training
 from edgedeploy.models.training.processes import batches
 from edgedeploy.models.training.runs import Run
 from edgedeploy.models.training.synced_norm import synchronize
-from tests.models.training.test_experiments import CASES, drawn
+from tests.support.experiments import CASES, drawn
 from tests.support.training_runs import draw_photographs, draw_streets, flat, plain, streets
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
