@@ -11,30 +11,16 @@ import pytest
 from PIL import Image as Pillow
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
-from edgedeploy.task import task_for
 from edgedeploy.tasks.classification import Guess, center, class_folders
 from edgedeploy.vision.images import list_images, read_image, write_image
+from tests.support.tasks import Size, task_on_images
 
 Array = np.ndarray[Any, Any]
 
 
-def make(
-    classes: int = 3,
-    labels: tuple[str, ...] = (),
-    size: tuple[int | str, int | str] = (32, 32),
-    **options: Any,
-) -> Any:
-    artifact = Artifact(
-        path=Path("x.onnx"),
-        kind="onnx",
-        model="m",
-        inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 3, *size), layout="NCHW"),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(1, classes)),),
-        task=TaskSpec(name="classification", options={"classes": classes, **options}),
-        labels=labels,
-    )
-    return task_for(artifact)
+def make(classes: int = 3, labels: tuple[str, ...] = (), size: Size = (32, 32), **options: Any) -> Any:
+    outputs = {"logits": (1, classes)}
+    return task_on_images("classification", outputs, size, labels, **{"classes": classes, **options})
 
 
 def brightest_channel(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,8 +9,8 @@ import pytest
 
 from edgedeploy.backend import check_feed
 from edgedeploy.core.errors import UsageError
-from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
-from edgedeploy.task import TASKS, Task, task_for
+from edgedeploy.task import TASKS, Task
+from tests.support.tasks import task_on_images
 
 # What the options of one task or another have to say; a task ignores the options of others.
 OPTIONS = {"mean": [0.0] * 3, "std": [255.0] * 3, "scale": 2, "color": "rgb", "classes": 3, "stride": 1}
@@ -18,15 +18,8 @@ OPTIONS = {"mean": [0.0] * 3, "std": [255.0] * 3, "scale": 2, "color": "rgb", "c
 
 @pytest.fixture(params=TASKS.names())
 def task(request: pytest.FixtureRequest) -> Task:
-    artifact = Artifact(
-        path=Path("model.onnx"),
-        kind="onnx",
-        model="model",
-        inputs=(TensorSpec(name="x", dtype="float32", shape=(1, 3, 32, 32)),),
-        outputs=(TensorSpec(name="y", dtype="float32", shape=(1, 3, 32, 32)),),
-        task=TaskSpec(name=request.param, options=OPTIONS),
-    )
-    return task_for(artifact)
+    created: Task = task_on_images(request.param, {"y": (1, 3, 32, 32)}, (32, 32), **OPTIONS)
+    return created
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 41)])
@@ -36,9 +29,9 @@ def test_preprocess_makes_the_feed_that_the_input_asks_for(
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     before = image.copy()
     feeds = task.preprocess(image)
-    assert list(feeds) == ["x"]
+    assert list(feeds) == ["image"]
     check_feed(task.input, feeds)
-    assert np.isfinite(feeds["x"]).all()
+    assert np.isfinite(feeds["image"]).all()
     np.testing.assert_array_equal(image, before)
 
 

@@ -13,24 +13,15 @@ import pytest
 from PIL import Image as Pillow
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
-from edgedeploy.task import task_for
 from edgedeploy.tasks.disc_cup import cup_to_disc_ratio, dice, read_masks
 from edgedeploy.vision.images import read_image, write_image
+from tests.support.tasks import task_on_images
 
 Array = np.ndarray[Any, Any]
 
 
 def make(size: int = 64, **options: Any) -> Any:
-    artifact = Artifact(
-        path=Path("x.onnx"),
-        kind="onnx",
-        model="m",
-        inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 3, size, size), layout="NCHW"),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(1, 2, size, size)),),
-        task=TaskSpec(name="disc-cup", options=options),
-    )
-    return task_for(artifact)
+    return task_on_images("disc-cup", {"logits": (1, 2, size, size)}, (size, size), **options)
 
 
 def circles(height: int = 120, width: int = 160) -> tuple[Array, Array]:

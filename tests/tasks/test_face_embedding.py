@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
-from edgedeploy.task import task_for
 from edgedeploy.vision.images import read_image, write_image
 from edgedeploy.vision.verification import (
     THRESHOLDS,
@@ -21,20 +19,13 @@ from edgedeploy.vision.verification import (
     k_fold_accuracy,
     read_pairs,
 )
+from tests.support.tasks import task_on_images
 
 Array = np.ndarray[Any, Any]
 
 
 def make(size: int = 8, **options: Any) -> Any:
-    artifact = Artifact(
-        path=Path("x.onnx"),
-        kind="onnx",
-        model="m",
-        inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 3, size, size), layout="NCHW"),),
-        outputs=(TensorSpec(name="embedding", dtype="float32", shape=(1, 4)),),
-        task=TaskSpec(name="face-embedding", options=options),
-    )
-    return task_for(artifact)
+    return task_on_images("face-embedding", {"embedding": (1, 4)}, (size, size), **options)
 
 
 def means(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -12,8 +12,6 @@ import pytest
 from PIL import Image as Pillow
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
-from edgedeploy.task import task_for
 from edgedeploy.tasks.segmentation import Segmentation, argmax_at
 from edgedeploy.tasks.tensor import TensorTask
 from edgedeploy.vision.images import read_image, write_image
@@ -21,25 +19,13 @@ from edgedeploy.vision.label_map import read_label_map
 from edgedeploy.vision.metrics import ConfusionMatrix
 from edgedeploy.vision.palette import palette
 from edgedeploy.vision.segmentation_data import label_folders
+from tests.support.tasks import Size, task_on_images
 
 Array = np.ndarray[Any, Any]
 
 
-def make(
-    classes: int = 3,
-    size: tuple[int | str, int | str] = ("h", "w"),
-    name: str = "segmentation",
-    **options: Any,
-) -> Any:
-    artifact = Artifact(
-        path=Path("x.onnx"),
-        kind="onnx",
-        model="m",
-        inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 3, *size), layout="NCHW"),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(1, classes, "a", "b")),),
-        task=TaskSpec(name=name, options=options),
-    )
-    return task_for(artifact)
+def make(classes: int = 3, size: Size = ("h", "w"), name: str = "segmentation", **options: Any) -> Any:
+    return task_on_images(name, {"logits": (1, classes, "a", "b")}, size, **options)
 
 
 def brightest_channel(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgedeploy.core.errors import MissingDependencyError, UsageError
-from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
+from edgedeploy.core.spec import Artifact, TaskSpec
 from edgedeploy.runtime.pool import SessionPool
 from edgedeploy.task import task_for
 from edgedeploy.tasks.text_detection import TextDetection, content_size
@@ -26,20 +26,15 @@ from edgedeploy.vision.text_regions import (
     mean_inside,
     offset_polygon,
 )
+from tests.support.tasks import Size, task_on_images
 
 Array = np.ndarray[Any, Any]
 
 
-def make(size: tuple[int | str, int | str] = ("h", "w"), **options: Any) -> TextDetection:
-    artifact = Artifact(
-        path=Path("x.onnx"),
-        kind="onnx",
-        model="m",
-        inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 3, *size), layout="NCHW"),),
-        outputs=(TensorSpec(name="probability", dtype="float32", shape=(1, 1, *size)),),
-        task=TaskSpec(name="text-detection", options={"short_side": 320, **options}),
+def make(size: Size = ("h", "w"), **options: Any) -> TextDetection:
+    task = task_on_images(
+        "text-detection", {"probability": (1, 1, *size)}, size, **{"short_side": 320, **options}
     )
-    task = task_for(artifact)
     assert isinstance(task, TextDetection)
     return task
 
