@@ -55,7 +55,7 @@ def fix(model: onnx.ModelProto, *subjects: Subject, only: Collection[str] = ()) 
     wanted = [
         rule
         for rule in all_rules()
-        if rule.fix is not None and (rule.id in only if only else rule.severity != "advice")
+        if rule.fixable and (rule.id in only if only else rule.severity != "advice")
     ]
     for _ in range(ROUNDS):
         kept = [
@@ -147,8 +147,7 @@ def _applied(model: onnx.ModelProto, rule: LintRule, subject: Subject) -> tuple[
     copy = _copy(model)
     scene = Scene(copy, subject.rules, subject.device)
     editor = Editor(scene)
-    if rule.fix is not None:
-        rule.fix(scene, editor, list(rule.check(scene)))
+    rule.mend(scene, editor)
     editor.commit()
     return copy, len(list(rule.check(Scene(copy, subject.rules, subject.device))))
 

@@ -56,7 +56,9 @@ class LintRule:
         remedy: what to do, in one line.
         cases: models that break and keep the rule; the generator draws their weights.
         where: field of RuleSet -> values; the rule applies to rule sets that have one of them in each field.
-        fix: (scene, editor, faults) -> None edits the graph; None where no edit mends the fault.
+        fix: (scene, editor, index of the node at fault) -> None edits the graph, once for every fault;
+            None where no edit mends it.
+        fix_all: (scene, editor, indices) -> None in place of `fix`, for faults that one edit mends together.
         promise: least SQNR in dB of the outputs after `fix` against those before.
     """
 
@@ -68,13 +70,28 @@ class LintRule:
     remedy: str
     cases: Callable[[np.random.Generator], Cases]
     where: Mapping[str, Collection[Any]] = field(default_factory=dict)
-    fix: Callable[[Scene, Editor, Sequence[Fault]], None] | None = None
+    fix: Callable[[Scene, Editor, int], None] | None = None
+    fix_all: Callable[[Scene, Editor, Sequence[int]], None] | None = None
     promise: float = 20.0
 
     @property
     def title(self) -> str:
         """First line of the rule's docstring, without its full stop."""
         return (self.check.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+    @property
+    def fixable(self) -> bool:
+        """Whether the rule has a fix."""
+        return bool(self.fix or self.fix_all)
+
+    def mend(self, scene: Scene, editor: Editor) -> None:
+        """Edit every fault that the rule finds; the caller commits the edits."""
+        indices = [index for index, _ in self.check(scene)]
+        if self.fix_all is not None:
+            self.fix_all(scene, editor, indices)
+        elif self.fix is not None:
+            for index in indices:
+                self.fix(scene, editor, index)
 
     def applies(self, rules: RuleSet) -> bool:
         """Whether the rule applies to files for this rule set."""

@@ -92,5 +92,5 @@ def _finding(subject: Subject, rule: LintRule, scene: Scene, index: int, why: st
         scene.op(index),
         why,
         rule.remedy,
-        rule.fix is not None,
+        rule.fixable,
     )

@@ -188,7 +188,7 @@ def _print_rules(json: bool) -> None:
             "title": rule.title,
             "source": list(rule.source),
             "for": [name for name in rule_names() if rule.applies(load_rules(name))],
-            "fix": rule.fix is not None,
+            "fix": rule.fixable,
             "remedy": rule.remedy,
         }
         for rule in all_rules()

@@ -58,9 +58,14 @@ class Experiment(ABC, Generic[S]):
     def prepare(self) -> None:
         """Find the data; raises UsageError that says what is expected where."""
 
-    @abstractmethod
+    def example(self, step: int, position: int) -> tuple[Any, ...]:
+        """The arrays and numbers of one example; not needed where `batch` is overridden."""
+        raise NotImplementedError
+
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         """The examples at these positions of this step's batch, as tensors with the examples on axis 0."""
+        examples = [self.example(step, position) for position in positions]
+        return tuple(torch.from_numpy(np.stack(column)) for column in zip(*examples, strict=True))
 
     @abstractmethod
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
@@ -131,8 +136,3 @@ def first_output(outputs: Any) -> Tensor:
     """The main output of a network that may have auxiliary ones."""
     result: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
     return result
-
-
-def stack(examples: Sequence[tuple[Any, ...]]) -> Batch:
-    """Examples, each a tuple of arrays or numbers, as a batch of tensors."""
-    return tuple(torch.from_numpy(np.stack(column)) for column in zip(*examples, strict=True))

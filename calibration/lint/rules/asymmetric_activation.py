@@ -5,11 +5,11 @@ The fix keeps the range, s' = max(|low|, |high|) / 127, and puts back the ReLU t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint.rule import TENSORRT, Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rule import TENSORRT, Cases, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -24,11 +24,6 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([entry.model(entry.nodes[-1].name) for entry in bad], [good.model(good.nodes[-1].name)])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
-    for index, _ in faults:
-        editor.make_symmetric(index)
-
-
 @lint_rule(
     "asymmetric-activation",
     "ED101",
@@ -37,7 +32,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa:
     where={"runtime": TENSORRT, "activation": ("int8",)},
     remedy="quantize activations to int8 with zero-point 0",
     cases=cases,
-    fix=fix,
+    fix=lambda _, editor, index: editor.make_symmetric(index),
     promise=15.0,
 )
 def asymmetric_activation(scene: Scene) -> Iterator[Fault]:

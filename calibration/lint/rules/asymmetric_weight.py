@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,11 +18,10 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:2], models[2:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        parameters = scene.parameters(index)
-        if parameters is not None:
-            editor.set_weight(index, parameters.axis)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    parameters = scene.parameters(index)
+    if parameters is not None:
+        editor.set_weight(index, parameters.axis)
 
 
 @lint_rule(

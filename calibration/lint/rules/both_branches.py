@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -43,11 +43,10 @@ def branch(scene: Scene, index: int) -> Pair | None:
     return None
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        pair = branch(scene, index)
-        if pair is not None:
-            editor.drop_pair(pair)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    pair = branch(scene, index)
+    if pair is not None:
+        editor.drop_pair(pair)
 
 
 @lint_rule(

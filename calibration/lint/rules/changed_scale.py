@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -32,15 +32,14 @@ def moved(scene: Scene, index: int) -> tuple[int, list[int]]:
     return pair.quantize, [i for i in after if (found := scene.parameters(i)) and found.key != before.key]
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, index: int) -> None:
     """What was moved lies within the range of what there was."""
-    for index, _ in faults:
-        before, after = moved(scene, index)
-        parameters = scene.parameters(before)
-        for quantize in after:
-            for node in (quantize, *scene.readers(scene.nodes[quantize].output[0])):
-                if parameters is not None and scene.op(node) in {"QuantizeLinear", "DequantizeLinear"}:
-                    editor.set_parameters(node, parameters.scale, parameters.zero)
+    before, after = moved(scene, index)
+    parameters = scene.parameters(before)
+    for quantize in after:
+        for node in (quantize, *scene.readers(scene.nodes[quantize].output[0])):
+            if parameters is not None and scene.op(node) in {"QuantizeLinear", "DequantizeLinear"}:
+                editor.set_parameters(node, parameters.scale, parameters.zero)
 
 
 @lint_rule(

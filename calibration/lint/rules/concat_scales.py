@@ -7,7 +7,7 @@ and what reads the Concat is quantized after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -41,20 +41,19 @@ def joined(scene: Scene, index: int) -> list[Pair]:
     return [*inputs, *after] if len(inputs) == len(pairs) else []
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        pairs = joined(scene, index)
-        known = [p for pair in pairs if (p := scene.parameters(pair.quantize))]
-        widths = [p.high - p.low for p in known]
-        quantized_after = len(pairs) > len(scene.nodes[index].input)
-        if quantized_after and max(widths) > TOO_WIDE * min(widths):
-            for position, name in enumerate(scene.nodes[index].input):
-                editor.read(index, position, scene.before(name))
-            continue
-        widest = known[int(np.argmax(widths))]
-        for pair in pairs:
-            for node in (pair.quantize, pair.dequantize):
-                editor.set_parameters(node, widest.scale, widest.zero)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    pairs = joined(scene, index)
+    known = [p for pair in pairs if (p := scene.parameters(pair.quantize))]
+    widths = [p.high - p.low for p in known]
+    quantized_after = len(pairs) > len(scene.nodes[index].input)
+    if quantized_after and max(widths) > TOO_WIDE * min(widths):
+        for position, name in enumerate(scene.nodes[index].input):
+            editor.read(index, position, scene.before(name))
+        return
+    widest = known[int(np.argmax(widths))]
+    for pair in pairs:
+        for node in (pair.quantize, pair.dequantize):
+            editor.set_parameters(node, widest.scale, widest.zero)
 
 
 @lint_rule(

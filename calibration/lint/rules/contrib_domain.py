@@ -4,7 +4,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,9 +19,8 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
-    for index, _ in faults:
-        scene.nodes[index].domain = ""
+def fix(scene: Scene, editor: Editor, index: int) -> None:  # noqa: ARG001
+    scene.nodes[index].domain = ""
 
 
 @lint_rule(

@@ -4,11 +4,11 @@ an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rule import Cases, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.lint.rules.transposed_activation import to_float
 from edgedeploy.calibration.place.exclusions import weighted_after, weighted_before
 from edgedeploy.calibration.place.placement import TRAINED
@@ -27,11 +27,6 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([*models[:2], (models[1], "openvino")], [models[2], (models[0], "openvino")])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        to_float(scene, editor, index)
-
-
 @lint_rule(
     "edge-layers",
     "ED301",
@@ -39,7 +34,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     source=("P12",),
     remedy="leave it in float, or measure that the task's metric does not suffer",
     cases=cases,
-    fix=fix,
+    fix=to_float,
     promise=10.0,
 )
 def edge_layers(scene: Scene) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ float.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -37,13 +37,12 @@ def codes_of(scene: Scene, index: int) -> tuple[np.ndarray, np.ndarray] | None:
     return (codes.astype(np.int32), step.astype(np.float32)) if (np.abs(codes) < 2**31).all() else None
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        found, name = codes_of(scene, index), scene.nodes[index].input[2]
-        if found is not None:
-            inputs = [editor.constant(f"{name}_int32", found[0]), editor.constant(f"{name}_scale", found[1])]
-            dequantized = editor.insert(index, "DequantizeLinear", inputs, f"{name}_dequantized", axis=0)
-            editor.read(index, 2, dequantized)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    found, name = codes_of(scene, index), scene.nodes[index].input[2]
+    if found is not None:
+        inputs = [editor.constant(f"{name}_int32", found[0]), editor.constant(f"{name}_scale", found[1])]
+        dequantized = editor.insert(index, "DequantizeLinear", inputs, f"{name}_dequantized", axis=0)
+        editor.read(index, 2, dequantized)
 
 
 @lint_rule(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,11 +18,10 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([bad.model(bad.conv(bad.pair("x"), weight=weight))], [good.model(good.conv(good.pair("x")))])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        codes = scene.codes(index)
-        if codes is not None:
-            editor.read(index, 0, editor.constant(f"{scene.nodes[index].input[0]}_int8", codes))
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    codes = scene.codes(index)
+    if codes is not None:
+        editor.read(index, 0, editor.constant(f"{scene.nodes[index].input[0]}_int8", codes))
 
 
 @lint_rule(

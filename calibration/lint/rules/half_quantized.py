@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,18 +18,17 @@ def cases(rng: np.random.Generator) -> Cases:
     )
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, index: int) -> None:
     """Weights are there to be quantized; of an activation the range is not known."""
-    for index, _ in faults:
-        name = scene.nodes[index].input[1]
-        w = np.asarray(scene.value(name)) if name in scene.constants else None
-        if w is None or w.dtype != np.float32 or not np.isfinite(w).all():
-            continue
-        axis = wanted_axis(scene, index, w.ndim)
-        codes = editor.quantized(w, axis, name)
-        inputs = [codes, f"{codes}_s", f"{codes}_z"]
-        more = {} if axis is None else {"axis": axis}
-        editor.read(index, 1, editor.insert(index, "DequantizeLinear", inputs, f"{name}_dequantized", **more))
+    name = scene.nodes[index].input[1]
+    w = np.asarray(scene.value(name)) if name in scene.constants else None
+    if w is None or w.dtype != np.float32 or not np.isfinite(w).all():
+        return
+    axis = wanted_axis(scene, index, w.ndim)
+    codes = editor.quantized(w, axis, name)
+    inputs = [codes, f"{codes}_s", f"{codes}_z"]
+    more = {} if axis is None else {"axis": axis}
+    editor.read(index, 1, editor.insert(index, "DequantizeLinear", inputs, f"{name}_dequantized", **more))
 
 
 @lint_rule(

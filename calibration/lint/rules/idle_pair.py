@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,10 +23,9 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([end_model, pool_model], [both.model(both.conv(both.pair(pooled))), skip_model])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    wanted = {index for index, _ in faults}
+def fix(scene: Scene, editor: Editor, index: int) -> None:
     for pair in scene.pairs():
-        if pair.quantize in wanted and not codes_are_read(scene, pair):
+        if pair.quantize == index and not codes_are_read(scene, pair):
             editor.drop_pair(pair)
 
 

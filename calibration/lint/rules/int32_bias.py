@@ -4,11 +4,11 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint.rule import TENSORRT, Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rule import TENSORRT, Cases, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -26,11 +26,6 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([bad.model(bad.nodes[-1].name)], [good.model(good.nodes[-1].name)])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
-    for index, _ in faults:
-        editor.to_constant(index)
-
-
 @lint_rule(
     "int32-bias",
     "ED103",
@@ -39,7 +34,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa:
     where={"runtime": TENSORRT},
     remedy="leave biases in float; for ONNX Runtime's quantize_static: extra_options={'QuantizeBias': False}",
     cases=cases,
-    fix=fix,
+    fix=lambda _, editor, index: editor.to_constant(index),
     promise=80.0,
 )
 def int32_bias(scene: Scene) -> Iterator[Fault]:

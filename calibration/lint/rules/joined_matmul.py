@@ -8,11 +8,11 @@ it is with any z where something else that computes stands between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rule import Cases, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -28,12 +28,6 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([models[0], clipping], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
-    """The same range in symmetric int8."""
-    for index, _ in faults:
-        editor.make_symmetric(index)
-
-
 @lint_rule(
     "joined-matmul",
     "ED117",
@@ -42,7 +36,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa:
     where={"runtime": ("openvino",)},
     remedy="quantize it to int8 with zero-point 0",
     cases=cases,
-    fix=fix,
+    fix=lambda _, editor, index: editor.make_symmetric(index),
     promise=20.0,
 )
 def joined_matmul(scene: Scene) -> Iterator[Fault]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,13 +19,12 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        for position, name in enumerate(scene.nodes[index].input):
-            pair = scene.pair(name)
-            parameters = scene.parameters(pair.quantize) if pair else None
-            if pair is not None and parameters is not None and not parameters.clips_at_zero:
-                editor.read(index, position, pair.source)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    for position, name in enumerate(scene.nodes[index].input):
+        pair = scene.pair(name)
+        parameters = scene.parameters(pair.quantize) if pair else None
+        if pair is not None and parameters is not None and not parameters.clips_at_zero:
+            editor.read(index, position, pair.source)
 
 
 @lint_rule(

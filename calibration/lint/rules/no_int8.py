@@ -6,7 +6,7 @@ lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def cases(rng: np.random.Generator) -> Cases:
     )
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001  of the whole model
+def fix(scene: Scene, editor: Editor, index: int) -> None:  # noqa: ARG001  the fault is the whole model's
     editor.strip()
 
 

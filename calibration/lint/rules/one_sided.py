@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,15 +22,14 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([bad_model], [good_model])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    readers = {index for index, _ in faults}
-    for pair in scene.pairs():
-        parameters = scene.parameters(pair.quantize)
-        if parameters is None or (parameters.clips_at_zero and not never_negative(scene, pair.source)):
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    for position, name in enumerate(scene.nodes[index].input):
+        pair = scene.pair(name)
+        parameters = scene.parameters(pair.quantize) if pair else None
+        if pair is None or parameters is None:
             continue
-        for index, position in scene.consumers[pair.result]:
-            if index in readers:
-                editor.read(index, position, pair.source)
+        if not parameters.clips_at_zero or never_negative(scene, pair.source):
+            editor.read(index, position, pair.source)
 
 
 @lint_rule(

@@ -7,7 +7,7 @@ MaxPool and Pad are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,12 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(bad, good)
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, index: int) -> None:
     """Let the pool, or what moves values before it, read the float tensor."""
-    for index, _ in faults:
-        reader = _entry(scene, index)
-        pair = scene.pair(scene.nodes[reader].input[0])
-        if pair is not None:
-            editor.read(reader, 0, pair.source)
+    reader = _entry(scene, index)
+    pair = scene.pair(scene.nodes[reader].input[0])
+    if pair is not None:
+        editor.read(reader, 0, pair.source)
 
 
 @lint_rule(

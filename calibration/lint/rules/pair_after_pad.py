@@ -4,7 +4,7 @@ TensorRT#2592).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,15 +23,14 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, quantize: int) -> None:
     """Zeros are codes of 0 in any symmetric scale."""
-    for quantize, _ in faults:
-        pad = scene.maker(scene.nodes[quantize].input[0])
-        dequantize = scene.readers(scene.nodes[quantize].output[0])[0]
-        result = scene.nodes[dequantize].output[0]
-        editor.redirect(result, scene.nodes[pad].output[0])
-        editor.read(quantize, 0, scene.nodes[pad].input[0])
-        editor.read(pad, 0, result)
+    pad = scene.maker(scene.nodes[quantize].input[0])
+    dequantize = scene.readers(scene.nodes[quantize].output[0])[0]
+    result = scene.nodes[dequantize].output[0]
+    editor.redirect(result, scene.nodes[pad].output[0])
+    editor.read(quantize, 0, scene.nodes[pad].input[0])
+    editor.read(pad, 0, result)
 
 
 @lint_rule(

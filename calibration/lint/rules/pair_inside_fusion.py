@@ -5,7 +5,7 @@ ReLU and Clip keep a scale, q(relu(x)) = relu(q(x)), so their pair moves behind 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -28,20 +28,19 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([*models[:3], (models[0], "onnxruntime")], [models[3], (models[2], "onnxruntime")])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for quantize, _ in faults:
-        dequantize = scene.readers(scene.nodes[quantize].output[0])[0]
-        pair = scene.pair(scene.nodes[dequantize].output[0])
-        if pair is None:
-            continue
-        activation = scene.readers(pair.result)[0]
-        after = scene.nodes[activation].output[0]
-        if scene.op(activation) in KEEP_SCALE and not scene.quantizers_of(after):
-            editor.read(activation, 0, pair.source)
-            editor.redirect(after, pair.result)
-            editor.read(pair.quantize, 0, after)
-        else:
-            editor.drop_pair(pair)
+def fix(scene: Scene, editor: Editor, quantize: int) -> None:
+    dequantize = scene.readers(scene.nodes[quantize].output[0])[0]
+    pair = scene.pair(scene.nodes[dequantize].output[0])
+    if pair is None:
+        return
+    activation = scene.readers(pair.result)[0]
+    after = scene.nodes[activation].output[0]
+    if scene.op(activation) in KEEP_SCALE and not scene.quantizers_of(after):
+        editor.read(activation, 0, pair.source)
+        editor.redirect(after, pair.result)
+        editor.read(pair.quantize, 0, after)
+    else:
+        editor.drop_pair(pair)
 
 
 @lint_rule(

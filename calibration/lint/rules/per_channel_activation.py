@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,17 +18,14 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        parameters = scene.parameters(index)
-        if parameters is None or len(np.unique(parameters.zero)) != 1:
-            continue
-        for node in (index, *scene.readers(scene.nodes[index].output[0])):
-            if scene.op(node) in {"QuantizeLinear", "DequantizeLinear"}:
-                editor.set_parameters(
-                    node, np.asarray(parameters.scale.max()), parameters.zero[:1].reshape(())
-                )
-                editor.forget(node, "axis")
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    parameters = scene.parameters(index)
+    if parameters is None or len(np.unique(parameters.zero)) != 1:
+        return
+    for node in (index, *scene.readers(scene.nodes[index].output[0])):
+        if scene.op(node) in {"QuantizeLinear", "DequantizeLinear"}:
+            editor.set_parameters(node, np.asarray(parameters.scale.max()), parameters.zero[:1].reshape(()))
+            editor.forget(node, "axis")
 
 
 @lint_rule(

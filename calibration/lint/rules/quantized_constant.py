@@ -5,11 +5,11 @@ TensorRT-RTX 1.7 refuses some: "Quantized constant is only allowed before DQ". O
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rule import Cases, Fault, Scene, Sketch, lint_rule
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -22,11 +22,6 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa: ARG001
-    for index, _ in faults:
-        editor.to_constant(index)
-
-
 @lint_rule(
     "quantized-constant",
     "ED115",
@@ -35,7 +30,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:  # noqa:
     where={"runtime": ("tensorrt", "tensorrt-rtx")},
     remedy="store it as floats",
     cases=cases,
-    fix=fix,
+    fix=lambda _, editor, index: editor.to_constant(index),
     promise=80.0,
 )
 def quantized_constant(scene: Scene) -> Iterator[Fault]:

@@ -7,11 +7,11 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint.rule import TENSORRT, Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rule import TENSORRT, Cases, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.lint.unpack import FORMS, unpack
 
 FOREIGN = frozenset(FORMS) | {
@@ -39,10 +39,6 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases([bad], [good.model(good.conv(good.pair("x")))])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    unpack(scene, editor, [index for index, _ in faults])
-
-
 @lint_rule(
     "quantized-operators",
     "ED112",
@@ -51,7 +47,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     where={"runtime": (*TENSORRT, "mobile")},
     remedy="quantize in QDQ format: quantize_static(quant_format=QuantFormat.QDQ)",
     cases=cases,
-    fix=fix,
+    fix_all=unpack,
 )
 def quantized_operators(scene: Scene) -> Iterator[Fault]:
     """An operator computes on codes (QLinearConv and its kin, ConvInteger, DynamicQuantizeLinear)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,12 +18,11 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        pair = scene.pair(scene.nodes[index].input[0])
-        parameters = scene.parameters(pair.quantize) if pair else None
-        if pair is not None and parameters is not None and not parameters.clips_at_zero:
-            editor.read(index, 0, pair.source)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    pair = scene.pair(scene.nodes[index].input[0])
+    parameters = scene.parameters(pair.quantize) if pair else None
+    if pair is not None and parameters is not None and not parameters.clips_at_zero:
+        editor.read(index, 0, pair.source)
 
 
 @lint_rule(

@@ -5,7 +5,7 @@ The fix makes the steps of such channels larger, and rounds anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -28,12 +28,11 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:2], models[2:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        dequantize = scene.weight(scene.nodes[index].input[1])
-        parameters = scene.parameters(dequantize)
-        if parameters is not None:
-            editor.set_weight(dequantize, parameters.axis)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    dequantize = scene.weight(scene.nodes[index].input[1])
+    parameters = scene.parameters(dequantize)
+    if parameters is not None:
+        editor.set_weight(dequantize, parameters.axis)
 
 
 @lint_rule(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -26,13 +26,12 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:-1], models[-1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix(scene: Scene, editor: Editor, index: int) -> None:
     """A channel of zeros gets scale 1; what another scale should have been nobody knows."""
-    for index, _ in faults:
-        parameters = scene.parameters(index)
-        is_weight = scene.weight(scene.nodes[index].output[0]) >= 0
-        if is_weight and parameters is not None and np.isfinite(parameters.scale).all():
-            editor.set_weight(index, parameters.axis)
+    parameters = scene.parameters(index)
+    is_weight = scene.weight(scene.nodes[index].output[0]) >= 0
+    if is_weight and parameters is not None and np.isfinite(parameters.scale).all():
+        editor.set_weight(index, parameters.axis)
 
 
 @lint_rule(

@@ -18,9 +18,9 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:2], models[2:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
+def fix_all(scene: Scene, editor: Editor, indices: Sequence[int]) -> None:
     """The widest range serves all."""
-    for name in dict.fromkeys(scene.nodes[index].input[0] for index, _ in faults):
+    for name in dict.fromkeys(scene.nodes[index].input[0] for index in indices):
         pairs = [pair for pair in scene.pairs() if pair.source == name]
         known = [(pair, parameters) for pair in pairs if (parameters := scene.parameters(pair.quantize))]
         if len(known) != len(pairs) or not pairs or len({p.zero.dtype for _, p in known}) != 1:
@@ -38,7 +38,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     source=("P4",),
     remedy="quantize it once, and let every consumer read that",
     cases=cases,
-    fix=fix,
+    fix_all=fix_all,
     promise=15.0,
 )
 def several_scales(scene: Scene) -> Iterator[Fault]:

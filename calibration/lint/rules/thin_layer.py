@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
+from edgedeploy.calibration.lint.rule import Cases, Fault, Scene, Sketch, lint_rule
 from edgedeploy.calibration.lint.rules.transposed_activation import to_float
 from edgedeploy.calibration.place.exclusions import why_thin
 
@@ -22,11 +22,6 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        to_float(scene, editor, index)
-
-
 @lint_rule(
     "thin-layer",
     "ED302",
@@ -35,7 +30,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     where={"small_channels": (True,)},
     remedy="leave it in float",
     cases=cases,
-    fix=fix,
+    fix=to_float,
     promise=10.0,
 )
 def thin_layer(scene: Scene) -> Iterator[Fault]:

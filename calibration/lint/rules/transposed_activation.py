@@ -4,7 +4,7 @@ float (P13).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -34,11 +34,6 @@ def to_float(scene: Scene, editor: Editor, index: int) -> None:
     editor.read(index, 1, editor.constant(f"{node.input[1]}_float", value.astype(parameters.scale.dtype)))
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        to_float(scene, editor, index)
-
-
 @lint_rule(
     "transposed-activation",
     "ED212",
@@ -46,7 +41,7 @@ def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
     source=("P13",),
     remedy="leave the layer in float, or compare the engine's numbers with ONNX Runtime's",
     cases=cases,
-    fix=fix,
+    fix=to_float,
     promise=15.0,
 )
 def transposed_activation(scene: Scene) -> Iterator[Fault]:

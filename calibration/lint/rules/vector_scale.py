@@ -7,7 +7,7 @@ Scales of weights may have either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,14 +22,13 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(models[:1], models[1:])
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        for node in (index, *scene.readers(scene.nodes[index].output[0])):
-            parameters = (
-                scene.parameters(node) if scene.op(node) in {"QuantizeLinear", "DequantizeLinear"} else None
-            )
-            if parameters is not None and parameters.axis is None:
-                editor.set_parameters(node, parameters.scale, parameters.zero)
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    for node in (index, *scene.readers(scene.nodes[index].output[0])):
+        parameters = (
+            scene.parameters(node) if scene.op(node) in {"QuantizeLinear", "DequantizeLinear"} else None
+        )
+        if parameters is not None and parameters.axis is None:
+            editor.set_parameters(node, parameters.scale, parameters.zero)
 
 
 @lint_rule(

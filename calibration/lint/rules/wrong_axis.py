@@ -4,7 +4,7 @@ columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -42,12 +42,11 @@ def wanted_axis(scene: Scene, index: int, rank: int) -> int | None:
     return (1 - axis if attribute(node, "transB", 0) else axis) % rank
 
 
-def fix(scene: Scene, editor: Editor, faults: Sequence[Fault]) -> None:
-    for index, _ in faults:
-        dequantize = scene.weight(scene.nodes[index].input[1])
-        value = scene.weight_value(dequantize)
-        if value is not None:
-            editor.set_weight(dequantize, wanted_axis(scene, index, value.ndim))
+def fix(scene: Scene, editor: Editor, index: int) -> None:
+    dequantize = scene.weight(scene.nodes[index].input[1])
+    value = scene.weight_value(dequantize)
+    if value is not None:
+        editor.set_weight(dequantize, wanted_axis(scene, index, value.ndim))
 
 
 @lint_rule(

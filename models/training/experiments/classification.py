@@ -94,7 +94,7 @@ class Classification(Experiment[ClassificationSettings]):
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         # An image is mixed with that at the mirrored position, which another process may have.
         whole = sorted({*positions, *(self.recipe.batch - 1 - position for position in positions)})
-        examples = [self._example(step, position) for position in whole]
+        examples = [self.example(step, position) for position in whole]
         images = torch.from_numpy(np.stack([pixels for pixels, _ in examples]))
         labels = torch.tensor([label for _, label in examples])
         settings = self.settings
@@ -147,7 +147,7 @@ class Classification(Experiment[ClassificationSettings]):
     def _decode(self, index: int) -> Image:
         return self.train[index][0]()
 
-    def _example(self, step: int, position: int) -> tuple[np.ndarray, int]:
+    def example(self, step: int, position: int) -> tuple[np.ndarray, int]:
         rng, index = self.random(step, position), self.index(step, position, len(self.train))
         height, width = self.info.input_shape[2:]
         image = random_area(self._read(index), self.settings.area, rng)

@@ -6,7 +6,6 @@ Fold k of n is the k-th n-th of the images in order of name: it is measured on, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import cv2
@@ -18,11 +17,9 @@ from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.models.training.augment import color_jitter
 from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
-    Batch,
     Experiment,
     Objective,
     refuse_teacher,
-    stack,
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
@@ -85,9 +82,6 @@ class DiscCup(Experiment[DiscCupSettings]):
         self._read = ImageCache(self._decode)
         self.normalize = Normalize(self.info.task.options)
 
-    def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        return stack([self._example(step, position) for position in positions])
-
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
         refuse_teacher(self.recipe)
         return DiscCupLoss(network, self.settings.dice)
@@ -116,7 +110,7 @@ class DiscCup(Experiment[DiscCupSettings]):
         ]
         return resize_image(image, side, side), np.stack(planes, axis=-1)
 
-    def _example(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def example(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         rng, settings = self.random(step, position), self.settings
         image, masks = self._read(self.index(step, position, len(self.train)))
         scale = float(rng.uniform(*settings.scale)) if rng.random() < settings.often else 1.0

@@ -7,7 +7,6 @@ first `people` of them are trained on, and pairs of the others verified; or `val
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,11 +20,9 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.models.training.augment import color_jitter, shifted
 from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
-    Batch,
     Experiment,
     Objective,
     refuse_teacher,
-    stack,
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
@@ -85,9 +82,6 @@ class FaceEmbedding(Experiment[FaceSettings]):
         self.task = cast(FaceTask, task_of(self.info))
         self._read = ImageCache(self._decode)
 
-    def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        return stack([self._example(step, position) for position in positions])
-
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
         refuse_teacher(self.recipe)
         length = int(self.info.task.options["embedding"])
@@ -117,7 +111,7 @@ class FaceEmbedding(Experiment[FaceSettings]):
     def _decode(self, index: int) -> Image:
         return read_image(self.train[index][0])
 
-    def _example(self, step: int, position: int) -> tuple[np.ndarray, np.int64]:
+    def example(self, step: int, position: int) -> tuple[np.ndarray, np.int64]:
         rng, index = self.random(step, position), self.index(step, position, len(self.train))
         image = shifted(self._read(index), self.settings.padding, rng)
         image = color_jitter(image, self.settings.jitter, rng)

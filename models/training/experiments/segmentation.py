@@ -8,7 +8,7 @@ augmentation, `ohem` (share of pixels that counts at least), `auxiliary` (weight
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, cast
 
 import numpy as np
@@ -22,12 +22,10 @@ from edgedeploy.core.spacing import evenly
 from edgedeploy.models.training.augment import color_jitter, random_window
 from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
-    Batch,
     Experiment,
     Objective,
     distillation_loss,
     first_output,
-    stack,
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
@@ -90,9 +88,6 @@ class Segmentation(Experiment[SegmentationSettings]):
         self.normalize = Normalize(self.info.task.options)
         self._read = ImageCache(self._decode)
 
-    def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        return stack([self._example(step, position) for position in positions])
-
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
         return SegmentationLoss(
             network,
@@ -119,7 +114,7 @@ class Segmentation(Experiment[SegmentationSettings]):
             pictures.append(self.task.draw(image, known))
         return contact_sheet(pictures, 3, 480)
 
-    def _example(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def example(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         rng = self.random(step, position)
         image, truth = self._read(self.index(step, position, len(self.train)))
         image, truth = random_window(

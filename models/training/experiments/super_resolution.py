@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.core.spacing import evenly
-from edgedeploy.models.training.experiment import EXPERIMENTS, Batch, Experiment, Objective
+from edgedeploy.models.training.experiment import EXPERIMENTS, Batch, Experiment, Objective, refuse_teacher
 from edgedeploy.models.training.measure import measure, runner, task_of
 from edgedeploy.models.training.patches import draw_batch, load_pairs
 from edgedeploy.models.training.recipe import Section
@@ -77,9 +77,8 @@ class SuperResolution(Experiment[SuperResolutionSettings]):
             step=step,
         )
 
-    def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
-        if teacher is not None:
-            raise RecipeError("super-resolution has no teacher", "leave `teacher` out")
+    def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
+        refuse_teacher(self.recipe)
         return PatchPsnr(network, self.settings.floor)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:

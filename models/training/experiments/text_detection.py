@@ -22,11 +22,9 @@ from edgedeploy.models.training.dbnet_labels import make_maps
 from edgedeploy.models.training.dbnet_loss import DBLoss
 from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
-    Batch,
     Experiment,
     Objective,
     refuse_teacher,
-    stack,
 )
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
@@ -107,9 +105,6 @@ class TextDetection(Experiment[TextSettings]):
         self._ground = ImageCache(self._decode_ground)
         self.normalize = Normalize(self.info.task.options)
 
-    def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        return stack([self._example(step, position) for position in positions])
-
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
         refuse_teacher(self.recipe)
         return TextLoss(network)
@@ -154,7 +149,7 @@ class TextDetection(Experiment[TextSettings]):
     def _decode_ground(self, index: int) -> Image:
         return read_image(self.grounds[index])
 
-    def _example(self, step: int, position: int) -> tuple[np.ndarray, ...]:
+    def example(self, step: int, position: int) -> tuple[np.ndarray, ...]:
         image, words = self.view(step, position)
         maps = make_maps(words, *self.settings.crop)
         planes = (maps.text, maps.text_mask, maps.border, maps.border_mask)
