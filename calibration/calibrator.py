@@ -1,4 +1,4 @@
-"""The contract of a calibrator: statistics of one tensor in, the range that INT8 shall cover out.
+"""The contract of a calibrator: statistics of one tensor -> the range that INT8 covers.
 
 A calibrator is a frozen dataclass in a file of its own: its fields are its options.
 """
@@ -19,7 +19,7 @@ from edgedeploy.core.registry import Registry, with_options
 
 @dataclass(frozen=True)
 class Range:
-    """The values that the quantized tensor covers, `low <= high`, both finite."""
+    """The range of a quantized tensor, `low <= high`, both finite."""
 
     low: float
     high: float
@@ -35,14 +35,14 @@ class Range:
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """What calibration knows of one tensor, over all of its finite values.
+    """Statistics of one tensor over the calibration set.
 
     Attributes:
-        minimum, maximum: extremes; inf and -inf where no value was finite.
-        count: finite values seen.
-        nonfinite: NaN and infinite values seen, which nothing else here counts.
-        histogram: of the finite values, None where the method does not need one.
-        peaks: largest magnitude per channel (axis 1), only where it was asked for.
+        minimum, maximum: extremes of the finite values; inf and -inf without any.
+        count: number of finite values.
+        nonfinite: number of NaN and infinite values, which no other field includes.
+        histogram: of the finite values; None where the method needs none.
+        peaks: largest magnitude per channel (axis 1), on request.
         extremes: (images, 2): minimum and maximum of each image in order; inf and -inf where no value was
             finite.
     """
@@ -57,7 +57,7 @@ class TensorStatistics:
 
 
 def clipped(statistics: TensorStatistics, bound: float) -> Range:
-    """What was seen of [-bound, bound]."""
+    """The range of the tensor's values within [-bound, bound]."""
     low, high = (min(max(edge, -bound), bound) for edge in (statistics.minimum, statistics.maximum))
     return Range(low, high)
 

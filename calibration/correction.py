@@ -1,8 +1,8 @@
-"""The contract of a correction: a model in, a model of the same form out that loses less to rounding.
+"""The contract of a correction: an edit of the model that reduces the error of rounding.
 
-A correction is one file with one frozen dataclass: its fields are its options, the file's name is its name.
-Those before placement edit the float model; those after it edit codes and biases of the quantized one, never
-its nodes' kinds or order, so that what was legal stays legal.
+A correction is a frozen dataclass in a file of its own: its fields are its options. Corrections before
+placement edit the float model. Corrections after placement edit codes and biases of the quantized model;
+types and order of the nodes stay, so that a runtime that accepted the model still does.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from edgedeploy.core.registry import Registry, with_options
 
 @dataclass(frozen=True)
 class Setting:
-    """What a correction works with.
+    """Inputs of a correction.
 
     Attributes:
-        rules: where Q/DQ goes.
-        feeds: gives the calibration inputs anew at every call.
-        memory_mb: bound on what a pass over them keeps.
+        rules: rule set of Q/DQ placement.
+        feeds: every call iterates over the calibration inputs from the start.
+        memory_mb: bound on the tensors that one pass over the inputs keeps.
         progress: called with (feeds done, feeds in total or None).
-        keep_float: nodes that shall not be quantized -> why.
+        keep_float: nodes that stay float -> reason.
     """
 
     rules: RuleSet
@@ -40,7 +40,7 @@ class Setting:
 
 
 class Correction(ABC):
-    """One tool; `order` says when it runs among the others, whatever order they are named in."""
+    """One correction; corrections run by ascending `order`."""
 
     name: ClassVar[str]
     order: ClassVar[int]
@@ -51,7 +51,7 @@ class BeforePlacement(Correction):
 
     @abstractmethod
     def prepare(self, model: onnx.ModelProto, setting: Setting) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-        """A copy, and notes on what was done; the argument is left as it is."""
+        """An edited copy, and notes on the edits."""
 
 
 class AfterPlacement(Correction):
@@ -61,14 +61,14 @@ class AfterPlacement(Correction):
     def correct(
         self, quantized: onnx.ModelProto, model: onnx.ModelProto, setting: Setting
     ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-        """A copy of `quantized`, which was placed from the float `model`, and notes on what was done."""
+        """An edited copy of `quantized`, which was placed from the float `model`, and notes on the edits."""
 
 
 CORRECTIONS: Registry[type[Correction]] = Registry("correction", "edgedeploy.calibration.corrections")
 
 
 def make_corrections(wanted: Mapping[str, Mapping[str, Any]]) -> list[Correction]:
-    """The corrections called so, with their options set, in the order in which they run.
+    """The corrections with these names and options, in the order in which they run.
 
     Raises UnknownNameError for a name, RecipeError for an unknown option or a value out of range.
     """

@@ -1,8 +1,8 @@
-"""Put right what can be put right mechanically, each fix proved in ONNX Runtime as it is made.
+"""Apply the fixes of lint rules; ONNX Runtime verifies each one.
 
-In a deep network another rounding of the same tensors shows as much as the rounding itself. So a fix that
-changes the numbers by more than it promises is judged against the model without rounding: it may be no
-farther from that than the file was, but for the bit that symmetric codes take from what was unsigned.
+In a deep network two roundings of the same tensors differ as much as either differs from float. So a fix that
+changes the outputs by more than its promise is compared with the model without rounding: it may be at most
+LOSS_DB farther from that model than the file was. Symmetric codes lose that bit to unsigned ones.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from edgedeploy.calibration.lint.scene import Scene
 from edgedeploy.calibration.lint.verify import Feeds, NotRunnable, agreement, drawn_feeds, run
 
 LOSS_DB = 8.0  # a bit is 6 dB
-ROUNDS = 4  # a fix may show another fault, seldom a third
+ROUNDS = 4  # a fix may uncover another fault
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What a fix came to: faults put right, and the SQNR in dB against the model before (None: not run)."""
+    """Result of one fix: mended faults, and SQNR in dB against the model before (None: not run)."""
 
     id: str
     rule: str
@@ -35,7 +35,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Repaired:
-    """A model after its fixes, each of which was verified; `sqnr_db` is that of all together."""
+    """A model after its fixes; `sqnr_db` is the SQNR of all fixes together against the original."""
 
     model: onnx.ModelProto
     repairs: tuple[Repair, ...] = ()
@@ -46,10 +46,10 @@ class Repaired:
 def fix(model: onnx.ModelProto, *subjects: Subject, only: Collection[str] = ()) -> Repaired:
     """A copy of the model with the fixes of every rule that is broken for a target.
 
-    `only` names ids; without it errors and warnings are put right, and advice is left to people.
-    Every fix is run against the model before it; one that neither keeps its rule's promise, nor leaves the
-    numbers as near as they were to those of the same model without rounding, is taken back.
-    A model that ONNX Runtime does not run is fixed all the same, and the notes say that nothing was verified.
+    `only` names ids; without it the rules of severity error and warning are applied, those of advice are
+    not. Every fix is run against the model before it. A fix is reverted if it breaks its rule's promise and
+    also moves the outputs away from those of the same model without rounding. A model that ONNX Runtime
+    cannot run is fixed without verification, and a note says so.
     """
     work = _Work(model, subjects[0])
     wanted = [
@@ -70,11 +70,11 @@ def fix(model: onnx.ModelProto, *subjects: Subject, only: Collection[str] = ()) 
 
 
 class _Work:
-    """The model as it is so far, and its outputs."""
+    """The model after the fixes so far, and its outputs."""
 
     def __init__(self, model: onnx.ModelProto, subject: Subject) -> None:
         self.model = _copy(model)
-        self.scenes: dict[str, Scene] = {}  # by subject, of the model as it is
+        self.scenes: dict[str, Scene] = {}  # by subject, of the current model
         self.repairs: list[Repair] = []
         self.notes: list[str] = []
         self.refused: set[str] = set()
@@ -88,7 +88,7 @@ class _Work:
             self.notes.append(f"not verified: {reason}")
 
     def repair(self, rule: LintRule, subject: Subject) -> bool:
-        """Whether a rule was broken, and its fix was kept."""
+        """Whether the rule found faults and its fix was kept."""
         if rule.id in self.refused:
             return False
         if subject.name not in self.scenes:
@@ -110,7 +110,7 @@ class _Work:
     def _judge(
         self, changed: onnx.ModelProto, rule: LintRule, subject: Subject
     ) -> tuple[float | None, list[Feeds] | None, str]:
-        """SQNR against the model before, the outputs, and why the fix is wrong ("" if it is not)."""
+        """SQNR against the model before, the outputs, and the reason to revert the fix ("": keep it)."""
         try:
             onnx.checker.check_model(changed)
             if self.outputs is None:
@@ -121,7 +121,7 @@ class _Work:
                 return sqnr, outputs, ""
             exact = run(_float_twin(self.model, subject), self.feeds)
         except (NotRunnable, onnx.checker.ValidationError) as reason:
-            return None, None, f"the model is not sound after it: {' '.join(str(reason).split())[:200]}"
+            return None, None, f"the model is invalid after the fix: {' '.join(str(reason).split())[:200]}"
         old, new = agreement(exact, self.outputs).sqnr_db, agreement(exact, outputs).sqnr_db
         reverted = f"{new:.1f} dB against the same model without rounding, where it had {old:.1f} dB"
         return sqnr, outputs, "" if new >= old - LOSS_DB else reverted
@@ -134,7 +134,7 @@ class _Work:
 
 
 def _float_twin(model: onnx.ModelProto, subject: Subject) -> onnx.ModelProto:
-    """The model without Q/DQ on activations, its weights as rounded as they are."""
+    """The model without Q/DQ on activations; its weights stay rounded."""
     twin = _copy(model)
     editor = Editor(Scene(twin, subject.rules, subject.device))
     editor.strip()
@@ -143,7 +143,7 @@ def _float_twin(model: onnx.ModelProto, subject: Subject) -> onnx.ModelProto:
 
 
 def _applied(model: onnx.ModelProto, rule: LintRule, subject: Subject) -> tuple[onnx.ModelProto, int]:
-    """A copy with one rule's fix, and the number of faults that it leaves."""
+    """A copy with one rule's fix, and the number of remaining faults."""
     copy = _copy(model)
     scene = Scene(copy, subject.rules, subject.device)
     editor = Editor(scene)

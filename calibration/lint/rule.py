@@ -1,8 +1,8 @@
 """The contract of a lint rule: a stable id, the rule sets it is about, models that break it or keep it.
 
-A rule is one file: `@lint_rule` on a function that yields the nodes at fault. One that can be put right
-mechanically offers a `fix`, with the least signal-to-noise ratio that its result may have against what was
-there: the driver measures it in ONNX Runtime at every use and takes back what does worse.
+A rule is one file: `@lint_rule` on a function that yields the nodes at fault. A rule whose faults an edit
+mends offers a `fix`, and promises the least signal-to-noise ratio of the fixed model against the model
+before. The driver measures that ratio in ONNX Runtime at every use and reverts a fix that does worse.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TENSORRT = ("tensorrt", "tensorrt-rtx", "dla")  # runtimes that share NVIDIA's p
 Severity = Literal["error", "warning", "advice"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "advice")
 Fault = tuple[int, str]  # index of a node, -1 for the model as a whole; what is wrong there
-# A model, with the rule set to judge it by where the first that the rule applies to is not the one.
+# A model, and the name of its rule set or target; without a name it is the first that the rule applies to.
 Case = onnx.ModelProto | tuple[onnx.ModelProto, str]
 
 

@@ -1,4 +1,4 @@
-"""Judge a model by every rule of its targets."""
+"""Check a model against every rule of its targets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgedeploy.core.target import load_target, target_names
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: which rule, where, why it matters there, and what to do.
+    """One fault: the rule, the node, the reason, and the remedy.
 
     Attributes:
-        target: name of the target, or rule set, that the model was judged for.
-        node, op: "" for what is wrong with the model as a whole.
-        fixable: whether `fix` can put it right.
+        target: name of the target or rule set that the model was checked for.
+        node, op: "" for a fault of the whole model.
+        fixable: whether `fix` can mend it.
     """
 
     target: str
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a model is judged for: a rule set, and what is known of the device."""
+    """A rule set and a device that a model is checked for."""
 
     rules: RuleSet
     device: Device = field(default_factory=Device)
@@ -47,7 +47,7 @@ class Subject:
 
 
 def subject_named(name: str, backend: str | None = None) -> Subject:
-    """By the name of a target, whose `backend`, else its first, decides; or of a rule set."""
+    """The subject of a target (rule set of `backend`, by default of its first backend) or of a rule set."""
     if name not in target_names():
         return Subject(load_named_rules(name))
     target = load_target(name)
@@ -56,7 +56,7 @@ def subject_named(name: str, backend: str | None = None) -> Subject:
 
 
 def load_named_rules(name: str) -> RuleSet:
-    """A rule set; the closest names in the error are those of targets, too."""
+    """A rule set; the error for an unknown name also suggests targets."""
     if name not in rule_names():
         raise UnknownNameError("target or Q/DQ rule set", name, [*target_names(), *rule_names()])
     return load_rules(name)
@@ -68,7 +68,7 @@ def all_rules() -> list[LintRule]:
 
 
 def lint(model: onnx.ModelProto, *subjects: Subject) -> list[Finding]:
-    """What is wrong with a model for each of the targets, errors first, in graph order.
+    """Faults of a model for each of the targets, errors first, in graph order.
 
     Raises CalibrationError where its shapes cannot be inferred.
     """

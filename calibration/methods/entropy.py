@@ -1,8 +1,9 @@
-"""t = (i* + 1/2) w, i* = argmin_i KL(P_i || Q_i), bin width w: the clipping that loses least information.
+"""t = (i* + 1/2) w, i* = argmin_i KL(P_i || Q_i), bin width w: the clipping that loses the least information.
 
-P_i is the histogram of |x| cut after i bins, everything beyond added to its last bin; Q_i is the same i bins
-without that, merged into 128 levels, the count of each spread evenly over those of its bins that P_i fills.
-Migacz, "8-bit Inference with TensorRT", GTC 2017; zeros left out as in NVIDIA pytorch-quantization.
+P_i is the histogram of |x| cut after i bins, with the counts beyond added to its last bin. Q_i is the same
+i bins without those counts, merged into 128 levels; the count of a level is spread evenly over its bins
+that P_i fills. Migacz, "8-bit Inference with TensorRT", GTC 2017; zeros are left out as in NVIDIA
+pytorch-quantization.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Entropy(Calibrator):
 
     Attributes:
         levels: positive levels of the quantized tensor; the search begins at one bin per level.
-        coverage: per cent of the values that are never clipped; 0 is the published method, which collapses
-            on tensors of few distinct values (an 8-bit image): with all in the last bin P equals Q.
+        coverage: per cent of the values that are never clipped. 0 is the published method, which collapses
+            on tensors of few distinct values (an 8-bit image): with all values in the last bin P equals Q.
     """
 
     name = "entropy"
@@ -42,7 +43,7 @@ class Entropy(Calibrator):
         counts = histogram.magnitudes()
         counts = counts[: counts.nonzero()[0][-1] + 1].copy()
         least = int(np.searchsorted(np.cumsum(counts), counts.sum() * (self.coverage / 100.0))) + 1
-        # Zero is exact in every quantization; after ReLU there are so many that they would outweigh the rest.
+        # Zero is exact in every quantization, and after ReLU zeros would outweigh all other values.
         if counts.size > 1:
             counts[0] = counts[1]
         cut = best_cut(counts, self.levels, least)
@@ -51,7 +52,7 @@ class Entropy(Calibrator):
 
 
 def best_cut(counts: NDArray[np.int64], levels: int, least: int = 0) -> int:
-    """The number of bins to keep, at least `levels` and `least`; all of them if they are fewer."""
+    """The number of bins to keep: at least `levels` and `least`, at most all."""
     start = max(levels, least)
     if counts.size <= start or not counts.any():
         return counts.size
@@ -62,8 +63,8 @@ def best_cut(counts: NDArray[np.int64], levels: int, least: int = 0) -> int:
 def divergences(counts: NDArray[np.int64], levels: int, cuts: NDArray[np.int64]) -> NDArray[np.float64]:
     """KL(P_i || Q_i) in nats for every i of `cuts`; inf where Q_i is zero and P_i is not.
 
-    Prefix sums answer for all cuts at once: within a level Q is constant, so only the level's count, its
-    number of filled bins and its sum of P log P matter.
+    Prefix sums give all cuts at once: Q is constant within a level, so the sum needs only the level's
+    count, its number of filled bins and its sum of P log P.
     """
     total = counts.sum()
     prefix = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)

@@ -1,6 +1,6 @@
 """range = [min x, max x] over the whole calibration set.
 
-Nothing is clipped, so an outlier costs resolution everywhere; exact, and the cheapest of the methods.
+Nothing is clipped, so one outlier costs resolution of all values. The cheapest method.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edgedeploy.calibration.calibrator import CALIBRATORS, Calibrator, Range, Te
 @CALIBRATORS.register
 @dataclass(frozen=True)
 class MinMax(Calibrator):
-    """Covers everything that was seen. No options."""
+    """Covers all values of the calibration set. No options."""
 
     name = "minmax"
     needs_histogram: ClassVar[bool] = False

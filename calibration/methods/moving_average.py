@@ -1,7 +1,7 @@
 """m_1 = x_1, m_k = a m_(k-1) + (1 - a) x_k for the minimum and the maximum x_k of each image k in turn.
 
-An outlier in one image moves the range by 1 - a of its size only. The order of the images matters: the last
-1 / (1 - a) or so decide. Jacob et al., "Quantization and Training of Neural Networks for Efficient
+An outlier in one image moves the range by 1 - a of its size. The order of the images matters: about the last
+1 / (1 - a) images decide. Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", CVPR 2018, section 3.1.
 """
 
@@ -21,7 +21,7 @@ class MovingAverage(Calibrator):
     """Covers the smoothed extremes of the images.
 
     Attributes:
-        momentum: weight a of what was seen before; 0 takes the last image alone.
+        momentum: weight a of the previous images; 0 takes the last image alone.
     """
 
     name = "moving-average"
@@ -36,7 +36,7 @@ class MovingAverage(Calibrator):
     def range_of(self, statistics: TensorStatistics) -> Range:
         extremes = statistics.extremes
         assert extremes is not None  # noqa: S101  the driver collects it always
-        usable = extremes[np.isfinite(extremes).all(axis=1)]  # an image of NaN alone says nothing
+        usable = extremes[np.isfinite(extremes).all(axis=1)]  # without images of NaN alone
         average = usable[0]
         for row in usable[1:]:
             average = self.momentum * average + (1.0 - self.momentum) * row

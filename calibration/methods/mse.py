@@ -1,7 +1,6 @@
 """t* = argmin_t sum_b count_b (c_b - Q_t(c_b))^2, Q_t(x) = s clip(round(x / s), -127, 127), s = t / 127.
 
-The expected squared error of quantizing the histogram's values, clipping and rounding alike; c_b is a bin's
-center.
+The threshold of least expected squared error, from clipping and rounding; c_b is the center of bin b.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class MeanSquaredError(Calibrator):
     """Clips symmetrically where the squared error is least.
 
     Attributes:
-        candidates: thresholds tried, evenly spaced up to the largest magnitude.
+        candidates: number of thresholds, evenly spaced up to the largest magnitude.
     """
 
     name = "mse"

@@ -1,7 +1,6 @@
 """t = the smallest bin edge with at least `percentile` % of all |x| below it.
 
-Clips a fixed share of the values, whatever they are: robust against single outliers, blind to what clipping
-costs.
+Clips a fixed share of the values: robust against single outliers, but blind to the error of clipping.
 """
 
 from __future__ import annotations

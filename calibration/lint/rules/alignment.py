@@ -1,4 +1,4 @@
-"""INT8 kernels work on 32 channels at a time, FP16 ones on 8: the rest is padding that nobody sees (P15)."""
+"""INT8 kernels compute tiles of 32 channels, FP16 kernels tiles of 8; the rest of a tile is padding (P15)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """x = s (q - z) with z = 0 and q int8: TensorRT's kernels have no term for a zero-point.
 
-The fix keeps the range, s' = max(|low|, |high|) / 127, and puts back the ReLU that a Q of unsigned codes is.
+The fix keeps the range, s' = max(|low|, |high|) / 127. Unsigned codes clip at zero, so the fix inserts a
+Relu.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def cases(rng: np.random.Generator) -> Cases:
 def asymmetric_activation(scene: Scene) -> Iterator[Fault]:
     """An activation is unsigned, or has a zero-point other than 0.
 
-    TensorRT-RTX 1.7 refuses zero-points; uint8 with zero-point 0 it takes, and what it computes is not said.
+    TensorRT-RTX 1.7 refuses zero-points. It accepts uint8 with zero-point 0, without documenting the result.
     """
     for index in scene.quantizers:
         if scene.nodes[index].input[0] in scene.constants:

@@ -1,4 +1,4 @@
-"""w = s (q - z) with z = 0 and q int8; a weight in another form is dequantized and quantized anew."""
+"""w = s (q - z) with z = 0 and q int8; the fix quantizes a weight of another form again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""y = conv(x) + s: with Q/DQ on s alone, convolution and Add are one INT8 kernel; on both they are three
-(P3).
-"""
+"""y = conv(x) + s is one INT8 kernel with Q/DQ on s alone, and three kernels with both quantized (P3)."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def branch(scene: Scene, index: int) -> Pair | None:
-    """The pair on the convolution's side: on the longer way from what both inputs have in common."""
+    """The pair on the side of the convolution, which is farther from the common ancestor of both inputs."""
     names = list(scene.nodes[index].input)
     pairs = [scene.pair(name) for name in names]
     if None in pairs or len(names) != 2 or names[0] == names[1]:

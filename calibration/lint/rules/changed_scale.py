@@ -1,4 +1,4 @@
-"""Operators that only move values keep codes as they are, if the scale is the same before and after (P5)."""
+"""An operator that only moves values keeps the codes if input and output have the same scale (P5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def moved(scene: Scene, index: int) -> tuple[int, list[int]]:
-    """Q before an operator that moves values, -1 if there is none, and the Qs after it of another scale."""
+    """Q before an operator that moves values (-1: none), and the Qs after it that have another scale."""
     moves = scene.rules.same_scale if scene.rules.outputs else scene.rules.pass_through
     node = scene.nodes[index]
     pair = scene.pair(node.input[0]) if node.op_type in moves - {"Concat"} and node.input else None
@@ -33,7 +33,7 @@ def moved(scene: Scene, index: int) -> tuple[int, list[int]]:
 
 
 def fix(scene: Scene, editor: Editor, index: int) -> None:
-    """What was moved lies within the range of what there was."""
+    """The output takes the input's scale, whose range contains all its values."""
     before, after = moved(scene, index)
     parameters = scene.parameters(before)
     for quantize in after:

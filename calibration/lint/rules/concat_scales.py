@@ -1,8 +1,7 @@
-"""Concat copies codes if all its inputs and its output have one scale; else each branch is requantized
-(P7).
+"""Concat copies codes if its inputs and its output have one scale; otherwise it requantizes each branch (P7).
 
-The fix shares the widest scale, unless that is more than four times another: then it takes the pairs away,
-and what reads the Concat is quantized after it.
+The fix gives all of them the widest scale. Where that scale is more than four times another one, the fix
+removes the pairs of the inputs instead; the consumers of the Concat are quantized after it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def joined(scene: Scene, index: int) -> list[Pair]:
-    """Pairs on the inputs of a Concat and on its output; none where an input is float."""
+    """Pairs on the inputs and on the output of a Concat; empty where an input is float."""
     pairs = [scene.pair(name) for name in scene.nodes[index].input]
     inputs = [pair for pair in pairs if pair is not None and scene.parameters(pair.quantize)]
     output = scene.nodes[index].output[0]

@@ -1,6 +1,4 @@
-"""QuantizeLinear of com.microsoft is ONNX's own with more formats; others than ONNX Runtime need not know
-it.
-"""
+"""QuantizeLinear of com.microsoft is ONNX's operator with more formats; only ONNX Runtime knows it."""
 
 from __future__ import annotations
 

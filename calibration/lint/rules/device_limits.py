@@ -1,6 +1,4 @@
-"""DLA (P16): static shapes, dimensions of at most 8192, a batch of at most 4096, and the operators that it
-has.
-"""
+"""DLA takes static shapes, dimensions up to 8192, batches up to 4096, and a list of operators (P16)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine is built for fixed channels: tiles of INT8 arithmetic are laid out by them."""
+"""An engine is built for fixed channels, because they decide the layout of INT8 tiles."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""First and last layers are cheap and have most to lose: the camera's eight bits, and nothing after to hide
-an error.
+"""The first and the last layer are cheap and the most sensitive ones.
+
+The first reads the eight bits of the camera, and no layer after the last one reduces its error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""b = s_x s_w q in int32: ONNX Runtime's QLinearConv has no other bias, and with a float one it stays in
-float.
-"""
+"""b = s_x s_w q in int32: QLinearConv of ONNX Runtime takes no other; a float bias keeps Conv in float."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def codes_of(scene: Scene, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Codes and scales of a float bias; None where it has none, or they do not fit."""
+    """Codes and scales of a float bias; None without such a bias, or where its codes exceed int32."""
     node = scene.nodes[index]
     name = node.input[2] if len(node.input) > 2 else ""
     pair, dequantize = scene.pair(node.input[0]), scene.weight(node.input[1])

@@ -1,6 +1,4 @@
-"""Depthwise and pointwise convolutions fuse in INT8 if each has Q/DQ before it; a float one between is two
-copies (P8).
-"""
+"""Depthwise and pointwise convolutions fuse in INT8 behind Q/DQ; a float one costs two copies (P8)."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def float_depthwise(scene: Scene) -> Iterator[Fault]:
 
 
 def _ends(scene: Scene, index: int) -> list[str]:
-    """What the operator writes, and what the activation after it does."""
+    """The output of the operator, and the output of the activation after it."""
     name = scene.nodes[index].output[0]
     readers = scene.readers(name)
     return [name, *(scene.nodes[reader].output[0] for reader in readers[:1] if scene.is_private(name))]

@@ -1,6 +1,4 @@
-"""An accelerator takes an operator with Q/DQ on all its ends; any other goes elsewhere, with two copies
-(P16).
-"""
+"""An accelerator runs operators with Q/DQ on all ends; any other costs two copies to the CPU (P16)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""QLinearConv writes codes: without Q after it the runtime dequantizes and computes in float (P2 the other
-way).
-"""
+"""QLinearConv writes codes; without Q on the output the runtime computes in float (the reverse of P2)."""
 
 from __future__ import annotations
 

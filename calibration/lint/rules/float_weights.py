@@ -1,6 +1,4 @@
-"""A weight as floats behind Q and DQ computes the same as int8 codes behind DQ, in four times the bytes
-(H5).
-"""
+"""A float weight behind Q and DQ computes the same as int8 codes behind DQ, in four times the bytes (H5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""INT8 arithmetic needs codes on both sides: activation and weight (P1)."""
+"""INT8 arithmetic needs codes on both inputs, activation and weight (P1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def fix(scene: Scene, editor: Editor, index: int) -> None:
-    """Weights are there to be quantized; of an activation the range is not known."""
+    """Only a weight is quantized: the range of an activation is unknown here."""
     name = scene.nodes[index].input[1]
     w = np.asarray(scene.value(name)) if name in scene.constants else None
     if w is None or w.dtype != np.float32 or not np.isfinite(w).all():

@@ -1,4 +1,4 @@
-"""A pair that no INT8 kernel reads rounds, costs two kernels, and parts what would fuse (P2, P6)."""
+"""A pair that no INT8 kernel reads rounds values, costs two kernels and prevents a fusion (P2, P6)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fix(scene: Scene, editor: Editor, index: int) -> None:
 
 
 def codes_are_read(scene: Scene, pair: Pair) -> bool:
-    """Whether somebody else reads the codes themselves."""
+    """Whether another operator than DQ reads the codes."""
     readers = scene.readers(scene.nodes[pair.quantize].output[0])
     return any(scene.op(index) != "DequantizeLinear" for index in readers)
 

@@ -1,6 +1,4 @@
-"""b = s_x s_w q: ONNX Runtime stores biases as int32 behind DequantizeLinear, which TensorRT has no type
-for.
-"""
+"""b = s_x s_w q: ONNX Runtime stores int32 biases behind DequantizeLinear; TensorRT has no type for them."""
 
 from __future__ import annotations
 

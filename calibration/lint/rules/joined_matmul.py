@@ -1,9 +1,9 @@
-"""x = s (q - z): OpenVINO 2026.4 takes a zero-point behind a Concat apart along its axis, and its MatMul then
-refuses to compile ("cannot be broadcasted"), unless that axis is the last.
+"""x = s (q - z): OpenVINO 2026.4 splits a zero-point behind a Concat along the Concat's axis.
 
-Tokens that are joined before a linear layer are such a case (the class token of a ViT). Measured: refused for
-MatMul and Gemm, with Q before or after the Concat, through Relu. With z = 0 it is exact in int8 and uint8, so
-it is with any z where something else that computes stands between.
+MatMul then fails to compile ("cannot be broadcasted"), unless that axis is the last one. An example is the
+class token of a ViT, which is joined to the others before a linear layer. Measured: MatMul and Gemm fail
+with Q before or after the Concat, also through Relu. int8 and uint8 are exact with z = 0, and with any z
+where an operator that computes stands between Concat and MatMul.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reductions and curves (LayerNorm, Softmax, GELU, Sigmoid) have no INT8 kernels that are right (P9)."""
+"""Reductions and curves (LayerNorm, Softmax, GELU, Sigmoid) have no INT8 kernel that is exact enough (P9)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A device without INT8 instructions computes a quantized graph in float, and rounds besides.
+"""A device without INT8 instructions computes a quantized graph in float and rounds in addition.
 
-The fix takes the pairs out and gives weights back as floats: what calibration has cost in accuracy stays
-lost.
+The fix removes the pairs and stores weights as floats. The accuracy that quantization has cost does not
+return.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""An operator without weights computes in INT8 if both its ends are; INT8 in and float out is a copy more
-(P6).
-"""
+"""An operator without weights runs in INT8 between quantized ends; INT8 in, float out costs a copy (P6)."""
 
 from __future__ import annotations
 

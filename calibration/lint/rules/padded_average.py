@@ -1,8 +1,8 @@
-"""Padding is zero, in codes the zero-point z; OpenVINO 2026.4 averages codes with 0 in the padding instead.
+"""Padding is zero, whose code is the zero-point z; OpenVINO 2026.4 averages codes with 0 in the padding.
 
-Measured: an AveragePool that counts its padding, behind DQ of a zero-point other than 0, is off by more than
-its output is large. With no padding, count_include_pad = 0, z = 0 or a Relu between it is exact, as
-MaxPool and Pad are.
+Measured: the error of an AveragePool that counts its padding, behind DQ with z other than 0, exceeds its
+largest output. The result is exact without padding, with count_include_pad = 0, with z = 0, and with a Relu
+between DQ and pool. MaxPool and Pad are exact.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def fix(scene: Scene, editor: Editor, index: int) -> None:
-    """Let the pool, or what moves values before it, read the float tensor."""
+    """The pool, or the first operator before it that moves values, reads the float tensor."""
     reader = _entry(scene, index)
     pair = scene.pair(scene.nodes[reader].input[0])
     if pair is not None:
@@ -76,7 +76,7 @@ def _counts_padding(scene: Scene, index: int) -> bool:
 
 
 def _entry(scene: Scene, index: int) -> int:
-    """The first of the operators that only move values between a pair and a pool; else the pool."""
+    """The first operator of the chain that only moves values between a pair and a pool; else the pool."""
     while scene.op(maker := scene.maker(scene.nodes[index].input[0])) in scene.rules.pass_through:
         index = maker
     return index

@@ -1,6 +1,4 @@
-"""Pad + Conv are one kernel; a pair between them keeps them apart, and goes before the Pad (P9,
-TensorRT#2592).
-"""
+"""Pad + Conv are one kernel; a pair between them prevents that, so it goes first (P9, TensorRT#2592)."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def fix(scene: Scene, editor: Editor, quantize: int) -> None:
-    """Zeros are codes of 0 in any symmetric scale."""
+    """The code of zero is 0 at every symmetric scale, so padding codes is exact."""
     pad = scene.maker(scene.nodes[quantize].input[0])
     dequantize = scene.readers(scene.nodes[quantize].output[0])[0]
     result = scene.nodes[dequantize].output[0]

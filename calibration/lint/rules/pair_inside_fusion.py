@@ -1,6 +1,7 @@
-"""Conv + BatchNormalization + activation are one kernel: a pair between them makes three (P2, P11).
+"""Conv + BatchNormalization + activation are one kernel; a pair between them makes three kernels (P2, P11).
 
-ReLU and Clip keep a scale, q(relu(x)) = relu(q(x)), so their pair moves behind them where none is there yet.
+Relu and Clip keep a scale, q(relu(x)) = relu(q(x)), so the fix moves the pair behind them if there is none
+yet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One scale for an activation: a sum over channels of different scales is no integer sum."""
+"""An activation has one scale: a sum over channels of different scales is not an integer sum."""
 
 from __future__ import annotations
 

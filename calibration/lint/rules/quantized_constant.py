@@ -1,6 +1,7 @@
-"""Codes are for weights: a factor or an offset of an operator without weights is read as a float.
+"""Codes are for weights; operators without weights read constant factors and offsets as floats.
 
-TensorRT-RTX 1.7 refuses some: "Quantized constant is only allowed before DQ". Others cost a kernel.
+TensorRT-RTX 1.7 refuses some of them ("Quantized constant is only allowed before DQ"); others cost a
+kernel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""QLinearConv and its kin compute on codes; TensorRT and accelerators read Q/DQ around float operators
-instead.
+"""QLinearConv and its kin compute on codes; TensorRT and accelerators read Q/DQ around float operators.
 
-The fix writes DQ, the float operator, and Q with the same parameters; operators that move codes are wrapped
-too.
+The fix writes DQ, the float operator and Q with the same parameters, also around operators that move codes.
 """
 
 from __future__ import annotations

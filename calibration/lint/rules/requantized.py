@@ -1,4 +1,4 @@
-"""DQ(Q(x)) quantized again: two roundings and two kernels where one would do (P4)."""
+"""DQ(Q(x)) quantized again rounds twice and costs two kernels where one is enough (P4)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """|255 (q_1 + q_2)| <= 32767 for weight codes that a CPU without VNNI adds in 16 bits (core/pair_sums.py).
 
-The fix makes the steps of such channels larger, and rounds anew.
+The fix enlarges the scales of such channels and rounds their weights again.
 """
 
 from __future__ import annotations

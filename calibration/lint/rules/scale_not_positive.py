@@ -1,4 +1,4 @@
-"""s > 0 and finite, and known when the engine is built: kernels multiply by 1 / s, folded into weights."""
+"""s is positive, finite and constant: kernels multiply by 1 / s, which is folded into weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def fix(scene: Scene, editor: Editor, index: int) -> None:
-    """A channel of zeros gets scale 1; what another scale should have been nobody knows."""
+    """A channel of zeros gets scale 1; no other scale can be recovered."""
     parameters = scene.parameters(index)
     is_weight = scene.weight(scene.nodes[index].output[0]) >= 0
     if is_weight and parameters is not None and np.isfinite(parameters.scale).all():

@@ -1,4 +1,4 @@
-"""One Q a tensor: two make two copies of it in memory, and a change of layout between them (P4)."""
+"""A tensor has one Q: two Qs make two copies of it and a change of layout between them (P4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def fix_all(scene: Scene, editor: Editor, indices: Sequence[int]) -> None:
-    """The widest range serves all."""
+    """All consumers read the pair of the widest range."""
     for name in dict.fromkeys(scene.nodes[index].input[0] for index in indices):
         pairs = [pair for pair in scene.pairs() if pair.source == name]
         known = [(pair, parameters) for pair in pairs if (parameters := scene.parameters(pair.quantize))]

@@ -1,6 +1,4 @@
-"""A tile of INT8 arithmetic has 16 channels and more: what does not fill it pays for Q/DQ and gains nothing
-(P9).
-"""
+"""A tile of INT8 arithmetic has at least 16 channels; a smaller layer pays for Q/DQ without gain (P9)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""ConvTranspose + activation + Q gave wrong results in TensorRT 10 (TensorRT#4366): such a layer stays
-float (P13).
-"""
+"""TensorRT 10 computed ConvTranspose + activation + Q wrongly (TensorRT#4366): it stays float (P13)."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def to_float(scene: Scene, editor: Editor, index: int) -> None:
-    """Let a weighted operator read the float activation, and its weight as a constant."""
+    """Rewire a weighted operator to the float activation and to its weight as a float constant."""
     node = scene.nodes[index]
     pair, dequantize = scene.pair(node.input[0]), scene.weight(node.input[1])
     parameters = scene.parameters(pair.quantize) if pair else None

@@ -1,6 +1,4 @@
-"""w' = w gamma / sigma: weights' scales have to be those of the weights that run, after the norm is folded
-(P11).
-"""
+"""w' = w gamma / sigma: a weight's scale must be measured after the norm is folded into the weight (P11)."""
 
 from __future__ import annotations
 

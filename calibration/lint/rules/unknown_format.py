@@ -1,4 +1,4 @@
-"""A runtime knows some formats of codes: int16 is not TensorRT's, FP8 needs compute capability 8.9."""
+"""Each runtime knows some formats of codes: TensorRT has no int16, FP8 needs compute capability 8.9."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A parser is made for opsets up to one: what a newer one changed in an operator it may read wrongly."""
+"""A parser knows opsets up to one; it may misread an operator that a newer opset has changed."""
 
 from __future__ import annotations
 

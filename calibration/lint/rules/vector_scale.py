@@ -1,8 +1,7 @@
-"""A scale of shape (1,) is one scale per channel of one channel: TensorRT-RTX then computes the layer in
-float.
+"""A scale of shape (1,) is per channel, of one channel: TensorRT-RTX then computes the layer in float.
 
-Measured with 1.7.1 at SM86: three convolutions run as Int8 with scales of shape (), as Float with (1,).
-Scales of weights may have either.
+Measured with 1.7.1 at SM86: three convolutions run in INT8 with scales of shape (), in float with (1,).
+Weights may have either.
 """
 
 from __future__ import annotations

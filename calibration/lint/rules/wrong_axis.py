@@ -1,6 +1,4 @@
-"""Scales per channel lie along the axis of output channels: Conv 0, ConvTranspose 1, Gemm and MatMul the
-columns.
-"""
+"""Per-channel scales lie along the output channels: axis 0 of Conv, 1 of ConvTranspose, last of MatMul."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ def cases(rng: np.random.Generator) -> Cases:
 
 
 def wanted_axis(scene: Scene, index: int, rank: int) -> int | None:
-    """The axis of output channels of a weighted operator's weight; None for one scale only."""
+    """The axis of output channels of a weight; None where one scale is all that the operator takes."""
     node = scene.nodes[index]
     if attribute(node, "group", 1) != 1 and node.op_type in scene.rules.grouped_per_tensor:
         return None
