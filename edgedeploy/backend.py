@@ -1,7 +1,7 @@
 """The contract between the toolkit and an inference runtime.
 
-A backend is one file: a class that builds (ONNX -> artifact) and opens (artifact -> session). The public
-wrappers here check once what every runtime needs checked; a plug-in's `_build`, `_open` and `_run` only work.
+A backend is a class in a file of its own: it builds (ONNX -> artifact) and opens (artifact -> session). The
+public methods here check arguments; `_build`, `_open` and `_run` of a plug-in rely on those checks.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Feeds = Mapping[str, Array]
 Outputs = dict[str, Array]
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Above this a size is a slip of the hand, or a hostile file: an image of 8K has 100 million.
+# A larger size is a typing error or a hostile file: an 8K image has 100 million elements.
 MAX_INPUT_ELEMENTS = 512 << 20
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a user may ask of a build.
+    """Options of a build.
 
     Attributes:
-        workspace_mb: scratch memory the builder may use; None leaves it to the SDK.
-        optimization_level: 0 to 5 where the SDK has it; None is its default.
-        min_shapes, opt_shapes, max_shapes: per input, for engines with a dynamic size.
-        verbose: let the SDK talk.
-        exact_float: what is float in an int8 model is computed in float32, even where less is faster.
+        workspace_mb: limit of the builder's scratch memory in MB; None: the SDK's default.
+        optimization_level: 0 to 5 where the SDK has levels; None: the SDK's default.
+        min_shapes, opt_shapes, max_shapes: shape per input, for engines of dynamic size.
+        verbose: print the SDK's log.
+        exact_float: compute float layers of an int8 model in float32, even if another type is faster.
     """
 
     workspace_mb: int | None = None
@@ -54,14 +54,14 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How to open an artifact.
+    """Options of opening an artifact.
 
     Attributes:
-        shapes: per input, the concrete shape to specialize a dynamic model for; needed where it is dynamic.
-        threads: CPU threads, 0 for the runtime's own choice.
-        profile: let `Session.layers` report time per layer where the runtime can.
-        provider: "cpu", "cuda" or "tensorrt" in ONNX Runtime; empty takes what the artifact was built for.
-        optimize: whether the runtime may rewrite the graph; off it is a reference to compare others with.
+        shapes: concrete shape per input; required for inputs of dynamic size.
+        threads: number of CPU threads; 0: the runtime's choice.
+        profile: measure time per layer for `Session.layers`, where the runtime can.
+        provider: "cpu", "cuda" or "tensorrt" in ONNX Runtime; "": the provider of the build.
+        optimize: whether the runtime may rewrite the graph; False makes a reference for comparisons.
     """
 
     shapes: Shapes = field(default_factory=dict)
@@ -73,7 +73,7 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Time of one layer of the last run, as the runtime names and fuses layers."""
+    """Time of one layer in the last run, with the runtime's names and fusions."""
 
     name: str
     kind: str
@@ -84,8 +84,8 @@ class Session(ABC):
     """An open model: `session(feeds) -> outputs`; use as a context manager.
 
     Attributes:
-        inputs, outputs: specs with the concrete shapes where known.
-        device_ms: time of the last run by the device's own clock, None where there is none.
+        inputs, outputs: specs, with concrete shapes where known.
+        device_ms: time of the last run by the device's clock in ms; None without such a clock.
     """
 
     def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
@@ -93,9 +93,9 @@ class Session(ABC):
         self.device_ms: float | None = None
 
     def __call__(self, feeds: Feeds) -> Outputs:
-        """Run once. Feeds need the names, dtypes and shapes of `inputs`; raises UsageError otherwise.
+        """Run once. Raises UsageError for feeds of other names, dtypes or shapes than `inputs`.
 
-        The returned arrays may be the runtime's own memory: they are valid until the next call.
+        The returned arrays may be memory of the runtime, valid until the next call.
         """
         for spec in self.inputs:
             check_feed(spec, feeds)
@@ -114,11 +114,11 @@ class Session(ABC):
         self.close()
 
     def layers(self) -> list[LayerTime]:
-        """Time per layer of the last run, in order; empty unless opened with `profile` where offered."""
+        """Time per layer of the last run, in order; empty without `profile` or without support for it."""
         return []
 
-    def close(self) -> None:  # noqa: B027  most runtimes free by garbage collection; those that do not override
-        """Free the device's memory."""
+    def close(self) -> None:  # noqa: B027  most runtimes are freed by garbage collection
+        """Free memory of the device."""
 
     @abstractmethod
     def _run(self, feeds: Feeds) -> Outputs: ...
@@ -129,11 +129,11 @@ class Backend(ABC):
 
     Attributes:
         name: registry name, e.g. "onnxruntime".
-        package: import name of the SDK, or "" if nothing is needed.
-        extra: what to install, e.g. "edgedeploy[cpu]".
-        precisions: precisions it can run.
-        rounds_float: whether it may compute what is float in an int8 model in less, where that is faster.
-        suffix: of the files it builds.
+        package: import name of the SDK; "" without one.
+        extra: argument of `pip install`, e.g. "edgedeploy[cpu]".
+        precisions: precisions that the runtime can run.
+        rounds_float: whether float layers of an int8 model may run in a smaller type if that is faster.
+        suffix: suffix of built files.
     """
 
     name: ClassVar[str]
@@ -144,7 +144,7 @@ class Backend(ABC):
     suffix: ClassVar[str] = ".onnx"
 
     def why_not(self) -> str:
-        """Why this backend cannot run here, in one line; empty if it can. Imports nothing heavy."""
+        """Reason why this backend cannot run here, in one line; "" if it can. Must not import the SDK."""
         from importlib.util import find_spec
 
         if self.package and find_spec(self.package) is None:
@@ -152,7 +152,7 @@ class Backend(ABC):
         return ""
 
     def install_hint(self) -> str:
-        """What to type where `why_not` gives a reason."""
+        """The command that installs the SDK."""
         return f'pip install "{self.extra}"'
 
     @abstractmethod
@@ -162,9 +162,9 @@ class Backend(ABC):
     def build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:
         """Compile an ONNX artifact for a target and write it to `out`.
 
-        Raises MissingDependencyError, ArtifactError for what is built already, UsageError for a precision
-        that the target does not have, and BuildError (UnsupportedOpError where an operator is to blame) for
-        what this backend refuses; then nothing is left at `out`.
+        Raises MissingDependencyError; ArtifactError for an artifact that is built already; UsageError for a
+        precision that the target lacks; BuildError for a model or precision that this backend refuses
+        (UnsupportedOpError for an operator). After an error `out` is unchanged.
         """
         self._require()
         if artifact.kind != "onnx":
@@ -182,10 +182,10 @@ class Backend(ABC):
         return self._build(artifact, target, options, out)
 
     def open(self, artifact: Artifact, options: OpenOptions | None = None) -> Session:
-        """Make an artifact ready to run.
+        """Open an artifact for inference.
 
-        Raises MissingDependencyError, DeviceError where the device is not here, EngineMismatchError where it
-        was built for another, BuildError where the runtime refuses the file, UsageError for wrong shapes.
+        Raises MissingDependencyError; DeviceError without the device; EngineMismatchError for an engine of
+        another device; BuildError for a file that the runtime refuses; UsageError for wrong shapes.
         """
         self._require()
         return self._open(artifact, options or OpenOptions())
@@ -206,7 +206,7 @@ BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends", entry_o
 
 
 def check_feed(spec: TensorSpec, feeds: Feeds) -> None:
-    """Raise UsageError unless the feed of this input is there with a matching dtype and shape."""
+    """Raise UsageError unless `feeds` has this input with a matching dtype and shape."""
     value = feeds.get(spec.name)
     if value is None:
         raise UsageError(f"input '{spec.name}' is missing", f"it wants {spec}")
@@ -220,9 +220,10 @@ def check_feed(spec: TensorSpec, feeds: Feeds) -> None:
 
 
 def concrete_shapes(artifact: Artifact, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The shape of every input: as asked, else its own.
+    """The shape of every input: from `shapes`, else the artifact's.
 
-    Raises UsageError for a dynamic one not given, one that does not fit, and one above MAX_INPUT_ELEMENTS.
+    Raises UsageError for a dynamic input without a shape, a shape that does not fit, and one of more than
+    MAX_INPUT_ELEMENTS elements.
     """
     result: dict[str, tuple[int, ...]] = {}
     for spec in artifact.inputs:

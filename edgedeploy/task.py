@@ -1,7 +1,7 @@
-"""The contract of a task: how an image becomes a feed, what an output means, how good it is, how it looks.
+"""The contract of a task: preprocessing, meaning of the outputs, metric, drawing.
 
-Everything here is numpy and OpenCV, so that it runs on a device. Images are uint8 RGB (H, W, 3) throughout.
-What differs from model to model (scale, mean, palette) comes from `TaskSpec.options` inside the artifact.
+Tasks use numpy and OpenCV alone, so that they run on a device. Images are uint8 RGB (H, W, 3). Differences
+between models (scale, mean, palette) are in `TaskSpec.options` of the artifact.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 class Task(ABC):
     """One task bound to one artifact.
 
-    `options["mean"]` and `options["std"]` say how pixels (0..255) become the network's input:
-    (pixel - mean) / std. A graph that has preprocessing built in has mean 0 and std 1, and takes uint8 NHWC
-    if its input says so.
+    The network's input is (pixel - options["mean"]) / options["std"], pixels 0..255. A graph with built-in
+    preprocessing has mean 0 and std 1; the spec of its input gives dtype and layout, e.g. uint8 NHWC.
     """
 
     name: ClassVar[str]
     metric_name: ClassVar[str] = ""
-    # What a lower precision may cost, unless told: with labels, and without any.
+    # Default budgets of a lower precision: with labels, and without labels.
     budget: ClassVar[tuple[str, ...]] = ()
     budget_without_labels: ClassVar[tuple[str, ...]] = ("agreement>=0.97",)
 
@@ -48,7 +47,7 @@ class Task(ABC):
         self._check_channels()
 
     def _check_channels(self) -> None:
-        """Raise ArtifactError where `mean` or `std` has another length than the input has channels."""
+        """Raise ArtifactError unless `mean` and `std` have one value, or one per input channel."""
         channels = (
             self.input.shape[3 if channels_last(self.input) else 1] if len(self.input.shape) == 4 else ""
         )
@@ -62,23 +61,23 @@ class Task(ABC):
                 )
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the input tensor for an image of this size, in the artifact's layout and channels."""
+        """Shape of the input tensor for an image of this size, in the artifact's layout."""
         channels = channels_of(self.input)
         return (1, height, width, channels) if channels_last(self.input) else (1, channels, height, width)
 
     def input_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """The same by the input's name, as builds and sessions of a dynamic model want it."""
+        """`input_shape` by the input's name, for builds and sessions of a dynamic model."""
         return {self.input.name: self.input_shape(height, width)}
 
     @abstractmethod
     def preprocess(self, image: Image) -> dict[str, Array]:
-        """Feeds for one image, at its own size unless the input is static and differs (then resized)."""
+        """Feeds for one image, resized where the input has a fixed size."""
 
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Any:
         """The task's result (an upscaled image, a class map, boxes) in the coordinates of `image`.
 
-        It owns its memory: the outputs may be the runtime's, gone at its next run.
+        The result owns its memory: `outputs` may be memory of the runtime, overwritten by its next run.
         """
 
     def run(self, session: Run, image: Image) -> Any:
@@ -87,11 +86,11 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, image: Image, result: Any) -> Image:
-        """A picture of the result that a person can look at."""
+        """A picture of the result."""
 
     @classmethod
     def options_for(cls, height: int, width: int) -> dict[str, Any]:  # noqa: ARG003
-        """Options that make a model of dynamic size, from elsewhere, run at this size."""
+        """Task options for a foreign model of dynamic size at this size."""
         return {}
 
     def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
@@ -108,8 +107,8 @@ class Task(ABC):
     ) -> dict[str, float]:
         """Metrics over a data folder, e.g. {"psnr_y": 32.6, "psnr_y_bicubic": 30.4, "images": 5}.
 
-        `limit` stops after so many images; `progress` is called with (images done, images in all if known).
-        Raises UsageError where the folder does not hold what the metric needs.
+        `limit`: number of images; `progress` is called with (done, total or None). Raises UsageError for a
+        folder without the data of the metric.
         """
 
 
@@ -117,12 +116,12 @@ TASKS: Registry[type[Task]] = Registry("task", "edgedeploy.tasks")
 
 
 def task_for(artifact: Artifact) -> Task:
-    """The task object of an artifact; raises UnknownNameError, or another error where it does not fit."""
+    """The task object of an artifact; raises UnknownNameError, and ArtifactError where the two do not fit."""
     return TASKS.get(artifact.task.name)(artifact)
 
 
 def task_spec(name: str, size: tuple[int, int] | None, options: Mapping[str, Any]) -> TaskSpec:
-    """What a file from elsewhere does, at a height and width where it leaves them open.
+    """The spec of a task for a foreign model, with height and width where its size is dynamic.
 
     Raises UnknownNameError.
     """
@@ -131,14 +130,14 @@ def task_spec(name: str, size: tuple[int, int] | None, options: Mapping[str, Any
 
 
 def channels_last(spec: TensorSpec) -> bool:
-    """Whether an image input is NHWC: as its layout says, else by where 1, 3 or 4 channels can stand."""
+    """Whether an image input is NHWC: by its layout, else by the axis that can hold 1, 3 or 4 channels."""
     if spec.layout:
         return spec.layout == "NHWC"
     return len(spec.shape) == 4 and spec.shape[3] in (1, 3, 4) and spec.shape[1] not in (1, 3, 4)
 
 
 def channels_of(spec: TensorSpec) -> int:
-    """Channels of an image input; raises UsageError where it is no image or its channels are not fixed."""
+    """Channels of an image input; raises UsageError unless it is an image of fixed channels."""
     channels = spec.shape[3 if channels_last(spec) else 1] if len(spec.shape) == 4 else None
     if not isinstance(channels, int):
         raise UsageError(
@@ -148,13 +147,13 @@ def channels_of(spec: TensorSpec) -> int:
 
 
 def size_of(spec: TensorSpec) -> tuple[int | None, int | None]:
-    """Height and width of an image input; None where dynamic."""
+    """Height and width of an image input; None for a dynamic one."""
     first = 1 if channels_last(spec) else 2
     height, width = (dim if isinstance(dim, int) else None for dim in spec.shape[first : first + 2])
     return height, width
 
 
 def session_input(session: object, default: TensorSpec) -> TensorSpec:
-    """The input spec of an open session, which knows its size; `default` for a bare callable."""
+    """The input spec of an open session, which has a concrete size; `default` for another callable."""
     inputs = getattr(session, "inputs", None)
     return inputs[0] if inputs else default

@@ -1,10 +1,10 @@
-"""The contract of a graph pass: a named rewrite with a numeric promise and models that show it at work.
+"""The contract of a graph pass: a named rewrite, its numeric promise, and models on which it fires.
 
-A pass is a function decorated with `@graph_pass`. With `ops` it is called once for every node of those types
-and answers how many rewrites it made (usually 0 or 1), or raises `Skip` to say why not; without `ops` it is
-called once with the whole graph. The driver here walks the graph to a fixed point and collects the reasons;
-`runner.py` proves the numbers afterward. Passes compute in float64 and store in the graph's own dtype.
-A pass that names a `phase` is run by default, after those of its phase that it names (see `export/order.py`).
+A pass is a function decorated with `@graph_pass`. With `ops` the driver calls it for every node of those
+types; without `ops` once with the whole graph. It returns the number of rewrites (usually 0 or 1), or
+raises `Skip` with the reason. The driver repeats sweeps until nothing applies and collects the reasons;
+`runner.py` verifies the outputs afterward. Passes compute in float64 and store in the graph's dtype. A pass
+with a `phase` runs by default, after the passes of that phase that `after` names (see `export/order.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Cases = Callable[[np.random.Generator], Sequence[onnx.ModelProto | tuple[onnx.Mo
 
 @dataclass(frozen=True)
 class Skipped:
-    """A candidate that was not rewritten, and why."""
+    """A candidate that was not rewritten, and the reason."""
 
     node: str
     op: str
@@ -49,7 +49,7 @@ class Skipped:
 
 
 class CandidateFault(Exception):
-    """A rewrite raised something other than Skip; `candidate` is the node that it was called for."""
+    """A rewrite raised another exception than Skip at the node `candidate`."""
 
     def __init__(self, candidate: Skipped) -> None:
         super().__init__(candidate.reason)
@@ -58,11 +58,11 @@ class CandidateFault(Exception):
 
 @dataclass(frozen=True)
 class Applied:
-    """What a pass did to a graph.
+    """Result of a pass on a graph.
 
     Attributes:
-        hits: rewrites made.
-        skipped: candidates that were refused, and why.
+        hits: number of rewrites.
+        skipped: candidates that were not rewritten, and the reasons.
         rewritten: (node, operator) of the candidate of every hit, in order; empty for whole-graph passes.
     """
 
@@ -106,7 +106,7 @@ class GraphPass:
 
     @property
     def keeps_contract(self) -> bool:
-        """Whether the graph means the same to its user afterward; if not, applying it twice is a mistake."""
+        """Whether inputs and outputs keep their meaning; a pass that changes it must not run twice."""
         return self.old_feeds is None and self.old_outputs is None
 
     def examples(self, rng: np.random.Generator) -> list[tuple[onnx.ModelProto, Any]]:
@@ -121,11 +121,11 @@ class GraphPass:
         limit: int | None = None,
         refused: Mapping[str, str] | None = None,
     ) -> Applied:
-        """Rewrite in place until nothing more applies, or `limit` rewrites are made (for bisection).
+        """Rewrite in place until nothing applies, at most `limit` times (for bisection).
 
-        A pass without `ops` runs once, whatever the limit. Candidates whose node is named in `refused` are
-        left alone for the reason given there. Raises PassError for a pass that never comes to rest, and
-        CandidateFault where a rewrite raises.
+        A pass without `ops` runs once, without a limit. `refused` maps names of nodes that are not
+        rewritten to reasons. Raises PassError for a pass without a fixed point, and CandidateFault where a
+        rewrite raises.
         """
         extra: tuple[Any, ...] = ()
         if self.options is not None:
@@ -148,7 +148,7 @@ class GraphPass:
                 left = tuple(s for s in skipped.values() if s.node in alive)
                 return Applied(hits, left, tuple(rewritten))
         raise PassError(
-            f"{self.name} still fires after {MAX_SWEEPS} sweeps: it does not undo what it looks for",
+            f"{self.name} still fires after {MAX_SWEEPS} sweeps: its rewrite leaves a candidate behind",
             f'go on without it: surgery.skip=["{self.name}"]',
         )
 
@@ -171,7 +171,7 @@ class GraphPass:
         rewritten: list[tuple[str, str]],
         skipped: dict[str, Skipped],
     ) -> None:
-        """Visit every candidate once; adds to `rewritten` and `skipped`."""
+        """Visit every candidate once; append to `rewritten` and `skipped`."""
         for node in self._candidates(graph):
             if len(rewritten) >= most:
                 return
@@ -202,5 +202,5 @@ graph_pass = PASSES.decorator(GraphPass)
 
 
 def _alive(node: Node) -> bool:
-    """Whether a node still computes something: rewrites detach what they replace by clearing its outputs."""
+    """Whether a node is in the graph: a rewrite detaches a node by clearing its outputs."""
     return bool(node.outputs)

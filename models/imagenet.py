@@ -1,4 +1,4 @@
-"""What the ImageNet classifiers of several families have in common when they enter the zoo."""
+"""Registration of ImageNet classifiers of several families."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def imagenet_classifier(
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator for builders of classifiers with the option `classes`, and `image_size` where that is fixed.
 
-    `crop` is the share of the shorter edge that the network sees (224 of 256 pixels for ImageNet).
+    `crop` is the share of the shorter edge that the central crop keeps (224 of 256 pixels for ImageNet).
     """
     return register_model(
         input_shape=(1, 3, image_size, image_size),
@@ -42,7 +42,7 @@ def imagenet_classifier(
 
 
 def require_multiple(image_size: int, multiple: int, model: str) -> None:
-    """Raise UsageError unless a network of whole patches and halvings fits an image of this size."""
+    """Raise UsageError unless `image_size` is a multiple of the network's total stride `multiple`."""
     if image_size < multiple or image_size % multiple:
         raise UsageError(
             f"{model} cannot be built for images of {image_size} x {image_size}",

@@ -1,4 +1,4 @@
-"""The model zoo by name: a builder function is a model, its name is the model's name."""
+"""The model zoo: a model is a builder function, and has its name."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from edgedeploy.core.spec import TaskSpec
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the toolkit knows of a model besides its weights.
+    """Description of a model, without its weights.
 
     The fields after `build` are the arguments of the decorator `register_model`.
 
     Attributes:
-        build: makes the network; keyword arguments are the variant's own options (e.g. `augment=True`).
-        input_shape: the default export shape of its one input, NCHW.
-        task: what the outputs mean, and how inputs are made; travels inside every artifact.
+        build: returns the network; its keyword arguments are the model's options (e.g. `augment=True`).
+        input_shape: default shape of the one input at export, NCHW.
+        task: preprocessing, and the meaning of the outputs; every artifact stores it.
         outputs: names of the outputs in order.
         paper: citation of the architecture.
         size_multiple: height and width must be multiples of this.
         labels: class names in index order, or empty.
-        rename: prefixes of other implementations' parameter names -> ours.
-        training_only: prefixes of checkpoint keys that inference has no use for.
-        default_weights: name of the bundled weights taken unless told otherwise, or empty.
-        fixed_size: whether `input_shape` is the only size that the network takes; another is an option of its
-            builder then, `image_size` (side of a square), or there is none.
-        training_options: options of the builder that only training wants, such as an auxiliary head.
-        heads: prefixes of the parameters that a trunk trained as another network does not bring, see
-            `load_trunk`; empty where the family has no such network.
+        rename: prefix of parameter names in other implementations -> prefix here.
+        training_only: prefixes of checkpoint keys that inference does not need.
+        default_weights: name of the bundled weights that are loaded by default, or empty.
+        fixed_size: whether the network takes `input_shape` alone. The builder's option `image_size` (side of
+            a square), if it has one, builds the network for another size.
+        training_options: options of the builder that training alone needs, such as an auxiliary head.
         idle: last parts of the names of parameters that published checkpoints hold and no output needs.
+        heads: prefixes of the parameters that a trunk of another network lacks, see `load_trunk`; empty where
+            the family has no such network.
     """
 
     build: Callable[..., nn.Module]
@@ -56,11 +56,11 @@ class ModelInfo:
 
     @property
     def name(self) -> str:
-        """The builder's, which is what users type."""
+        """Name of the builder, which users type."""
         return self.build.__name__
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise UsageError for an option that the builder does not have."""
+        """Raise UsageError for an option that the builder lacks."""
         known = list(signature(self.build).parameters)
         strange = [name for name in options if name not in known]
         if strange:
@@ -68,8 +68,9 @@ class ModelInfo:
             raise UsageError(f"{self.name} has no option {', '.join(strange)}", hint)
 
     def variant(self, **options: Any) -> ModelInfo:
-        """The description of a network built with `options`: other classes than usual have no labels here,
-        and a network built for another image size has another input shape.
+        """The description of a network built with `options`.
+
+        Another number of classes drops the labels, another image size changes the input shape.
         """
         described = self
         size, classes = options.get("image_size"), options.get("classes")
@@ -80,9 +81,9 @@ class ModelInfo:
         return described
 
     def for_task(self, options: Mapping[str, Any]) -> ModelInfo:
-        """The description with other options of its task, such as the size that weights were trained for.
+        """The description with other options of the task, e.g. the size that weights were trained for.
 
-        Raises UsageError for one that the task of this model does not have.
+        Raises UsageError for an option that the task lacks.
         """
         strange = [name for name in options if name not in self.task.options]
         if strange:
@@ -100,5 +101,5 @@ register_model = MODELS.decorator(ModelInfo)
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
-    """The network called `name`, freshly initialized; raises UnknownNameError. The builder gets `options`."""
+    """The network `name` with initial weights, built with `options`; raises UnknownNameError."""
     return MODELS.get(name).build(**options)

@@ -1,7 +1,7 @@
-"""What the five backbones of STDO share: how they are registered, and bicubic enlargement.
+"""Shared by the five backbones of STDO: registration and bicubic enlargement.
 
 Li et al., Toward High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data Overfitting,
-CVPR 2023. All take RGB in [0, 1], (N, 3, H, W) -> (N, 3, scale H, scale W), and clip nothing.
+CVPR 2023. RGB in [0, 1], (N, 3, H, W) -> (N, 3, scale H, scale W), not clipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAPER = (
 )
 # Height and width of a patch of 1080p: a twentieth by a tenth of the frame, at x4 a tenth by a fifth.
 PATCH = {2: (54, 48), 3: (36, 32), 4: (54, 48)}
-UNREAD = ("sub_mean.", "add_mean.")  # the released networks hold these convolutions and never call them
+UNREAD = ("sub_mean.", "add_mean.")  # convolutions of the released networks that their forward never calls
 
 
 def register(
@@ -30,7 +30,7 @@ def register(
 
     Args:
         scale: factor of enlargement.
-        margin: low-resolution pixels around a place that its result depends on, in each direction.
+        margin: radius of the receptive field, in low-resolution pixels.
         unread: prefixes of keys in published checkpoints that no output depends on.
     """
     options = {"scale": scale, "color": "rgb", "margin": margin, "mean": [0.0] * 3, "std": [255.0] * 3}
@@ -44,5 +44,5 @@ def register(
 
 
 def enlarge_bicubic(x: Tensor, scale: int) -> Tensor:
-    """Bicubic interpolation with a = -0.75, corners not aligned, which is PyTorch's."""
+    """Bicubic interpolation of PyTorch: a = -0.75, corners not aligned."""
     return F.interpolate(x, scale_factor=float(scale), mode="bicubic", align_corners=False)

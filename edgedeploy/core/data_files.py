@@ -1,4 +1,4 @@
-"""TOML files inside a package, one thing a file: devices, rule sets."""
+"""TOML files of a package, one entry per file: targets, rule sets."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def data_names(package: str) -> list[str]:
 def load_data(kind: str, package: str, name: str, model: type[M], inherit: str = "") -> M:
     """One .toml file as an object of `model`, whose field `name` is the file's stem.
 
-    With `inherit`, a field of that name says which other file of the package fills in what is not there.
-    Raises UnknownNameError, which calls it a `kind`, with the closest names, and RecipeError for a file that
-    is not valid.
+    `inherit` is the name of the field that names another file of the package; that file gives the fields that
+    this one lacks. Raises UnknownNameError for a `kind` without a file, and RecipeError for an invalid file.
     """
     fields, seen, current = dict[str, Any](), [name], name
     while current:
@@ -39,7 +38,7 @@ def load_data(kind: str, package: str, name: str, model: type[M], inherit: str =
         fields = {**own, **fields}
         current = str(own.get(inherit, "")) if inherit else ""
         if current in seen:
-            raise _invalid(package, name, f"{' > '.join([*seen, current])} is a circle")
+            raise _invalid(package, name, f"{' > '.join([*seen, current])} is circular")
         seen.append(current)
     try:
         return model(**{**fields, "name": name})
@@ -57,4 +56,4 @@ def _read(package: str, name: str) -> dict[str, Any]:
 
 def _invalid(package: str, name: str, why: object) -> RecipeError:
     where = f"{package.rpartition('.')[2]}/{name}.toml"
-    return RecipeError(f"{where} is not valid: {why}", "mend it, or install again")
+    return RecipeError(f"{where} is not valid: {why}", "correct the file, or install the package again")

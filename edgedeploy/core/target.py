@@ -1,4 +1,4 @@
-"""A device as data: its backends, its precisions, its Q/DQ rules, and how fast it could be."""
+"""A device as data: backends, precisions, Q/DQ rules, peak rates. Each is a TOML file in targets/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THIS_CPU = "cpu"
 
 
 class Figures(BaseModel):
-    """Peak rates of a device for the roofline, dense (no sparsity); None where nobody publishes one.
+    """Peak rates of a device for the roofline, dense (no sparsity); None where none is published.
 
     Attributes:
         fp32_tflops: of the CUDA cores; TF32 engines exceed it.
@@ -25,7 +25,7 @@ class Figures(BaseModel):
         int8_tops: of the GPU, without DLA; dla_int8_tops: of all DLA cores together.
         memory_gb_per_s, memory_gb: bandwidth and size. l2_mb: second-level cache.
         sms, clock_ghz: multiprocessors and their clock. power_w: modes, or board power, in watts.
-        unsure: names of the figures above on which sources disagree; measure them on the device.
+        unsure: names of the figures on which sources disagree; measure them on the device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,15 +50,15 @@ class Figures(BaseModel):
 
 
 class CpuClass(BaseModel):
-    """What a class of CPUs has in common.
+    """Properties of a class of CPUs.
 
     Attributes:
         architecture: "x86_64" or "aarch64".
-        any_of: a CPU with one of these features is of the class, unless it is of one of a higher rank.
-        rank: classes of one architecture in order; files for a class run as well on those above it.
-        sums: what INT8 kernels add products in; "int16-pairs" saturate (core/pair_sums.py).
-        more: precision -> features of which a CPU needs one to have that precision besides.
-        int8: what INT8 costs there, in a line.
+        any_of: a CPU belongs to the class of highest rank of which it has one of these features.
+        rank: order of the classes of one architecture; files for a class also run on classes above it.
+        sums: accumulator of products in INT8 kernels; "int16-pairs" saturate (core/pair_sums.py).
+        more: extra precision -> features, of which a CPU needs one.
+        int8: accuracy and speed of INT8 there, in one line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,20 +75,22 @@ class Target(BaseModel):
 
     Attributes:
         name: the file's name without suffix, e.g. "rtx-4090".
-        title: how people call the device.
-        backends: candidates, best guess first; `build` takes the fastest that is installed and passes parity.
-        precisions: what the device runs, and `default_precision` what `build` makes unless told.
+        title: name for people.
+        backends: candidates, the most promising first; `build` takes the fastest that is installed and passes
+            parity.
+        precisions: all that the device runs; `build` makes `default_precision` by default.
         qdq: name of the Q/DQ rule set in calibration/rules for int8, or one for each backend.
-        unsupported_ops: ONNX operators that a backend of the target lacks; passes called `lower-*` and
-            `decompose-*` rewrite them.
-        newest_opset: the newest ONNX opset that the target's runtime reads; None where it is new enough for
-            all that this package writes.
+        unsupported_ops: ONNX operators that a backend of the target lacks; the passes `lower-*` and
+            `decompose-*` replace them.
+        newest_opset: newest ONNX opset that the target's runtime reads; None: no limit for files of this
+            package.
         compute_capability: CUDA SM such as "8.9", for engines that are built for one.
-        precision_note: why the default precision is the default.
-        notes: what else to know before deploying there.
-        base: target whose fields hold where the file does not name them.
-        cpu: of targets that are a class of CPUs; cpu_class is its name, which `cpu`, this machine, has too.
-        figures: see Figures.
+        precision_note: reason for the default precision.
+        notes: hints for deployment.
+        base: target that gives the fields that the file lacks.
+        cpu: properties of a target that is a class of CPUs; None for other devices.
+        cpu_class: name of the class of CPUs; the target `cpu` has the name of this machine's class.
+        figures: peak rates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,7 +124,7 @@ class Target(BaseModel):
 
 
 def target_names() -> list[str]:
-    """Names of the targets that there are, sorted; "cpu" is this machine's."""
+    """Names of all targets, sorted; "cpu" is this machine."""
     return sorted([THIS_CPU, *data_names(PACKAGE)])
 
 
@@ -140,16 +142,16 @@ def load_target(name: str) -> Target:
 
 
 def cpu_classes() -> list[Target]:
-    """The targets that are classes of CPUs, by architecture, the weakest first."""
+    """The targets that are classes of CPUs, by architecture and ascending rank."""
     found = [target for name in data_names(PACKAGE) if (target := load_target(name)).cpu is not None]
     return sorted(found, key=lambda t: (t.cpu.architecture, t.cpu.rank) if t.cpu else ("", 0))
 
 
 @lru_cache(maxsize=8)
 def this_cpu(claimed: str) -> Target:
-    """Target of this machine's CPU, or of the class that is claimed for it.
+    """Target of this machine's CPU, or of the class `claimed` for it.
 
-    Raises UnknownNameError for a claim that names no class, DeviceError for an architecture without one.
+    Raises UnknownNameError for an unknown class, DeviceError for an architecture without classes.
     """
     classes = {target.name: target for target in cpu_classes()}
     if claimed and claimed not in classes:
@@ -158,9 +160,7 @@ def this_cpu(claimed: str) -> Target:
     able = [t for t in classes.values() if t.cpu and t.cpu.architecture == architecture()]
     able = [t for t in able if t.cpu and (not t.cpu.any_of or features.intersection(t.cpu.any_of))]
     if not claimed and not able:
-        raise DeviceError(
-            f"nothing is known of INT8 on {architecture()} CPUs", f"deploy for one of: {', '.join(classes)}"
-        )
+        raise DeviceError(f"{architecture()} CPUs have no target", f"deploy for one of: {', '.join(classes)}")
     found = classes[claimed] if claimed else able[-1]
     assert found.cpu is not None  # noqa: S101  `cpu_classes` has those alone
     has = found.cpu.more.items() if not claimed else ()

@@ -1,7 +1,7 @@
-"""What a training is for: examples, loss, metric and pictures of one task. A file of this folder each.
+"""The contract of an experiment: examples, loss, metric and pictures of one task.
 
-Everything random in an example is drawn from (seed, step, position in the batch) alone, so a training that
-was killed, or that another number of processes goes on with, sees exactly the examples that it would have.
+The random numbers of an example depend on (seed, step, position in the batch) alone. So a training that
+resumes, also with another number of processes, sees the same examples as one without interruption.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ class Experiment(ABC, Generic[S]):
     """One task bound to a recipe and a data folder.
 
     Attributes:
-        settings_type: of the recipe's `settings`.
-        metric: of `evaluate`, larger is better: it decides which weights are the best.
-        labels: class names of the data, which go into the weights file.
+        name: name of the file and of the task.
+        settings_type: type of the recipe's `settings`.
+        metric: name of the metric of `evaluate` that chooses the best weights; larger is better.
+        labels: class names of the data, stored in the weights file.
     """
 
     name: ClassVar[str]
@@ -56,7 +57,7 @@ class Experiment(ABC, Generic[S]):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Find the data; raises UsageError that says what is expected where."""
+        """Find the data; raises UsageError with the expected layout of folders."""
 
     def example(self, step: int, position: int) -> tuple[Any, ...]:
         """The arrays and numbers of one example; not needed where `batch` is overridden."""
@@ -73,18 +74,18 @@ class Experiment(ABC, Generic[S]):
 
     @abstractmethod
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Metrics on data that is not trained on; empty where there is none."""
+        """Metrics on held-out data; empty without any."""
 
     def sheet(self, network: nn.Module) -> Image | None:  # noqa: ARG002
-        """A contact sheet of inputs, predictions and truth for a person to look at."""
+        """A contact sheet of inputs, predictions and truth."""
         return None
 
     def random(self, step: int, position: int) -> np.random.Generator:
-        """The generator of one example."""
+        """The random generator of one example."""
         return np.random.default_rng([self.recipe.seed, step, position])
 
     def index(self, step: int, position: int, count: int) -> int:
-        """Which of `count` samples an example is made of: every epoch has each once, in its own order."""
+        """Sample of an example: an epoch has each of the `count` samples once, in random order."""
         epoch, place = divmod(step * self.recipe.batch + position, count)
         if self._order is None or self._order[0] != (epoch, count):
             order = np.random.default_rng([self.recipe.seed, epoch]).permutation(count)
@@ -95,7 +96,7 @@ class Experiment(ABC, Generic[S]):
 class Objective(nn.Module):
     """A network with its loss: `forward` takes a batch and gives {"loss": ..., and parts for the log}.
 
-    Parameters beside the network's (the class centers of a metric loss) learn too, and stay in checkpoints.
+    Parameters of the objective itself (class centers of a metric loss) are trained and saved in checkpoints.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -114,7 +115,7 @@ def make_experiment(recipe: TrainingRecipe, data: Path) -> Experiment[Any]:
 
 
 def refuse_teacher(recipe: TrainingRecipe) -> None:
-    """Raise RecipeError where an experiment that has no use for a teacher is given one."""
+    """Raise RecipeError for a recipe with a teacher, in an experiment without distillation."""
     if recipe.teacher is not None:
         raise RecipeError(f"{recipe.experiment} has no teacher", "leave `teacher` out")
 
@@ -123,7 +124,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """T^2 KL(teacher || student) over axis 1, both logits divided by T. Hinton et al., 2015."""
     if student.shape != teacher.shape:
         raise RecipeError(
-            f"the teacher says {list(teacher.shape)}, the student {list(student.shape)}",
+            f"the teacher's output is {list(teacher.shape)}, the student's {list(student.shape)}",
             "take a teacher of the same classes and output size",
         )
     log_p = F.log_softmax(student.float() / temperature, 1)
@@ -133,6 +134,6 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def first_output(outputs: Any) -> Tensor:
-    """The main output of a network that may have auxiliary ones."""
+    """The main output of a network with or without auxiliary outputs."""
     result: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
     return result

@@ -124,7 +124,7 @@ def test_a_circle_of_bases_or_a_missing_one_is_refused(
     (folder / "c.toml").write_text('base = "tensort"\n')
     monkeypatch.syspath_prepend(str(tmp_path))
     kind = type(load_rules("tensorrt"))
-    with pytest.raises(RecipeError, match="a > b > a is a circle"):
+    with pytest.raises(RecipeError, match="a > b > a is circular"):
         load_data("Q/DQ rule set", "circle", "a", kind, inherit="base")
     with pytest.raises(UnknownNameError, match="tensort"):
         load_data("Q/DQ rule set", "circle", "c", kind, inherit="base")
