@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 
 KINDS = ("model", "graph pass", "calibrator", "lint rule", "task", "target", "backend")
-FILE = re.compile(r"^`([^`\n]+)`\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^\*\*([^*\n]+)\*\*\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^```sh\n(python -m pytest .+)\n```$", re.MULTILINE)
 
 
