@@ -94,7 +94,7 @@ def show(name: str, case: Case, shared: Path, images: int, out: Path) -> None:
         print(error)
         return
     kept = deliver(artifact, out / f"{name}{artifact.path.suffix}")
-    print(kept.details["guard"]["sentence"] + "\n")
+    print(kept.details.guard.sentence + "\n")
     print_guard(kept)
     write_report(kept, out / f"{name}.md")
     if case.note:

@@ -93,7 +93,7 @@ def main() -> None:
     job = Job(str(source), recipe, load_target("cpu"), chosen, size=SIZE)
     plain = run(job, Reporter(), Cache(), "optimize")
     built = deliver(run(job, Reporter(), Cache()), out / "ppocrv3.onnx")
-    print(built.details["guard"]["sentence"])
+    print(built.details.guard.sentence)
     shapes = {plain.inputs[0].name: (1, 3, *SIZE)}
     with ExitStack() as stack:
         sessions = {

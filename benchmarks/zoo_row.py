@@ -115,7 +115,7 @@ def _travel(row: Row, network: nn.Module, inputs: Tensor, folder: Path, log: Log
 
     folded = reach("optimize", "cpu", "fp32")
     model = onnx.load(folded.path)
-    row["nodes"] = [folded.details["surgery"][f"nodes_{when}"] for when in ("before", "after")]
+    row["nodes"] = [folded.details.surgery.nodes_before, folded.details.surgery.nodes_after]
     row["passes"] = {step.name: step.hits for step in folded.history if step.name != "capture"}
     row["exporter"] = folded.history[0].options.get("exporter", "")
     row["norms"] = norms_left(model)
@@ -134,7 +134,7 @@ def _engine(reach: Callable[[str, str, str], Artifact], target: str) -> Row:
         built = reach("build", target, "fp16")
     except EdgeDeployError as refusal:
         return {"failed": str(refusal)}
-    return {"bytes": built.path.stat().st_size, **built.details.get("engine", {})}
+    return {"bytes": built.path.stat().st_size, **built.details.engine.model_dump()}
 
 
 def _named(names: list[str], outputs: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from edgedeploy.core.details import Details, SignDetails
 from edgedeploy.core.onnx_header import operators
 from edgedeploy.core.recipe import SurgeryOptions
 from edgedeploy.core.spec import Artifact
@@ -31,7 +32,7 @@ def lower_signs(artifact: Artifact, form: str, options: SurgeryOptions, out: Pat
         form: field `signs` of a Q/DQ rule set: "int8", "int8-saturating" or "uint8-saturating".
         options: which passes to skip, and how to prove the others.
 
-    The precision stays: it is that of what stands between the products. `details["signs"]` says how many
+    The precision stays: it is that of what stands between the products. `details.signs` says how many
     products run in INT8, and in which form.
     """
     if not {"Sign", "MatMul"} <= {kind for kind, _ in operators(artifact.path)}:
@@ -48,7 +49,7 @@ def lower_signs(artifact: Artifact, form: str, options: SurgeryOptions, out: Pat
     lowered = artifact.model_copy(
         update={
             "history": (*artifact.history, *result.history()),
-            "details": {**artifact.details, "signs": {"form": form, "products": hits}},
+            "details": artifact.details | Details(signs=SignDetails(form=form, products=hits)),
         }
     )
     return save_model(result.model, lowered, out)

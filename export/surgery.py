@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from edgedeploy.core.details import AdaptDetails, Details, OptimizeDetails
 from edgedeploy.core.errors import ParityError, UnknownNameError, UsageError
 from edgedeploy.core.recipe import SurgeryOptions
 from edgedeploy.core.spec import Artifact
@@ -24,7 +25,7 @@ from edgedeploy.graphs.opset import opset_of
 def operate(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
     """Run the passes that `options` asks for on an ONNX artifact and write the result to `out`.
 
-    Every accepted pass becomes an entry of the history; `details["surgery"]` has the node counts and, as
+    Every accepted pass becomes an entry of the history; `details.surgery` has the node counts and, as
     `problems`, what was reverted or could not be read, and why. Raises UnknownNameError for a pass to skip
     that does not exist.
     """
@@ -99,7 +100,7 @@ class Lowering:
 def lower_operators(artifact: Artifact, lowering: Lowering, options: SurgeryOptions, out: Path) -> Artifact:
     """Rewrite what a target lacks by the passes that are for it, and clean up after.
 
-    What could not be rewritten stays, and `details["adapted"]` says why as `problems`.
+    What could not be rewritten stays, and `details.adapted.problems` says why.
     """
     result = optimize(
         onnx.load(artifact.path),
@@ -111,7 +112,7 @@ def lower_operators(artifact: Artifact, lowering: Lowering, options: SurgeryOpti
     problems = [result.left_alone] if result.left_alone else []
     problems += [f"{step.name} was taken back: {step.reason}" for step in result.reverted]
     problems = list(dict.fromkeys((*problems, *lowering.left(result))))
-    details = {**artifact.details, "adapted": {"ops": list(lowering.ops), "problems": problems}}
+    details = artifact.details | Details(adapted=AdaptDetails(ops=lowering.ops, problems=tuple(problems)))
     history = (*artifact.history, *result.history())
     return save_model(result.model, artifact.model_copy(update={"history": history, "details": details}), out)
 
@@ -135,15 +136,13 @@ def to_fp16(artifact: Artifact, options: SurgeryOptions, out: Path) -> Artifact:
 
 def recorded(artifact: Artifact, before: onnx.ModelProto, result: OptimizeResult) -> Artifact:
     """The artifact with the accepted passes in its history, node counts and problems in its details."""
-    surgery: dict[str, Any] = {
-        "nodes_before": len(before.graph.node),
-        "nodes_after": len(result.model.graph.node),
-        "verified": result.verified,
-        "problems": result.problems(),
-    }
+    surgery = OptimizeDetails(
+        nodes_before=len(before.graph.node),
+        nodes_after=len(result.model.graph.node),
+        verified=result.verified,
+        problems=tuple(result.problems()),
+    )
+    history = (*artifact.history, *result.history())
     return artifact.model_copy(
-        update={
-            "history": (*artifact.history, *result.history()),
-            "details": {**artifact.details, "surgery": surgery},
-        }
+        update={"history": history, "details": artifact.details | Details(surgery=surgery)}
     )

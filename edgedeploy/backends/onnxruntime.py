@@ -122,7 +122,7 @@ class OnnxRuntime(Backend):
     ) -> Any:
         import onnxruntime
 
-        provider = options.provider or str(artifact.details.get("provider", "cpu"))
+        provider = options.provider or str(artifact.details.own("provider") or "cpu")
         if provider not in PROVIDERS:
             raise UsageError(f"unknown provider '{provider}'", f"known: {', '.join(PROVIDERS)}")
         if PROVIDERS[provider] not in onnxruntime.get_available_providers():

@@ -102,7 +102,7 @@ class OpenVino(Backend):
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
         shapes = concrete_shapes(artifact, options.shapes)
-        hint = str(artifact.details.get(HINT_KEY) or _hint(artifact))
+        hint = str(artifact.details.own(HINT_KEY) or _hint(artifact))
         if hint == "bf16" and not _has_bfloat16():
             if artifact.precision == "bf16":
                 raise DeviceError(

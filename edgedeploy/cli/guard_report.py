@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from edgedeploy.cli.console import print_table
+from edgedeploy.core.details import CandidateDetails
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import check_writable, write_text
 from edgedeploy.core.spec import Artifact
@@ -42,56 +42,60 @@ def print_guard(artifact: Artifact) -> None:
 
 def write_report(artifact: Artifact, path: Path) -> None:
     """The report by the suffix of `path`; JSON has everything. Raises OutputError."""
-    found = artifact.details.get("guard") or {}
+    found = artifact.details.guard
     if path.suffix == ".json":
-        text = json.dumps({"model": artifact.model, "target": artifact.target, **found}, indent=2) + "\n"
+        text = (
+            json.dumps(
+                {"model": artifact.model, "target": artifact.target, **found.model_dump(mode="json")},
+                indent=2,
+            )
+            + "\n"
+        )
     else:
         write = _markdown if path.suffix == ".md" else _html
-        text = write(
-            f"{artifact.model} on {artifact.target}", str(found.get("sentence", "")), _tables(artifact)
-        )
+        text = write(f"{artifact.model} on {artifact.target}", found.sentence, _tables(artifact))
     write_text(path, text)
 
 
 def _tables(artifact: Artifact) -> list[Table]:
-    found = artifact.details.get("guard")
-    if not found:
+    found = artifact.details.guard
+    if not found.candidates:
         return []
-    labeled = "against their labels" if found["labels"] else "against the fp32 model"
+    labeled = "against their labels" if found.labels else "against the fp32 model"
     title = (
-        f"budget {', '.join(found['budget'])}; calibrated on {found['calibrated_on']} inputs, "
-        f"scored on {found['scored_on']} others {labeled}"
+        f"budget {', '.join(found.budget)}; calibrated on {found.calibrated_on} inputs, "
+        f"scored on {found.scored_on} others {labeled}"
     )
-    tables: list[Table] = [(title, COLUMNS, [_row(c, found["reference"]) for c in found["candidates"]])]
-    if found["layers"]:
+    tables: list[Table] = [(title, COLUMNS, [_row(c, found.reference) for c in found.candidates])]
+    if found.layers:
         rows = [
-            [e["layer"], e["op"], f"{e['output_db']:.1f}", f"{e['own_db']:.1f}", _figure(e["agreement"])]
-            for e in found["layers"][:MOST_LAYERS]
+            [e.layer, e.op, f"{e.output_db:.1f}", f"{e.own_db:.1f}", _figure(e.agreement)]
+            for e in found.layers[:MOST_LAYERS]
         ]
         columns = ("layer", "operator", "dB at the output", "dB of its own", "agreement")
         tables.append(("what INT8 costs, each layer alone in it", columns, rows))
-    kept: dict[str, str] = next((c["kept_float"] for c in found["candidates"] if c["verdict"] == "ships"), {})
+    kept = next((c.kept_float for c in found.candidates if c.verdict == "ships"), {})
     if kept:
         tables.append(("kept in float", ("layer", "why"), [[n, why] for n, why in kept.items()]))
     return tables
 
 
-def _row(candidate: dict[str, Any], reference: dict[str, float]) -> list[str]:
+def _row(candidate: CandidateDetails, reference: Mapping[str, float]) -> list[str]:
     from edgedeploy.core.accuracy import change, unit
 
-    scores, runtime = candidate["scores"], candidate["backend"]
+    scores, runtime = candidate.scores, candidate.backend
     metric = next((name for name in reference if name in scores), None)
     accuracy = ""
     if metric is not None:
         lost = change(metric, scores[metric], reference[metric])
         accuracy = f"{metric} {scores[metric]:.4g} ({lost:+.2f} {unit(metric)})"
-    if scores and candidate["scored_in"] != runtime:
-        accuracy += f" in {candidate['scored_in']}"
-    clock = candidate["milliseconds"]
-    shown = "" if clock is None else f"{clock:.2f}" if not candidate["estimated"] else f"{clock:.3f} at least"
+    if scores and candidate.scored_in != runtime:
+        accuracy += f" in {candidate.scored_in}"
+    clock = candidate.milliseconds
+    shown = "" if clock is None else f"{clock:.2f}" if not candidate.estimated else f"{clock:.3f} at least"
     return [
-        candidate["name"], runtime, shown, accuracy.strip(), _figure(scores.get("agreement")),
-        _figure(scores.get("agreement_low")), _figure(scores.get("worst")), candidate["verdict"],
+        candidate.name, runtime, shown, accuracy.strip(), _figure(scores.get("agreement")),
+        _figure(scores.get("agreement_low")), _figure(scores.get("worst")), candidate.verdict,
     ]  # fmt: skip
 
 

@@ -33,9 +33,9 @@ def print_passes(artifact: Artifact) -> None:
         for step in artifact.history
     ]
     print_table(("step", "rewrites", "ms", "max error / max |y|"), rows, title=_title(artifact))
-    surgery = artifact.details.get("surgery")
-    if surgery:
-        print_table(("nodes before", "nodes after"), [(surgery["nodes_before"], surgery["nodes_after"])])
+    surgery = artifact.details.surgery
+    if surgery.nodes_before:
+        print_table(("nodes before", "nodes after"), [(surgery.nodes_before, surgery.nodes_after)])
 
 
 def explain_skips(job: Job, reporter: Reporter) -> None:
@@ -53,32 +53,32 @@ def explain_skips(job: Job, reporter: Reporter) -> None:
 def print_quantization(artifact: Artifact) -> None:
     """How much of the graph is INT8, and why the rest is not."""
     step = next(step for step in reversed(artifact.history) if step.name == "quantize")
-    excluded = artifact.details["calibration"]["excluded"]
+    excluded = artifact.details.calibration.excluded
     rows = [("int8", step.hits, f"{step.options['method']}, {step.options['inputs']} inputs")]
     rows += [
-        ("float", count, reason) for reason, count in Counter(e["reason"] for e in excluded).most_common()
+        ("float", count, reason) for reason, count in Counter(node.reason for node in excluded).most_common()
     ]
     print_table(("precision", "operators", "why"), rows, title=_title(artifact))
 
 
 def print_build(artifact: Artifact) -> None:
     """What was built, from what was considered."""
-    considered = artifact.details.get("considered", [])
+    considered = artifact.details.considered
     if considered:
         columns = ("backend", "ms", "SQNR dB", "verdict")
         rows = [
-            (c["backend"], c.get("milliseconds", ""), _decibel(c.get("sqnr_db")), c["verdict"])
+            (c.backend, "" if c.milliseconds is None else c.milliseconds, _decibel(c.sqnr_db), c.verdict)
             for c in considered
         ]
         print_table(columns, rows, title=_title(artifact))
-    engine = artifact.details.get("engine")  # known of TensorRT engines alone
-    if engine:
-        print_table(("of the engine", ""), engine.items())
+    engine = artifact.details.engine  # known of TensorRT engines alone
+    if engine.kernels:
+        print_table(("of the engine", ""), engine.model_dump().items())
 
 
 def next_step(artifact: Artifact) -> str:
     """What to do with what was built: bench it, on the device if it was not made for this machine."""
-    verdicts = [entry["verdict"] for entry in artifact.details.get("considered", [])]
+    verdicts = [entry.verdict for entry in artifact.details.considered]
     if not any(verdict.startswith("kept, not measured") for verdict in verdicts):
         return command_line("bench", artifact.path)
     files = shlex.join([str(artifact.path)]), shlex.join([str(sidecar_path(artifact.path))])

@@ -8,6 +8,7 @@ from typing import Any
 from edgedeploy.cli.console import Reporter
 from edgedeploy.cli.deploy import make_job
 from edgedeploy.core.cache import Cache
+from edgedeploy.core.details import GuardDetails
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact
 from edgedeploy.pipeline import deliver, run
@@ -43,28 +44,28 @@ def deploy_fastest(
     job = make_job(model, EDITS, target=target, data=Path(source), size=size)
     built = run(job, reporter, Cache())
     artifact = deliver(built, folder / f"{model}.{built.precision}.{target}{built.path.suffix}")
-    return artifact, _rows(artifact.details["guard"])
+    return artifact, _rows(artifact.details.guard)
 
 
-def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(report: GuardDetails) -> list[dict[str, Any]]:
     """The candidates that were timed, in figures for people."""
-    timed = [entry for entry in report["candidates"] if entry["milliseconds"] is not None]
-    exact = [entry["milliseconds"] for entry in timed if entry["precision"] == "fp32"]
+    timed = [(entry.milliseconds, entry) for entry in report.candidates if entry.milliseconds is not None]
+    exact = [milliseconds for milliseconds, entry in timed if entry.precision == "fp32"]
     rows = []
-    for entry in timed:
-        speed = min(exact) / entry["milliseconds"] if exact else 1.0
+    for milliseconds, entry in timed:
+        speed = min(exact) / milliseconds if exact else 1.0
         row: dict[str, Any] = {
-            "candidate": entry["name"],
-            "precision": entry["precision"],
-            "runtime": entry["backend"],
-            "p50 ms": f"{entry['milliseconds']:.1f}",
+            "candidate": entry.name,
+            "precision": entry.precision,
+            "runtime": entry.backend,
+            "p50 ms": f"{milliseconds:.1f}",
             "speed": f"{speed:.2f}x",
         }
-        scores = entry["scores"]
+        scores = entry.scores
         if "psnr_y" in scores:
             row["PSNR-Y dB"] = f"{scores['psnr_y']:.2f}"
             row["bicubic dB"] = f"{scores['psnr_y_bicubic']:.2f}"
         else:
             row["agreement"] = f"{scores['agreement']:.3f}"
-        rows.append({**row, "verdict": entry["verdict"]})
+        rows.append({**row, "verdict": entry.verdict})
     return rows

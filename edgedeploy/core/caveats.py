@@ -10,9 +10,8 @@ RANDOM_DATA = "random data"
 
 def caveats(artifact: Artifact) -> list[str]:
     """Lines of warning about the artifact on this machine, for people."""
-    calibration = artifact.details.get("calibration")
     lines = saturation_caveats(artifact)
-    if isinstance(calibration, dict) and calibration.get("random"):
+    if artifact.details.calibration.random:
         noise = f"INT8 ranges from {RANDOM_DATA}: its accuracy means nothing; quantize it with --data FOLDER"
         lines.insert(0, noise)
     return lines

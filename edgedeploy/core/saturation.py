@@ -31,12 +31,12 @@ def saturation_caveats(artifact: Artifact) -> list[str]:
     found = saturation(artifact)
     if not found.names:
         return []
-    made_for = str(artifact.details.get("cpu", "")) or "CPUs with VNNI"
+    made_for = artifact.details.cpu or "CPUs with VNNI"
     here = load_target(THIS_CPU).cpu_class
     effect = "exact but slower in ONNX Runtime, wrong in OpenVINO"
     if found.shared_zeros:
         effect = "results can be wrong"
-    source = artifact.details.get("source") or "MODEL"
+    source = artifact.details.source or "MODEL"
     remedy = f"edgedeploy build {source} --target cpu --precision int8 --data PHOTOS"
     layers = f"{len(found.names)} of {found.of} INT8 layers can saturate on this CPU ({here}): {effect}"
     return [f"{layers}. The file was made for {made_for}; make it for this one: {remedy}"]

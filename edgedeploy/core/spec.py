@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError
 from edgedeploy.core.files import sha256_file, write_text
 from edgedeploy.core.onnx_header import DTYPES, HeaderTensor, read_onnx_header
@@ -99,8 +100,7 @@ class Artifact(_Frozen):
         precision: the lowest precision in which the weighted operators run.
         backend, target: set once a backend has built it.
         history: what made it, oldest first.
-        details: facts that steps noted: weights, surgery, calibration, and of a build the runtime version,
-            compute capability, flags and sha256 of the ONNX it came from.
+        details: what steps noted, see `Details`.
     """
 
     path: Path = Field(exclude=True)
@@ -115,7 +115,7 @@ class Artifact(_Frozen):
     backend: str = ""
     target: str = ""
     history: tuple[Step, ...] = ()
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: Details = Details()
 
     @staticmethod
     def load(path: Path | str) -> Artifact:

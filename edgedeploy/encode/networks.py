@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.cache import Cache
+from edgedeploy.core.details import Details
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.relabel import relabeled
@@ -93,4 +94,4 @@ def export(
     job = Job(options.model, recipe, load_target("cpu"), data, str(weights), clip.low.shape[1:3])
     made = deliver(run(job, monitor, Cache(), "lower" if int8 else "optimize"), out)
     # Where the weights lay while they were made is nobody's business.
-    return relabeled(made, model=name, details={**made.details, "weights": "overfitted to one video"})
+    return relabeled(made, model=name, details=made.details | Details(weights="overfitted to one video"))

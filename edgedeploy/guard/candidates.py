@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedeploy.backend import BACKENDS, BuildOptions, OpenOptions, Session
 from edgedeploy.core.accuracy import AccuracyBudget
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import DeviceError, EdgeDeployError, EngineMismatchError, MissingDependencyError
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact, Precision, Step
@@ -159,7 +160,7 @@ class Workshop:
         assert int8.lowered is not None  # noqa: S101
         rules = load_rules(self.job.target.rules(int8.backend))
         model = mix(int8.quantized, rules, kept)
-        details = {**int8.lowered.details, "kept_float": dict(kept)}
+        details = int8.lowered.details | Details(kept_float=dict(kept))
         step = Step(name="mix", options={"layers": sorted(kept)}, hits=len(kept))
         lowered = int8.lowered.with_step(step, details=details)
         return save_model(model, lowered, folder / int8.lowered.path.name)
@@ -183,9 +184,8 @@ class Workshop:
             made.lowered = lower(folder)
             shapes = run_shapes(made.lowered, self.job)
             # What an engine that does not fit its device tells the user to build again.
-            known = made.lowered.model_copy(
-                update={"details": {**made.lowered.details, "source": self.job.source}}
-            )
+            details = made.lowered.details | Details(source=self.job.source)
+            known = made.lowered.model_copy(update={"details": details})
             out = folder / f"{self.artifact.path.stem}.{self.job.target.name}{backend.suffix}"
             options = BuildOptions(opt_shapes=shapes, exact_float=exact)
             made.built = backend.build(known, self.job.target, options, out)

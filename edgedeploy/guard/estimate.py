@@ -28,7 +28,7 @@ def estimate(candidates: Sequence[Candidate], artifact: Artifact, job: Job) -> N
     macs = sum(cost.macs for cost in costs.values())
     for candidate in absent:
         assert candidate.built is not None  # noqa: S101  `absent` has those alone
-        moved = (candidate.built.details.get("engine") or {}).get("mb_moved")
+        moved = candidate.built.details.engine.mb_moved
         rate = peak(figures, candidate.precision)
         if moved and rate:
             memory = moved * 1e6 / ((figures.memory_gb_per_s or math.inf) * 1e9)

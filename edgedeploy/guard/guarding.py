@@ -14,6 +14,7 @@ from typing import Any
 
 from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
 from edgedeploy.core.cache import statistics_root
+from edgedeploy.core.details import ConsideredBackend, Details
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.files import replacing
 from edgedeploy.core.progress import Progress
@@ -30,7 +31,7 @@ from edgedeploy.task import task_for
 
 
 def guard(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:
-    """The artifact of the candidate that ships, in `folder`, with `details["guard"]` on all of them.
+    """The artifact of the candidate that ships, in `folder`, with `details.guard` on all of them.
 
     Raises BudgetError where none keeps the budgets; UsageError where there is nothing to choose, or a budget
     needs labels that are not there.
@@ -153,9 +154,10 @@ def _keep(winner: Candidate, report: dict[str, Any], folder: Path) -> Artifact:
     assert built is not None  # noqa: S101  `decide` takes none else
     out = folder / built.path.name
     step = Step(name="guard", options={"kept": winner.name, "budget": report["budget"]}, hits=1)
-    details = {**built.details, "guard": report}
+    details = built.details | Details.model_validate({"guard": report})
     if not winner.here:
-        details["considered"] = [{"backend": winner.backend, "verdict": "kept, not measured: not here"}]
+        entry = ConsideredBackend(backend=winner.backend, verdict="kept, not measured: not here")
+        details |= Details(considered=(entry,))
     changes = {"details": details, "history": (*built.history, step)}
     if built.kind == "onnx":
         return relabeled(built, out, **changes)

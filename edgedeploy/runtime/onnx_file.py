@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError, BuildError, UnsupportedOpError
 from edgedeploy.core.onnx_header import QUANTIZED, external_files, operators
 from edgedeploy.core.relabel import relabeled
@@ -52,7 +53,7 @@ def label(
         history=(*artifact.history, step),
         backend=backend,
         target=target,
-        details={**artifact.details, "onnx_sha256": artifact.digest, **details},
+        details=artifact.details | Details.model_validate({"onnx_sha256": artifact.digest, **details}),
     )
 
 

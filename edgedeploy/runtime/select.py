@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from edgedeploy.backend import BACKENDS, Backend, BuildOptions, Feeds, OpenOptions, Session, Shapes
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import (
     ArtifactError,
     BuildError,
@@ -76,7 +77,7 @@ def build_fastest(
     itself.
 
     Where nothing that was built can run here (an engine for a GPU elsewhere), the first that builds is kept.
-    `details["considered"]` of the result tells of each: median milliseconds, max_rel, sqnr_db, verdict.
+    `details.considered` of the result tells of each: median milliseconds, max_rel, sqnr_db, verdict.
 
     Raises MissingDependencyError if no backend of the target is installed, the builders' own BuildError if
     none builds, ParityError if none agrees with the reference.
@@ -88,7 +89,7 @@ def build_fastest(
         candidates = _candidates(artifact, target, forms or {})
         built, verdicts = _build_all(candidates, target, options, out, Path(folder))
         winner = _measure(artifact, built, verdicts, shapes, inputs)
-        return _move(winner, out, {**winner.details, "considered": list(verdicts.values())})
+        return _move(winner, out, Details.model_validate({"considered": [*verdicts.values()]}))
 
 
 def _candidates(
@@ -175,8 +176,9 @@ def _attempt(action: Callable[[], T]) -> T | EdgeDeployError:
         return error
 
 
-def _move(winner: Artifact, out: Path, details: dict[str, Any]) -> Artifact:
+def _move(winner: Artifact, out: Path, considered: Details) -> Artifact:
     """Put the winner's file in its place, with what was considered in its metadata."""
+    details = winner.details | considered
     if winner.kind == "onnx":
         return relabeled(winner, out, details=details)
     with replacing(out) as temporary:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.backend import Backend, BuildOptions, OpenOptions, Session, concrete_shapes
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import EngineMismatchError, UsageError
 from edgedeploy.core.files import replacing, sha256_file
 from edgedeploy.core.spec import Artifact, Step
@@ -82,7 +83,7 @@ class TensorRtBackend(Backend):
             kind="engine",
             backend=self.name,
             target=target.name,
-            details={**artifact.details, **details},
+            details=artifact.details | Details.model_validate(details),
         )
         built.save_sidecar()
         return built
@@ -92,8 +93,8 @@ class TensorRtBackend(Backend):
         return {}
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
-        built_with = artifact.details.get("runtime_version")
-        rebuild = str(artifact.details.get("rebuild", "edgedeploy build MODEL.onnx --target TARGET"))
+        built_with = artifact.details.runtime_version
+        rebuild = artifact.details.rebuild or "edgedeploy build MODEL.onnx --target TARGET"
         rebuild += f" -o {shlex.quote(str(artifact.path))}"
         if artifact.kind != "engine":
             raise UsageError(
@@ -103,7 +104,7 @@ class TensorRtBackend(Backend):
             raise EngineMismatchError(
                 f"{artifact.path} was built by {self.name} {built_with}; here is {self.version()}", rebuild
             )
-        here, built_for = _cuda.compute_capability(), artifact.details.get("compute_capability")
+        here, built_for = _cuda.compute_capability(), artifact.details.compute_capability
         if here != built_for:
             raise EngineMismatchError(
                 f"{artifact.path} is for compute capability {built_for}; the GPU here has {here}", rebuild
@@ -166,16 +167,16 @@ def _rebuild_command(artifact: Artifact, target: Target) -> str:
     """The command line that makes this engine again, all but where it goes.
 
     The file that was built may be an intermediate that the user never saw. What they named is in
-    `details["source"]` where the deployment noted it, else the zoo model that it was captured from.
+    `details.source` where the deployment noted it, else the zoo model that it was captured from.
     """
-    source = str(artifact.details.get("source", ""))
+    source = artifact.details.source
     if not source and artifact.history and artifact.history[0].name == "capture":
         source = artifact.model
     words = ["edgedeploy", "build", source or str(artifact.path), "--target", target.name]
     words += ["--precision", artifact.precision]
     if source and not source.endswith(".onnx"):  # such a file has its weights, and its Q/DQ, inside
-        if artifact.details.get("weights"):
-            words += ["--weights", str(artifact.details["weights"])]
+        if artifact.details.weights:
+            words += ["--weights", artifact.details.weights]
         if artifact.precision == "int8":
             words += ["--data", "FOLDER"]
     return shlex.join(words)

@@ -44,7 +44,7 @@ def _adapt(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
 
 
 def _notes(artifact: Artifact) -> list[str]:
-    return [str(problem) for problem in (artifact.details.get("adapted") or {}).get("problems", [])]
+    return [*artifact.details.adapted.problems]
 
 
 ADAPT = PipelineStep("adapt", "rewrite operators that the target lacks", _adapt, _decides, _notes, _wanted)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.core.cache import data_digest
+from edgedeploy.core.details import Details
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.saturation import saturation_caveats
 from edgedeploy.core.spec import Artifact
@@ -39,7 +40,7 @@ def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
     suffix = BACKENDS.get(job.target.backends[0]).suffix
     out = folder / f"{artifact.path.stem}.{job.target.name}{suffix}"
     # What an engine that does not fit the device it is opened on tells the user to build again.
-    known = artifact.model_copy(update={"details": {**artifact.details, "source": job.source}})
+    known = artifact.model_copy(update={"details": artifact.details | Details(source=job.source)})
     with tempfile.TemporaryDirectory(dir=folder) as workplace:
         forms = sign_forms(known, job, Path(workplace))
         inputs = _real_inputs(artifact, job)
@@ -50,7 +51,7 @@ def _notes(artifact: Artifact) -> list[str]:
     """What the machine that built it cannot know of the one that it was built for."""
     from edgedeploy.bench.machine import cpu_class
 
-    made_for, here = str(artifact.details.get("cpu", "")), cpu_class()
+    made_for, here = artifact.details.cpu, cpu_class()
     if not made_for or made_for == here:
         return saturation_caveats(artifact)
     return [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedeploy.core.cache import data_digest
+from edgedeploy.core.details import Details
 from edgedeploy.core.files import sha256_file
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.relabel import relabeled
@@ -62,14 +63,14 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
     info = MODELS.get(job.source).variant(**job.model_options)
     out = folder / f"{job.source}.onnx"
     if job.weights == "random" or (job.weights is None and not info.default_weights):
-        network, weights = _random(info, job), {"weights": "random"}
+        network, weights = _random(info, job), Details(weights="random")
     else:
         loaded = load_checkpoint(job.source, job.weights, **job.model_options)
         network, info = loaded.model, loaded.info
-        weights = {"weights": job.weights or info.default_weights, "weights_sha256": loaded.sha256}
+        weights = Details(weights=job.weights or info.default_weights, weights_sha256=loaded.sha256)
     images = _images(info, job)
     captured = export_network(network, options, out, info=info, name=job.source, images=images)
-    return relabeled(captured, details={**captured.details, **weights})
+    return relabeled(captured, details=captured.details | weights)
 
 
 def _images(info: ModelInfo, job: Job) -> list[NDArray[np.float32]]:
@@ -107,7 +108,7 @@ def _bundled(model: str) -> list[str]:
 
 def _notes(artifact: Artifact) -> list[str]:
     notes = []
-    if artifact.details.get("weights") == "random":
+    if artifact.details.weights == "random":
         names = _bundled(artifact.model)
         others = f"--weights {' or '.join(names)}" if names else "name others with --weights"
         notes.append(f"random weights: good for timing, not for results ({others})")

@@ -34,9 +34,7 @@ def _guard(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
 
 
 def _notes(artifact: Artifact) -> list[str]:
-    report = artifact.details.get("guard") or {}
-    problems = (artifact.details.get("calibration") or {}).get("problems", [])
-    return [*map(str, problems), str(report.get("sentence", ""))]
+    return [*artifact.details.calibration.problems, artifact.details.guard.sentence]
 
 
 GUARD = PipelineStep("guard", "build, time and score every precision", _guard, _decides, _notes, _wanted)

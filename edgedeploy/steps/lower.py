@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.core.cache import data_digest, statistics_root
 from edgedeploy.core.caveats import RANDOM_DATA, caveats
+from edgedeploy.core.details import CalibrationDetails, Details, FloatNode
 from edgedeploy.core.errors import CalibrationError, UnknownNameError, UsageError
 from edgedeploy.core.onnx_header import operators
 from edgedeploy.core.progress import Progress
@@ -166,15 +166,14 @@ def to_int8(
         hits=len(placement.quantized),
         milliseconds=result.report.seconds * 1e3,
     )
-    calibration = {
-        "excluded": [dataclasses.asdict(note) for note in placement.excluded],
-        "problems": [*data.report.warnings, *result.report.problems],
-        "data": data.report.summary(),
-        "random": job.data is None,
-    }
-    lowered = artifact.with_step(
-        step, precision=precision, details={**artifact.details, "calibration": calibration}
+    calibration = CalibrationDetails(
+        excluded=tuple(FloatNode(node=n.node, op=n.op, reason=n.reason) for n in placement.excluded),
+        problems=(*data.report.warnings, *result.report.problems),
+        data=data.report.summary(),
+        random=job.data is None,
     )
+    details = artifact.details | Details(calibration=calibration)
+    lowered = artifact.with_step(step, precision=precision, details=details)
     return save_model(result.model, lowered, out), result
 
 
@@ -203,8 +202,9 @@ def _to_int4(artifact: Artifact, job: Job, out: Path, progress: Progress) -> Art
     data = _data(artifact, job, statistics_root(out.parent))
     result = weight_only(onnx.load(artifact.path), data, progress=progress)
     step = Step(name="quantize-weights", options={"inputs": data.report.used}, hits=len(result.layers))
-    details = {"excluded": [{"node": n, "op": "", "reason": why} for n, why in result.left.items()]}
-    lowered = artifact.with_step(step, precision="int4", details={**artifact.details, "calibration": details})
+    excluded = tuple(FloatNode(node=name, op="", reason=why) for name, why in result.left.items())
+    details = artifact.details | Details(calibration=CalibrationDetails(excluded=excluded))
+    lowered = artifact.with_step(step, precision="int4", details=details)
     return save_model(result.model, lowered, out)
 
 
@@ -227,8 +227,7 @@ def _kept(artifact: Artifact, names: Sequence[str]) -> dict[str, str]:
 
 
 def _notes(artifact: Artifact) -> list[str]:
-    problems = (artifact.details.get("calibration") or {}).get("problems", [])
-    return [*caveats(artifact), *(str(problem) for problem in problems)]
+    return [*caveats(artifact), *artifact.details.calibration.problems]
 
 
 LOWER = PipelineStep("lower", "lower to the target's precision", _lower, _decides, _notes, _wanted)

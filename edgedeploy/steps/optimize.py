@@ -26,8 +26,7 @@ def _optimize(artifact: Artifact, job: Job, folder: Path, progress: Progress) ->
 
 
 def _notes(artifact: Artifact) -> list[str]:
-    problems = (artifact.details.get("surgery") or {}).get("problems", [])
-    return [str(problem) for problem in problems]
+    return [*artifact.details.surgery.problems]
 
 
 OPTIMIZE = PipelineStep(

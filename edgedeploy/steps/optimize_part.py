@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from edgedeploy.core.details import Details, SplitDetails
 from edgedeploy.core.errors import EdgeDeployError, UsageError
 from edgedeploy.core.spec import Artifact, TaskSpec
 from edgedeploy.export.capture.adopt import precision_of
@@ -131,7 +132,9 @@ def cut(whole: Part, tensors: Sequence[str]) -> tuple[Part, Part]:
     head, tail = split(whole.model, tensors)
     place, artifact = whole.place, whole.artifact
     behind = place.with_name(f"{place.stem}.tail{place.suffix}")
-    details = {**artifact.details, "split": {"at": list(tensors), "head": place.name, "tail": behind.name}}
+    details = artifact.details | Details(
+        split=SplitDetails(at=tuple(tensors), head=place.name, tail=behind.name)
+    )
     first = artifact.model_copy(update={"details": details})
     second = first.model_copy(update={"task": TaskSpec(), "labels": ()})
     repros = (whole.repro, None if whole.repro is None else whole.repro / "tail")

@@ -16,6 +16,7 @@ import pytest
 
 from edgedeploy.backend import Feeds
 from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions, Session, openvino
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError, BuildError, DeviceError, UnsupportedOpError, UsageError
 from edgedeploy.core.parity import compare
 from edgedeploy.core.spec import Artifact, Precision
@@ -78,7 +79,7 @@ def test_build_describes_itself(backend: Backend, target: Target, tmp_path: Path
     assert built.kind == ("engine" if backend.suffix == ".engine" else "onnx")
     assert built.inputs == source.inputs
     assert built.outputs == source.outputs
-    assert built.details["onnx_sha256"] == source.digest
+    assert built.details.onnx_sha256 == source.digest
     assert [step.name for step in built.history] == ["build"]
     leftovers = {p.name for p in out.parent.iterdir()} - {out.name, f"{out.name}.json"}
     assert not leftovers
@@ -235,7 +236,8 @@ def test_layers_are_timed_where_offered(backend: Backend, target: Target, tmp_pa
 def test_details_are_json(backend: Backend, target: Target, tmp_path: Path) -> None:
     source = Artifact.load(save_two_inputs(tmp_path / "m.onnx"))
     built = backend.build(source, target, BuildOptions(), tmp_path / f"b{backend.suffix}")
-    assert json.loads(json.dumps(built.details)) == built.details
+    noted = built.details.model_dump(mode="json")
+    assert Details.model_validate(json.loads(json.dumps(noted))) == built.details
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -252,5 +254,5 @@ def test_float_layers_of_int8_are_float32_where_that_is_asked(
         name="t", title="t", backends=("openvino",), precisions=("int8",), default_precision="int8"
     )
     built = backend.build(source, target, BuildOptions(exact_float=exact), tmp_path / "b.onnx")
-    assert built.details[openvino.HINT_KEY] == ("f32" if exact else "bf16")
+    assert built.details.own(openvino.HINT_KEY) == ("f32" if exact else "bf16")
     assert backend.rounds_float

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError, BuildError, DeviceError, EngineMismatchError, UsageError
 from edgedeploy.core.spec import Artifact, Step
 from edgedeploy.core.target import Target, load_target
@@ -60,15 +61,15 @@ def engine(rtx: Backend, tmp_path: Path) -> Artifact:
 def test_engine_for_every_generation(rtx: Backend, capability: str, tmp_path: Path) -> None:
     source = Artifact.load(save_convolutions(tmp_path / "m.onnx", SHAPE))
     built = rtx.build(source, target(capability), BuildOptions(), tmp_path / "m.engine")
-    assert built.details["compute_capability"] == capability
-    assert built.details["runtime_version"] == rtx.version()
-    assert built.details["flags"] == {"strongly_typed": True}
+    assert built.details.compute_capability == capability
+    assert built.details.runtime_version == rtx.version()
+    assert built.details.flags == {"strongly_typed": True}
     assert built.path.stat().st_size > 10_000
     assert Artifact.load(built.path) == built
-    found = built.details["engine"]
-    assert found["convolutions"] == {"Float->Float": 2}
+    found = built.details.engine
+    assert found.convolutions == {"Float->Float": 2}
     # It cannot move less than: read x, write and read between the convolutions, write y.
-    assert found["mb_moved"] >= 4 * (3 + 8 + 8 + 8) * 16 * 24 / 1e6
+    assert found.mb_moved >= 4 * (3 + 8 + 8 + 8) * 16 * 24 / 1e6
 
 
 @pytest.mark.parametrize(("capability", "runs_as"), [("7.5", "Float->Float"), ("8.6", "Int8->Float")])
@@ -77,26 +78,26 @@ def test_int8_shows_what_it_runs_as(rtx: Backend, capability: str, runs_as: str,
     source = Artifact.load(save_quantized(tmp_path / "m.onnx", SHAPE))
     source = source.model_copy(update={"precision": "int8"})
     built = rtx.build(source, target(capability), BuildOptions(), tmp_path / "m.engine")
-    assert built.details["engine"]["convolutions"] == {runs_as: 1}
-    assert "FP16" in built.details["note"]
+    assert built.details.engine.convolutions == {runs_as: 1}
+    assert "FP16" in built.details.note
 
 
 def test_rebuild_command_of_a_file(engine: Artifact, tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
-    assert engine.details["rebuild"] == f"edgedeploy build {source} --target test --precision fp32"
+    assert engine.details.rebuild == f"edgedeploy build {source} --target test --precision fp32"
 
 
 @pytest.mark.parametrize(
     ("changes", "command"),
     [
         ({"history": (Step(name="capture"),)}, "build net --target test --precision fp32"),
-        ({"details": {"source": "pkg.mod:make"}}, "build pkg.mod:make --target test --precision fp32"),
+        ({"details": Details(source="pkg.mod:make")}, "build pkg.mod:make --target test --precision fp32"),
         (
-            {"details": {"source": "net", "weights": "random"}, "precision": "int8"},
+            {"details": Details(source="net", weights="random"), "precision": "int8"},
             "build net --target test --precision int8 --weights random --data FOLDER",
         ),
         (
-            {"details": {"source": "net.int8.onnx", "weights": "random"}, "precision": "int8"},
+            {"details": Details(source="net.int8.onnx", weights="random"), "precision": "int8"},
             "build net.int8.onnx --target test --precision int8",
         ),
     ],
@@ -108,14 +109,14 @@ def test_rebuild_command_names_what_the_user_named(
     source = Artifact.load(save_convolutions(tmp_path / "step3.onnx", SHAPE))
     source = source.model_copy(update={"model": "net", **changes})
     built = rtx.build(source, target("8.9"), BuildOptions(), tmp_path / "m.engine")
-    assert built.details["rebuild"] == f"edgedeploy {command}"
+    assert built.details.rebuild == f"edgedeploy {command}"
 
 
 def test_another_version_is_refused_with_the_command(rtx: Backend, engine: Artifact) -> None:
-    older = engine.model_copy(update={"details": {**engine.details, "runtime_version": "1.0.0"}})
+    older = engine.model_copy(update={"details": engine.details | Details(runtime_version="1.0.0")})
     with pytest.raises(EngineMismatchError, match=r"1\.0\.0") as caught:
         rtx.open(older)
-    assert caught.value.hint == f"{engine.details['rebuild']} -o {engine.path}"
+    assert caught.value.hint == f"{engine.details.rebuild} -o {engine.path}"
 
 
 def test_another_device_is_refused_with_the_command(
@@ -124,7 +125,7 @@ def test_another_device_is_refused_with_the_command(
     monkeypatch.setattr(_cuda, "compute_capability", lambda: "8.6")
     with pytest.raises(EngineMismatchError, match=r"8\.9; the GPU here has 8\.6") as caught:
         rtx.open(engine)
-    assert caught.value.hint == f"{engine.details['rebuild']} -o {engine.path}"
+    assert caught.value.hint == f"{engine.details.rebuild} -o {engine.path}"
 
 
 def test_changed_engine_is_refused(engine: Artifact) -> None:
@@ -186,7 +187,7 @@ def test_dynamic_sizes_need_a_range_in_order(rtx: Backend, tmp_path: Path) -> No
     right = BuildOptions(opt_shapes={"x": SHAPE}, max_shapes={"x": (1, 3, 64, 64)})
     built = rtx.build(source, target("8.6"), right, tmp_path / "m.engine")
     assert built.inputs[0].shape == (1, 3, "height", "width")
-    assert built.details["engine"]["mb_moved"] is None, "traffic is known at run time only"
+    assert built.details.engine.mb_moved is None, "traffic is known at run time only"
 
 
 def test_full_tensorrt_says_how_to_get_it_on_jetson() -> None:

@@ -86,7 +86,7 @@ def test_what_the_data_is_like_is_told(cli: Cli, desk: Path) -> None:
         "images of 11 different sizes",
     ):
         assert line in outcome.err
-    data = Artifact.load("net.int8.onnx").details["calibration"]["data"]
+    data = Artifact.load("net.int8.onnx").details.calibration.data
     assert (data["used"], data["skipped_files"]) == (12, 1)
 
 
@@ -104,7 +104,7 @@ def test_nan_and_constant_activations_are_told_and_the_file_works(
     outcome = cli("quantize", "odd.onnx", "--data", "photos")
     assert outcome.code == 0, outcome.err
     assert line in outcome.err
-    problems = Artifact.load("odd.int8.onnx").details["calibration"]["problems"]
+    problems = Artifact.load("odd.int8.onnx").details.calibration.problems
     assert any(line in problem for problem in problems)
     onnx.checker.check_model("odd.int8.onnx", full_check=True)
 
@@ -115,7 +115,7 @@ def test_random_data_is_recorded_and_warned_of_ever_after(cli: Cli, desk: Path) 
     warning = "INT8 ranges from random data"
     assert warning in outcome.err
     artifact = Artifact.load("net.int8.onnx")
-    assert artifact.details["calibration"]["random"] is True
+    assert artifact.details.calibration.random is True
     assert artifact.history[-1].options["data"] == "random data"
     assert artifact.history[-1].options["inputs"] == 3
     built = cli("build", "net.int8.onnx", "-o", "net.cpu.onnx")

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgedeploy.core.details import SplitDetails
 from edgedeploy.core.spec import Artifact
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.export.simplify import TOOLS
@@ -113,7 +114,7 @@ def test_without_proof_nothing_is_run_and_the_file_says_so(
     said = json.loads(outcome.out)
     assert said["verified"] is False
     assert all(step["error"] is None for step in said["steps"])
-    assert Artifact.load(out).details["surgery"]["verified"] is False
+    assert Artifact.load(out).details.surgery.verified is False
     assert kinds(out) == ["Conv", "Relu", "Softmax", "ReduceMax"]
 
 
@@ -191,7 +192,7 @@ def test_split_writes_two_files_that_are_the_model(cli: Cli, source: Path) -> No
     said = json.loads(outcome.out)
     assert (said["after"]["nodes"], said["tail"]["after"]["nodes"]) == (2, 2)
     assert Artifact.load(out).outputs[0].name == Artifact.load(tail).inputs[0].name == "r"
-    assert Artifact.load(tail).details["split"] == {"at": ["r"], "head": out.name, "tail": tail.name}
+    assert Artifact.load(tail).details.split == SplitDetails(at=("r",), head=out.name, tail=tail.name)
     whole, first, second = (Evaluator(onnx.load(path)) for path in (source, out, tail))
     for feeds, expected in feed_sets(whole, 2):
         np.testing.assert_allclose(second(first(feeds))["y"], expected["y"], rtol=1e-5, atol=1e-6)

@@ -55,4 +55,4 @@ def test_an_ada_engine_computes_in_eight_bits(
     assert outcome.code == 0, outcome.err
     built = Artifact.load(out)
     assert built.precision == precision
-    assert any(type_ in kernel for kernel in built.details["engine"]["convolutions"])
+    assert any(type_ in kernel for kernel in built.details.engine.convolutions)

@@ -155,7 +155,7 @@ def test_openvino_builds_no_such_file_and_the_hint_mends_it(whole: Path, tmp_pat
     fixed = tmp_path / "fixed.onnx"
     assert cli("lint", whole, "--for", "cpu", "--only", "ED118", "--fix", "-o", fixed).code == 0
     built = backend.build(Artifact.load(fixed), target, BuildOptions(), tmp_path / "built.onnx")
-    assert built.details["cpu"] == "x86-avx2", "the artifact says what it was made for"
+    assert built.details.cpu == "x86-avx2", "the artifact says what it was made for"
     model = onnx.load(whole)
     with backend.open(built) as session:
         x = feed(model)
@@ -170,4 +170,4 @@ def test_build_for_another_cpu_says_where_it_was_timed(tmp_path: Path, cli: Cli)
     done = cli("build", tmp_path / "float.onnx", "--target", other, "-o", out)
     assert done.code == 0, done.err
     assert f"on {other} another runtime or precision may be faster" in done.out + done.err
-    assert Artifact.load(out).details["cpu"] == other
+    assert Artifact.load(out).details.cpu == other

@@ -49,7 +49,7 @@ def test_demo_ships_the_fastest_within_the_budget(clip: Path, tmp_path: Path, cl
     (made,) = sink.parent.glob("espcn_x3.*.onnx")
     artifact = Artifact.load(made)
     assert (artifact.precision, artifact.backend) == (shipped["precision"], shipped["runtime"])
-    assert artifact.details["cpu"] == load_target("cpu").cpu_class
+    assert artifact.details.cpu == load_target("cpu").cpu_class
     assert document["demo"]["frames"] == 8
 
 

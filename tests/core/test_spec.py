@@ -9,6 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError
 from edgedeploy.core.files import sha256_file
 from edgedeploy.core.onnx_header import read_onnx_header
@@ -45,7 +46,7 @@ def engine(path: Path) -> Artifact:
         precision="fp16",
         backend="tensorrt-rtx",
         history=(Step(name="to-fp16", hits=3, milliseconds=1.5, error=1e-3),),
-        details={"compute_capability": "8.9"},
+        details=Details(compute_capability="8.9"),
     )
     artifact.save_sidecar()
     return artifact

@@ -74,7 +74,7 @@ def job(source: Path, data: Path | None, *edits: str, target: str = "cpu") -> Jo
 
 
 def by_name(artifact: Artifact) -> dict[str, dict[str, Any]]:
-    return {entry["name"]: entry for entry in artifact.details["guard"]["candidates"]}
+    return {entry.name: entry.model_dump(mode="json") for entry in artifact.details.guard.candidates}
 
 
 def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path, tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path,
     assert built.precision in ("fp32", "bf16")
     assert not found["int8 in openvino"]["within"]
     assert "agreement" in found["int8 in openvino"]["missed"][0]
-    sentence = built.details["guard"]["sentence"]
+    sentence = built.details.guard.sentence
     assert f"{built.precision} in {built.backend} ships, not int8 in " in sentence
     assert "it loses too much" in sentence
     assert "b (" in sentence, "the layer that costs most is named"
-    assert built.details["guard"]["layers"][0]["layer"] == "b"
+    assert built.details.guard.layers[0].layer == "b"
     assert {entry["scored_in"] for entry in found.values() if entry["scores"]} <= {"openvino", "onnxruntime"}
     assert found["fp32 in openvino"]["scores"]["agreement"] > 0.9999
-    assert built.details["guard"]["calibrated_on"] + built.details["guard"]["scored_on"] <= 12
+    assert built.details.guard.calibrated_on + built.details.guard.scored_on <= 12
     assert Artifact.load(built.path) == built
     assert not list(built.path.parent.glob(".guard-*")), "nothing is left over"
 
@@ -192,7 +192,7 @@ def test_without_the_device_nothing_is_timed(photos: Path, tmp_path: Path) -> No
     assert all(entry["interval"] is None and entry["estimated"] for entry in found.values())
     assert all(entry["scored_in"] == "onnxruntime" for entry in found.values())
     assert all(0 < entry["milliseconds"] < 1 for entry in found.values())
-    assert "TensorRT-RTX runs INT8 convolutions with FP32 outputs" in built.details["guard"]["sentence"]
+    assert "TensorRT-RTX runs INT8 convolutions with FP32 outputs" in built.details.guard.sentence
     assert Artifact.load(built.path) == built
 
 
@@ -224,4 +224,4 @@ def test_the_fastest_within_the_budget_ships(
 
 def test_report_is_json(breaks: Path, photos: Path, tmp_path: Path) -> None:
     built = run(job(breaks, photos, "guard.mixed=false"), Listener(), Cache(tmp_path / "cache"))
-    json.dumps(built.details["guard"], allow_nan=False)
+    json.dumps(built.details.guard.model_dump(mode="json"), allow_nan=False)

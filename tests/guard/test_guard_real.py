@@ -25,8 +25,8 @@ def test_espcn_ships_what_keeps_its_decibels(shared: Path, tmp_path: Path) -> No
     job = Job("espcn_x3", recipe, load_target("cpu"), data / "T91", labeled=data / "Set5")
     listener = Listener()
     built = run(job, listener, Cache(tmp_path))
-    found = {entry["name"]: entry for entry in built.details["guard"]["candidates"]}
-    reference = built.details["guard"]["reference"]["psnr_y"]
+    found = {entry.name: entry.model_dump(mode="json") for entry in built.details.guard.candidates}
+    reference = built.details.guard.reference["psnr_y"]
     assert 32.5 < reference < 33.5, "what the card of the weights says, on all of Set5"
     shipped = next(entry for entry in found.values() if entry["verdict"] == "ships")
     assert reference - shipped["scores"]["psnr_y"] <= 0.1
@@ -34,4 +34,4 @@ def test_espcn_ships_what_keeps_its_decibels(shared: Path, tmp_path: Path) -> No
     assert shipped["milliseconds"] * 0.98 <= fastest
     assert 0.01 < reference - found["int8 in openvino"]["scores"]["psnr_y"] < 0.2, "INT8 was really computed"
     assert found["fp32 in openvino"]["scores"]["psnr_y"] == pytest.approx(reference, abs=0.01)
-    assert built.details["guard"]["sentence"] in listener.notes
+    assert built.details.guard.sentence in listener.notes

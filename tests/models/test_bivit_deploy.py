@@ -13,6 +13,7 @@ from torch import nn
 
 from edgedeploy.backend import BACKENDS, OpenOptions
 from edgedeploy.calibration.place.ruleset import load_rules, rule_names
+from edgedeploy.core.details import SignDetails
 from edgedeploy.core.recipe import CaptureOptions, SurgeryOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
@@ -53,7 +54,7 @@ def lowered(packed: Artifact, form: str, folder: Path) -> Artifact:
 @pytest.mark.parametrize("form", FORMS)
 def test_int8_form_is_the_same_to_the_last_bit(packed: Artifact, form: str, tmp_path: Path) -> None:
     result = lowered(packed, form, tmp_path)
-    assert result.details["signs"] == {"form": form, "products": PRODUCTS}
+    assert result.details.signs == SignDetails(form=form, products=PRODUCTS)
     before, after = onnx.load(packed.path), onnx.load(result.path)
     image = np.random.default_rng(5).standard_normal((1, 3, 32, 32)).astype(np.float32)
     want, got = Evaluator(before)({"image": image}), Evaluator(after)({"image": image})
@@ -94,8 +95,8 @@ def test_tensorrt_rtx_builds_it_with_fewer_kernels(packed: Artifact, target: str
     form = lowered(packed, load_rules(device.rules("tensorrt-rtx")).signs, tmp_path)
     kept = build_fastest(packed, device, None, tmp_path / "a.engine", forms={"tensorrt-rtx": form})
     plain = build_fastest(packed, device, None, tmp_path / "b.engine")
-    assert kept.details["signs"]["products"] == PRODUCTS
-    assert kept.details["engine"]["kernels"] < plain.details["engine"]["kernels"]
+    assert kept.details.signs.products == PRODUCTS
+    assert kept.details.engine.kernels < plain.details.engine.kernels
 
 
 def test_the_build_times_both_forms_and_checks_them(packed: Artifact, tmp_path: Path) -> None:
@@ -103,16 +104,16 @@ def test_the_build_times_both_forms_and_checks_them(packed: Artifact, tmp_path: 
     target = target.model_copy(update={"backends": ("onnxruntime",), "qdq": {"onnxruntime": "onnxruntime"}})
     form = lowered(packed, "uint8-saturating", tmp_path)
     built = build_fastest(packed, target, None, tmp_path / "b.onnx", forms={"onnxruntime": form})
-    names = {entry["backend"]: entry for entry in built.details["considered"]}
+    names = {entry.backend: entry for entry in built.details.considered}
     assert set(names) == {"onnxruntime", "onnxruntime, signs in INT8"}
-    assert all(entry["milliseconds"] > 0 for entry in names.values())
+    assert all(entry.milliseconds > 0 for entry in names.values())
     wrong = onnx.load(form.path)
     scale = next(t for t in wrong.graph.initializer if t.name.endswith("_one"))
     scale.CopyFrom(onnx.numpy_helper.from_array(np.float32(1.5), scale.name))
     onnx.save(wrong, tmp_path / "w.onnx")
     bad = {"onnxruntime": form.model_copy(update={"path": tmp_path / "w.onnx"})}
     built = build_fastest(packed, target, None, tmp_path / "c.onnx", forms=bad)
-    verdicts = {entry["backend"]: entry["verdict"] for entry in built.details["considered"]}
+    verdicts = {entry.backend: entry.verdict for entry in built.details.considered}
     assert verdicts["onnxruntime, signs in INT8"].startswith("wrong results")
     assert verdicts["onnxruntime"] == "kept"
 

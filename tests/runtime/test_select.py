@@ -89,7 +89,7 @@ def alter(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float = 0.0, nois
 
 
 def verdicts(built: Artifact) -> dict[str, dict[str, Any]]:
-    return {entry["backend"]: entry for entry in built.details["considered"]}
+    return {entry.backend: entry.model_dump() for entry in built.details.considered}
 
 
 @pytest.mark.parametrize(("slow", "fast"), [("openvino", "onnxruntime"), ("onnxruntime", "openvino")])
@@ -216,7 +216,7 @@ def test_engine_for_elsewhere_is_kept_unmeasured(model: Artifact, tmp_path: Path
     assert built.backend == "tensorrt-rtx"
     assert Artifact.load(tmp_path / "b.engine") == built
     assert "not measured" in verdicts(built)["tensorrt-rtx"]["verdict"]
-    assert ".build-" not in built.details["rebuild"], "the folder it was built in is gone"
+    assert ".build-" not in built.details.rebuild, "the folder it was built in is gone"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.engine", "b.engine.json", "m.onnx"]
     with pytest.raises(ArtifactError, match="engine of tensorrt-rtx"):
         open_artifact(built, backend="openvino")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from edgedeploy.backend import BACKENDS, BuildOptions
+from edgedeploy.core.details import AdaptDetails
 from edgedeploy.core.target import load_target, target_names
 from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.runner import optimize
@@ -105,7 +106,7 @@ def test_a_detector_is_rewritten_for_a_target_without_deformable_convolution(
     steps = [step.name for step in half.history]
     assert steps.index("lower-deform-conv") < steps.index("to-fp16")
     assert [title for title, _ in listener.stages].count("rewrite operators that the target lacks") == 1
-    assert half.details["adapted"] == {"ops": ["DeformConv"], "problems": []}
+    assert half.details.adapted == AdaptDetails(ops=("DeformConv",))
 
     exact, rounded = Evaluator(onnx.load(plain.path)), Evaluator(onnx.load(half.path))
     for seed in range(3):
@@ -120,7 +121,7 @@ def test_a_target_that_has_the_operator_keeps_it(cache: Path, moving: Path) -> N
         DETECTOR, cache, *SMALL, "precision=fp32", target="t4", until="lower", weights=str(moving)
     )
     assert "DeformConv" in kinds(artifact.path)
-    assert "adapted" not in artifact.details
+    assert not artifact.details.adapted.ops
     assert not any("lacks" in title for title, _ in listener.stages)
 
 
@@ -138,7 +139,7 @@ def test_the_rewritten_detector_builds(cache: Path, moving: Path, target: str, c
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     built, _ = deploy(DETECTOR, cache, *SMALL, "precision=fp16", target=target, weights=str(moving))
     assert (built.kind, built.precision, built.backend) == ("engine", "fp16", "tensorrt-rtx")
-    assert built.details["compute_capability"] == capability
+    assert built.details.compute_capability == capability
 
 
 def test_what_cannot_be_rewritten_is_named(tmp_path: Path, rng: np.random.Generator) -> None:

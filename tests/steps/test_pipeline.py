@@ -150,7 +150,7 @@ def test_fp16_for_a_gpu_is_a_real_engine(network: Path, tmp_path: Path) -> None:
     engine = deliver(built, tmp_path / "net.engine")
     loaded = Artifact.load(engine.path)
     assert (loaded.kind, loaded.precision, loaded.backend) == ("engine", "fp16", "tensorrt-rtx")
-    assert loaded.details["compute_capability"] == "8.9"
+    assert loaded.details.compute_capability == "8.9"
     assert loaded.path.stat().st_size > 1000
 
 
@@ -170,7 +170,7 @@ def test_a_model_whose_weights_are_of_other_classes_starts_from_random_ones(tmp_
     captured, listener = deploy(
         "ddrnet_23_slim", tmp_path / "cache", "capture.height=64", "capture.width=64", until="capture"
     )
-    assert captured.details["weights"] == "random"
+    assert captured.details.weights == "random"
     assert any("--weights camvid" in note for note in listener.notes)
 
 
