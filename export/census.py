@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import onnx
 
 from edgedeploy.export.match.shapes import infer, is_static
-from edgedeploy.graphs.surgeon import Node, load
+from edgedeploy.graphs.surgeon import Node, Tensor, load
 from edgedeploy.graphs.weights import bytes_of, tensors
 
 NORMS = frozenset(
@@ -81,17 +82,16 @@ def _macs_of(node: Node) -> int:
     """Multiply-accumulates of one node; raises TypeError where a size is not known."""
     if node.op in ("Conv", "ConvTranspose"):
         image, w = node.outputs[0] if node.op == "Conv" else node.inputs[0], _sizes(node.inputs[1])
-        return math.prod(_sizes(image)) * math.prod(w[1:])
+        return int(math.prod(_sizes(image)) * math.prod(w[1:]))
     if node.op == "Gemm":
         a = _sizes(node.inputs[0])
-        return math.prod(_sizes(node.outputs[0])) * (a[0] if node.attrs.get("transA") else a[-1])
+        return int(math.prod(_sizes(node.outputs[0]))) * (a[0] if node.attrs.get("transA") else a[-1])
     if node.op == "MatMul":
-        return math.prod(_sizes(node.outputs[0])) * _sizes(node.inputs[0])[-1]
+        return int(math.prod(_sizes(node.outputs[0]))) * _sizes(node.inputs[0])[-1]
     return 0
 
 
-def _sizes(tensor: Any) -> list[int]:
-    shape = None if tensor.shape is None else list(tensor.shape)  # a constant's is a field of the file
-    if shape is None or not is_static(shape):
+def _sizes(tensor: Tensor) -> Sequence[int]:
+    if not is_static(tensor.shape):
         raise TypeError(f"{tensor.name} has no fixed size")
-    return shape
+    return tensor.shape

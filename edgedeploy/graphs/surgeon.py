@@ -1,13 +1,13 @@
-"""The few verbs over onnx-graphsurgeon with which passes are written; the only file that knows its types.
+"""Edits of a graph, on onnx-graphsurgeon: passes are written with these functions.
 
-What every verb keeps: names of graph outputs and of tensors that If/Loop bodies read survive, weights are
-never changed in place (two nodes may share one), node names are unique, order is topological.
+Every function keeps the names of graph outputs and of tensors that If/Loop bodies read, unique node names and
+a topological order. No function changes a weight in place, because two nodes may share one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -18,10 +18,15 @@ from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-# The library has no types; these names say in signatures what is meant.
-Graph: TypeAlias = Any
-Node: TypeAlias = Any
-Tensor: TypeAlias = Any
+# The names by which passes call the library's classes; their types are in typings/onnx_graphsurgeon.
+Graph: TypeAlias = gs.Graph
+Node: TypeAlias = gs.Node
+Tensor: TypeAlias = gs.Tensor
+Constant: TypeAlias = gs.Constant
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon.ir.tensor import Dim, DType
+    from typing_extensions import TypeIs
 
 HEAVY = 1 << 26  # values
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
@@ -49,11 +54,11 @@ _BODIED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 class Skip(Exception):
-    """Raised by a pass for a candidate that it must leave alone; the message says why, for `--explain`."""
+    """Raised by a pass that does not rewrite a candidate; `--explain` shows the message as the reason."""
 
 
 def load(model: onnx.ModelProto) -> Graph:
-    """A graph to edit; raises ValueError for models that the graph library would not give back whole."""
+    """The model as an editable graph; raises ValueError where the graph library would lose a part of it."""
     for attribute in _attributes(model.graph.node):
         if attribute.type in _LOST_ATTRIBUTES:
             raise ValueError(f"attribute '{attribute.name}' is of a type that graph surgery cannot carry")
@@ -74,39 +79,41 @@ def load(model: onnx.ModelProto) -> Graph:
 
 
 def dump(graph: Graph) -> onnx.ModelProto:
-    """The model of a graph; metadata of the model it was loaded from does not travel through the graph."""
-    heavy = [tensor for tensor in graph.tensors().values() if _is_heavy(tensor)]
+    """The graph as a model; metadata of the model that the graph was loaded from is not in it."""
+    constants = [tensor for tensor in graph.tensors().values() if is_constant(tensor)]
+    heavy = [tensor for tensor in constants if _is_heavy(tensor)]
     values = [tensor._values for tensor in heavy]
     try:
         for tensor in heavy:
-            kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+            kind = onnx.helper.np_dtype_to_tensor_dtype(numpy_dtype(tensor.dtype))
             tensor._values = LazyValues(onnx.TensorProto(data_type=kind, dims=tensor.shape))
         model: onnx.ModelProto = gs.export_onnx(graph)
     finally:
         for tensor, held in zip(heavy, values, strict=True):
             tensor._values = held
-    places = {tensor.name: tensor for tensor in model.graph.initializer}
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     for tensor in heavy:
-        places[tensor.name].CopyFrom(OnnxExporter.export_tensor_proto(tensor))
+        initializers[tensor.name].CopyFrom(OnnxExporter.export_tensor_proto(tensor))
     return model
 
 
-def _is_heavy(tensor: Tensor) -> bool:
-    """Whether the library's way over bytes, of which protobuf takes no 2 GB, is not for this constant."""
-    if not is_constant(tensor) or isinstance(tensor._values, SparseValues) or isinstance(tensor.dtype, int):
+def _is_heavy(tensor: Constant) -> bool:
+    """Whether a constant is too large to export as bytes, of which protobuf takes less than 2 GB."""
+    if isinstance(tensor._values, SparseValues) or isinstance(tensor.dtype, int):
         return False
     return bool(np.prod(tensor.shape, dtype=float) > HEAVY)
 
 
 def tidy(graph: Graph) -> None:
-    """Drop what no output needs and restore a topological order, close to the order of the file.
+    """Remove nodes that no output needs and restore a topological order close to the order of the file.
 
-    Iterative: the library's own sort recurses once per layer and fails on networks of a thousand of them.
+    Raises ValueError for a cycle. Iterative, because the library's own sort recurses once per layer and fails
+    on networks of a thousand layers.
     """
     graph.cleanup(remove_unused_graph_inputs=False)
     made = {id(tensor): node for node in graph.nodes for tensor in node.outputs}
     done: set[int] = set()
-    order: list[Any] = []
+    order: list[Node] = []
     for root in graph.nodes:
         stack = [root]
         while stack:
@@ -126,7 +133,7 @@ def tidy(graph: Graph) -> None:
     graph.nodes[:] = order
 
 
-def inner_nodes(node: Node) -> Iterator[Any]:
+def inner_nodes(node: Node) -> Iterator[Node]:
     """The nodes of a node's If/Loop/Scan bodies, at any depth."""
     if node.op not in _BODIED and is_standard(node):  # asking takes the library some microseconds
         return
@@ -135,14 +142,14 @@ def inner_nodes(node: Node) -> Iterator[Any]:
 
 
 def has_bodies(node: Node) -> bool:
-    """Whether the node is an If, Loop or Scan: then it reads more than its inputs say."""
+    """Whether the node is an If, Loop or Scan, which reads more tensors than its inputs."""
     if node.op not in _BODIED and is_standard(node):
         return False
     return next(iter(node.subgraphs()), None) is not None
 
 
 def kept_names(graph: Graph) -> set[str]:
-    """Names that must survive: the graph's outputs and all that bodies of If/Loop/Scan mention."""
+    """Names that passes must not remove: the graph's outputs and all that bodies of If/Loop/Scan mention."""
     names = {tensor.name for tensor in graph.outputs}
     # Passes ask this for every node, so nothing is called for the many that have no bodies.
     for bearer in [n for n in graph.nodes if n.op in _BODIED or n.domain not in _STANDARD]:
@@ -174,6 +181,20 @@ def float_of(tensor: Tensor, what: str) -> NDArray[np.float64]:
     return value_of(tensor, what).astype(np.float64)
 
 
+def shape_of(tensor: Tensor, what: str) -> Sequence[Dim]:
+    """A tensor's shape; raises Skip if its rank is unknown."""
+    if tensor.shape is None:
+        raise Skip(f"the shape of {what} is not known")
+    return tensor.shape
+
+
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """numpy's dtype for a tensor's; ml_dtypes has bfloat16 and float8. Raises Skip if it is unknown."""
+    if dtype is None:
+        raise Skip("the type of a tensor is not known")
+    return onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else np.dtype(dtype)
+
+
 def dtype_name(tensor: Tensor) -> str:
     """numpy's name of a tensor's dtype, "" where unknown; bfloat16 and float8 come by ONNX number."""
     dtype = tensor.dtype
@@ -190,7 +211,7 @@ def require_opset(graph: Graph, opset: int, what: str) -> None:
         raise Skip(f"{what} needs opset {opset}, the model has {graph.opset}")
 
 
-def is_constant(tensor: Tensor) -> bool:
+def is_constant(tensor: Tensor) -> TypeIs[Constant]:
     """Whether the tensor is an initializer."""
     return isinstance(tensor, gs.Constant)
 
@@ -200,13 +221,13 @@ def has(node: Node, index: int) -> bool:
     return len(node.inputs) > index and not node.inputs[index].is_empty()
 
 
-def producer(tensor: Tensor) -> Any:
+def producer(tensor: Tensor) -> Node | None:
     """The node that computes a tensor, or None for inputs and constants."""
     return tensor.inputs[0] if len(tensor.inputs) else None
 
 
 def require_private(graph: Graph, tensor: Tensor) -> None:
-    """Raise Skip unless exactly one node reads the tensor and it is no output: then its values may change."""
+    """Raise Skip unless exactly one node reads the tensor and no output is it: its values may then change."""
     if tensor.name in kept_names(graph):
         raise Skip(f"tensor '{tensor.name}' is read from outside the graph")
     if len(tensor.outputs) != 1:
@@ -226,29 +247,40 @@ def unique_name(graph: Graph, hint: str) -> str:
     return name
 
 
-def constant(graph: Graph, hint: str, values: NDArray[Any], dtype: Any = None) -> Any:
-    """A new constant; `dtype` is that of a tensor to follow (passes compute in float64)."""
-    stored = np.ascontiguousarray(values if dtype is None else values.astype(dtype))
+def constant(graph: Graph, hint: str, values: NDArray[Any], dtype: DType = None) -> Constant:
+    """A new constant, cast to `dtype` where one is given: passes compute in float64."""
+    stored = np.ascontiguousarray(values if dtype is None else values.astype(numpy_dtype(dtype)))
     # ascontiguousarray makes scalars 1-D, and a scalar's rank matters to Clip, Pad and others.
     return gs.Constant(unique_name(graph, hint), stored.reshape(np.shape(values)))
 
 
-def variable(graph: Graph, hint: str, dtype: Any = None, shape: Any = None) -> Any:
+def absent() -> Tensor:
+    """The place of an optional input that is not given."""
+    return gs.Variable.empty()
+
+
+def variable(graph: Graph, hint: str, dtype: DType = None, shape: Sequence[Dim] | None = None) -> Tensor:
     """A new tensor that a node will compute."""
     return gs.Variable(unique_name(graph, hint), dtype=dtype, shape=shape)
 
 
 def insert(
-    graph: Graph, op: str, inputs: list[Any], outputs: list[Any], *, at: int | None = None, **attrs: Any
-) -> Any:
-    """Add a node; `at` is its place in the list, the end by default (`tidy` brings it where it belongs)."""
+    graph: Graph,
+    op: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    *,
+    at: int | None = None,
+    **attrs: Any,
+) -> Node:
+    """Add a node at index `at` of the list, by default at the end; `tidy` sorts it."""
     node = gs.Node(op, unique_name(graph, f"{outputs[0].name}_{op}"), attrs, inputs, outputs)
     graph.nodes.insert(len(graph.nodes) if at is None else at, node)
     return node
 
 
 def redirect(old: Tensor, new: Tensor) -> None:
-    """Let every reader of `old` read `new`; graph outputs stay as they are."""
+    """Rewire all consumers of `old` to `new`; graph outputs stay as they are."""
     for node in list(old.outputs):
         for index, tensor in enumerate(node.inputs):
             if tensor is old:
@@ -256,15 +288,21 @@ def redirect(old: Tensor, new: Tensor) -> None:
 
 
 def displace(old: Tensor, new: Tensor) -> None:
-    """Let the node that computes `old` compute `new`, and its readers read that: `old` is to be made anew."""
-    outputs = producer(old).outputs
-    place = next(index for index, tensor in enumerate(outputs) if tensor is old)
+    """Rename the producer's output from `old` to `new` and rewire all consumers.
+
+    `old` has no producer afterward. Raises Skip for a tensor that no node computes.
+    """
+    maker = producer(old)
+    if maker is None:
+        raise Skip(f"no node computes '{old.name}'")
+    outputs = maker.outputs
+    index = next(index for index, tensor in enumerate(outputs) if tensor is old)
     redirect(old, new)
-    outputs[place] = new
+    outputs[index] = new
 
 
 def detach(node: Node) -> None:
-    """Take a node out of the graph; the next `tidy` forgets it."""
+    """Disconnect a node; the next `tidy` removes it."""
     node.inputs.clear()
     node.outputs.clear()
 
@@ -280,14 +318,14 @@ def bypass(graph: Graph, node: Node, index: int = 0) -> None:
     maker = producer(source)
     if maker is None or source.name in kept:
         raise Skip(f"output '{result.name}' would share the tensor '{source.name}'")
-    place = next(i for i, tensor in enumerate(maker.outputs) if tensor is source)
+    output = next(i for i, tensor in enumerate(maker.outputs) if tensor is source)
     detach(node)
     redirect(source, result)  # the output's name must survive, so the maker now writes to it
-    maker.outputs[place] = result
+    maker.outputs[output] = result
 
 
 def outline(graph: Graph, large: int) -> onnx.ModelProto:
-    """The graph's model with constants of more than `large` elements as inputs: all that shapes depend on."""
+    """The graph as a model for shape inference: constants of more than `large` elements are inputs."""
     model = onnx.ModelProto(ir_version=graph.ir_version, opset_import=graph.import_domains)
     part = model.graph
     part.name = graph.name or "graph"
@@ -308,7 +346,7 @@ def outline(graph: Graph, large: int) -> onnx.ModelProto:
 
 
 def learn(graph: Graph, values: Iterable[onnx.ValueInfoProto]) -> None:
-    """Write shapes and dtypes that were inferred into the tensors that nodes compute."""
+    """Write inferred shapes and dtypes into the tensors that nodes compute."""
     known = {value.name: value for value in values}
     for node in graph.nodes:
         for tensor in node.outputs:
@@ -341,7 +379,7 @@ def make_constant(tensor: Tensor, values: NDArray[Any]) -> None:
     tensor.inputs.clear()
 
 
-def _attributes(nodes: Any) -> Iterator[onnx.AttributeProto]:
+def _attributes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.AttributeProto]:
     for node in nodes:
         for attribute in node.attribute:
             yield attribute

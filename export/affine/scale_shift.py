@@ -9,7 +9,7 @@ Sums are in float64. Unlike `affine.py` nothing here asks on which axis the chan
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,14 @@ from edgedeploy.graphs.surgeon import (
     is_constant,
     is_standard,
     kept_names,
+    numpy_dtype,
     producer,
+    shape_of,
     variable,
 )
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon.ir.tensor import DType
 
 OPERATORS = ("Mul", "Div", "Add", "Sub", "BatchNormalization")
 Array = NDArray[np.float64]
@@ -49,7 +54,7 @@ class ScaleShift:
     a: Array
     b: Array
     nodes: tuple[Node, ...] = ()
-    dtype: Any = field(default=None, compare=False)
+    dtype: DType = field(default=None, compare=False)
 
     @property
     def has_batchnorm(self) -> bool:
@@ -188,7 +193,8 @@ def emit(graph: Graph, of: ScaleShift) -> None:
     for node in of.nodes:
         detach(node)
     if operators == ("BatchNormalization",):
-        channels = of.x.shape[1]
+        channels = shape_of(of.x, "the tensor")[1]
+        assert isinstance(channels, int)  # noqa: S101  `_per_channel` asked
         values = {"scale": of.a, "shift": of.b, "mean": np.zeros(1), "variance": np.ones(1)}
         tensors = [
             constant(graph, f"{name}_{key}", np.broadcast_to(v.ravel(), channels), dtype)
@@ -207,10 +213,10 @@ def emit(graph: Graph, of: ScaleShift) -> None:
         x = out
 
 
-def require_storable(dtype: Any, *arrays: Array) -> None:
+def require_storable(dtype: DType, *arrays: Array) -> None:
     """Raise Skip if values are not finite in the type that will hold them."""
     with np.errstate(over="ignore"):
-        if not all(np.isfinite(values.astype(dtype)).all() for values in arrays):
+        if not all(np.isfinite(values.astype(numpy_dtype(dtype))).all() for values in arrays):
             raise Skip("the joined constants would not be finite")
 
 

@@ -17,8 +17,9 @@ from edgedeploy.export.affine.layout import LAYOUT
 from edgedeploy.export.affine.linear import factor, normalization, opaque, output_norm, term, weighted
 from edgedeploy.export.affine.place import Edit, Option, Place, Rule, ones
 from edgedeploy.export.affine.rules import COMMUTING
-from edgedeploy.export.affine.value import Affine, agree, rank_of, require_fit
+from edgedeploy.export.affine.value import Affine, Array, agree, rank_of, require_fit
 from edgedeploy.graphs.surgeon import (
+    Constant,
     Graph,
     Node,
     Skip,
@@ -30,6 +31,7 @@ from edgedeploy.graphs.surgeon import (
     is_constant,
     is_standard,
     kept_names,
+    numpy_dtype,
     producer,
     redirect,
     variable,
@@ -80,7 +82,7 @@ class _State:
     known: dict[int, Affine] = field(default_factory=dict)
     tensors: dict[int, Tensor] = field(default_factory=dict)
     touched: dict[int, Node] = field(default_factory=dict)
-    queue: deque[Node] = field(default_factory=deque)
+    queue: deque[Node | None] = field(default_factory=deque)
     biased: frozenset[int] = frozenset()
 
     def copy(self) -> _State:
@@ -152,7 +154,7 @@ class Search:
                 return self._first(state, producer(tensor), [_unshifted(tensor, value)])
         return state
 
-    def _first(self, state: _State, node: Node, options: list[Option]) -> _State:
+    def _first(self, state: _State, node: Node | None, options: list[Option]) -> _State:
         reason: Skip | None = None
         for option in options:
             branch = state.copy()
@@ -258,7 +260,7 @@ def _unshifted(tensor: Tensor, value: Affine) -> Option:
     return Option(((tensor, value.with_shift(np.zeros_like(ones(value.rank)))),))
 
 
-def _applied(tensor: Tensor, new: Affine) -> Any:
+def _applied(tensor: Constant, new: Affine) -> Array:
     values = np.asarray(tensor.values, np.float64)
     assert new.shift is not None  # noqa: S101  a search ends with every shift decided
     changed = values * new.scale + new.shift
@@ -274,5 +276,5 @@ def _require_storable(edit: Edit) -> None:
         raise Skip(f"'{edit.node.name}' has no constant to follow")
     for values in (*edit.values.values(), *([edit.bias] if edit.bias is not None else [])):
         with np.errstate(over="ignore"):
-            if not np.isfinite(values.astype(follow.dtype)).all():
+            if not np.isfinite(values.astype(numpy_dtype(follow.dtype))).all():
                 raise Skip(f"the constants of '{edit.node.name}' would not be finite")

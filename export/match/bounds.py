@@ -14,10 +14,12 @@ from edgedeploy.graphs.surgeon import (
     Node,
     Skip,
     Tensor,
+    absent,
     constant,
     dtype_name,
     has,
     is_constant,
+    value_of,
 )
 
 BOUNDING = ("Clip", "Relu", "Max", "Min")
@@ -36,11 +38,12 @@ def bounds_of(node: Node) -> tuple[Tensor, float, float]:
         return _clip_bounds(node)
     if len(node.inputs) != 2:
         raise Skip(f"{node.op} has {len(node.inputs)} operands")
-    place = next((index for index in (0, 1) if is_constant(node.inputs[index])), None)
-    limit = scalar(node.inputs[place]) if place is not None else None
-    if place is None or limit is None:
+    first, second = node.inputs
+    x, bound = (second, first) if is_constant(first) else (first, second)
+    limit = scalar(bound) if is_constant(bound) else None
+    if limit is None:
         raise Skip(f"{node.op} has no scalar constant")
-    x, values = node.inputs[1 - place], np.asarray(node.inputs[place].values)
+    values = value_of(bound, "the bound")
     if is_constant(x) or (values.ndim and (x.shape is None or len(x.shape) < values.ndim)):
         raise Skip("the constant may broadcast the tensor to a larger rank")
     return (x, limit, math.inf) if node.op == "Max" else (x, -math.inf, limit)
@@ -55,7 +58,7 @@ def clip_arguments(
         return [x], attrs
     dtype = np.dtype(dtype_name(x) or "float32")
     limits = [
-        constant(graph, f"{hint}_{key}", np.asarray(attrs[key], dtype)) if key in attrs else type(x).empty()
+        constant(graph, f"{hint}_{key}", np.asarray(attrs[key], dtype)) if key in attrs else absent()
         for key in ("min", "max")
     ]
     return [x, *limits[: 2 if "max" in attrs else 1]], {}

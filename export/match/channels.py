@@ -23,6 +23,7 @@ from edgedeploy.graphs.surgeon import (
     is_standard,
     kept_names,
     producer,
+    shape_of,
 )
 
 # Of one tensor, each channel by itself, and finite at 0.
@@ -93,7 +94,8 @@ def widen(graph: Graph, region: Region, width: int) -> None:
             if axis is not None:
                 _append(graph, node, index, axis, more)
     for tensor in region.tensors.values():
-        tensor.shape = [tensor.shape[0], width, *tensor.shape[2:]]
+        batch, _, *image = shape_of(tensor, f"'{tensor.name}'")
+        tensor.shape = [batch, width, *image]
 
 
 def _around(region: Region, node: Node, *, makes: bool) -> Iterator[Tensor]:
@@ -108,7 +110,7 @@ def _around(region: Region, node: Node, *, makes: bool) -> Iterator[Tensor]:
         if group == 1:
             (region.makers if makes else region.readers)[id(node)] = node
             return
-        if node.op != "Conv" or not group == region.channels == node.inputs[1].shape[0]:
+        if node.op != "Conv" or not group == region.channels == shape_of(node.inputs[1], "a weight")[0]:
             raise Skip(f"'{node.name}' has {group} groups")
     elif node.op not in ALONE | TOGETHER and not _leaves_channels(node):
         raise Skip(f"{node.op} '{node.name}' may mix channels")

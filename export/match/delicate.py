@@ -35,8 +35,8 @@ def from_square_to_root(graph: Graph) -> set[int]:
         if node.op in ("ReduceMean", "GlobalAveragePool") and maker is not None and squared:
             found |= {id(maker), id(node)}
         elif node.op in ("Add", "Sqrt", "Div", "Mul", "Clip", "Max") and any(
-            producer(tensor) is not None and id(producer(tensor)) in found and producer(tensor).op != "Div"
-            for tensor in node.inputs
+            maker is not None and id(maker) in found and maker.op != "Div"
+            for maker in map(producer, node.inputs)
         ):
             found.add(id(node))
     return found

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from edgedeploy.export.affine.fold import channel_vector
 from edgedeploy.export.affine.scale_shift import read
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, constant, float_of, has, is_constant
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon.ir.tensor import DType
 
 Ints = tuple[int, ...]
 
@@ -179,7 +183,7 @@ def add(p: Kernel, q: Kernel, sign: int = 1) -> Kernel:
     return Kernel(window, group, w.reshape(p.outputs, -1, *size), p.b + sign * q.b, work)
 
 
-def store(graph: Graph, node: Node, x: Tensor, kernel: Kernel, dtype: object) -> None:
+def store(graph: Graph, node: Node, x: Tensor, kernel: Kernel, dtype: DType) -> None:
     """Turn `node` into the convolution of x by `kernel`."""
     hint = node.inputs[1].name if node.op == "Conv" else f"{node.name}_weight"
     inputs = [x, constant(graph, hint, kernel.w, dtype)]

@@ -20,6 +20,7 @@ from edgedeploy.graphs.surgeon import (
     is_constant,
     kept_names,
     producer,
+    shape_of,
     value_of,
 )
 
@@ -34,6 +35,7 @@ class Standardized:
     Attributes:
         root: the node that computes y.
         d: what is divided; `nodes` are the others of the formula without those that make d.
+        rank: number of axes of d.
         axis: the first of the axes, not negative.
         start: the first axis along which scale and bias vary: of those that are averaged, or the channels.
         varies: the sizes of these axes.
@@ -43,6 +45,7 @@ class Standardized:
     root: Node
     d: Tensor
     nodes: list[Node]
+    rank: int
     axis: int
     start: int
     varies: tuple[int, ...]
@@ -65,14 +68,15 @@ def standardized(
     root = _quotient(node, d, power)
     if dtype_name(d) not in _NARROW:
         raise Skip(f"'{d.name}' is {dtype_name(d) or 'of unknown type'}")
-    axis = _trailing(mean, d)
-    start, end = (1, 2) if per_channel else (axis, len(d.shape))
-    if not is_static(d.shape[start:end]):
+    shape = shape_of(d, f"'{d.name}'")
+    axis = _trailing(mean, len(shape))
+    start, end = (1, 2) if per_channel else (axis, len(shape))
+    varies = shape[start:end]
+    if not is_static(varies):
         raise Skip("the sizes of the axes are not known")
-    varies = tuple(int(size) for size in d.shape[start:end])
     reciprocal = [reader for reader in node.outputs[0].outputs if reader.op == "Reciprocal"]
     nodes = [node, *reciprocal, *nodes]
-    found = Standardized(root, d, nodes, axis, start, varies, epsilon, np.ones(varies))
+    found = Standardized(root, d, nodes, len(shape), axis, start, tuple(varies), epsilon, np.ones(varies))
     _take_affine(graph, found, affine)
     return found
 
@@ -131,9 +135,8 @@ def _quotient(node: Node, d: Tensor, power: float) -> Node:
     return reader
 
 
-def _trailing(mean: Node, d: Tensor) -> int:
-    """The first of the axes that `mean` averages; raises Skip unless they are the last ones of `d`."""
-    rank = len(d.shape) if d.shape is not None else 0
+def _trailing(mean: Node, rank: int) -> int:
+    """The first of the axes that `mean` averages; raises Skip unless they are the last of `rank`."""
     axes = sorted(axis % rank for axis in axes_of(mean)) if rank else []
     if not axes or axes != list(range(axes[0], rank)):
         raise Skip("the axes are not the trailing ones")
@@ -151,9 +154,9 @@ def _take_affine(graph: Graph, found: Standardized, affine: Sequence[str]) -> No
         if not is_constant(other) or dtype_name(other) != dtype_name(result):
             continue
         values = np.asarray(other.values).astype(np.float64)
-        aligned = values.reshape(*[1] * (len(found.d.shape) - values.ndim), *values.shape)
+        aligned = values.reshape(*[1] * (found.rank - values.ndim), *values.shape)
         end = found.start + len(found.varies)
-        if values.ndim > len(found.d.shape) or {*aligned.shape[: found.start], *aligned.shape[end:]} - {1}:
+        if values.ndim > found.rank or {*aligned.shape[: found.start], *aligned.shape[end:]} - {1}:
             continue
         try:
             spread = np.broadcast_to(aligned.reshape(aligned.shape[found.start : end]), found.varies)

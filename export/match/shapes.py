@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeGuard
+
 from onnx import shape_inference
 
 from edgedeploy.graphs.surgeon import Graph, learn, outline
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon.ir.tensor import Dim
 
 # Shapes are computed from small constants; the others are weights, which inference need not see.
 LARGE = 1 << 10  # elements
@@ -24,6 +30,6 @@ def infer(graph: Graph) -> None:
     learn(graph, known)
 
 
-def is_static(shape: object) -> bool:
+def is_static(shape: Sequence[Dim] | None) -> TypeGuard[Sequence[int]]:
     """Whether a shape is known in every dimension."""
-    return isinstance(shape, (list, tuple)) and all(isinstance(dim, int) and dim >= 0 for dim in shape)
+    return shape is not None and all(isinstance(dim, int) and dim >= 0 for dim in shape)

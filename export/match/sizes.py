@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedeploy.export.match.shapes import is_static
 from edgedeploy.graphs.surgeon import Node, Tensor, is_constant, is_standard, producer
 
 
@@ -53,8 +54,9 @@ def dim(tensor: Tensor, axis: int, steps: int = MAX_STEPS) -> Size:
     factor = 1
     for _ in range(steps):
         shape = tensor.shape
-        if shape is not None and axis < len(shape) and isinstance(shape[axis], int) and shape[axis] >= 0:
-            return factor * int(shape[axis])
+        size = shape[axis] if shape is not None and axis < len(shape) else None
+        if isinstance(size, int) and size >= 0:
+            return factor * size
         node = producer(tensor)
         step = _upwards(node, axis) if node is not None and is_standard(node) else None
         if step is None:
@@ -170,7 +172,8 @@ def _of_either(node: Node, axis: int) -> tuple[Tensor, int, int] | None:
 
 def _keeps(node: Node, place: int) -> bool:
     """Whether a window slides over a spatial axis so that its size stays."""
-    kernel = node.attrs.get("kernel_shape") or (list(node.inputs[1].shape[2:]) if node.op == "Conv" else [])
+    weight = node.inputs[1].shape if node.op == "Conv" else None
+    kernel = node.attrs.get("kernel_shape") or (list(weight)[2:] if is_static(weight) else [])
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or place >= len(kernel):
         return False
     spatial = len(kernel)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, has, value_of
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon.ir.tensor import Dim
 
 FAR = 2**31 - 1  # an end that lies behind every tensor
 
@@ -42,7 +46,7 @@ def ranges(node: Node) -> dict[int, Range]:
             if shape is None:
                 raise Skip("the rank is not known")
             place += len(shape)
-        size = shape[place] if shape is not None and isinstance(shape[place], int) else None
+        size = shape[place] if shape is not None else None
         if step < 1:
             raise Skip("it runs backwards")
         found[place] = Range(_from_front(begin, size), _from_front(end, size), int(step))
@@ -63,7 +67,7 @@ def write(graph: Graph, node: Node, of: dict[int, Range]) -> None:
     node.inputs = [node.inputs[0], *tensors]
 
 
-def _from_front(index: int, size: int | None) -> int:
-    if index < 0 and size is None:
+def _from_front(index: int, size: Dim) -> int:
+    if index < 0 and not isinstance(size, int):
         raise Skip("it counts from the end of an axis whose size is not known")
-    return max(0, int(index) + (size if index < 0 and size is not None else 0))
+    return max(0, int(index) + (size if index < 0 and isinstance(size, int) else 0))

@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgedeploy.export.affine.scale_shift import Array
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, constant, float_of, has, kept_names, producer
+from edgedeploy.graphs.surgeon import (
+    Graph,
+    Node,
+    Skip,
+    Tensor,
+    constant,
+    float_of,
+    has,
+    kept_names,
+    producer,
+    shape_of,
+)
 from edgedeploy.graphs.surgeon import is_constant as given
 
 SOURCES = ("MatMul", "Gemm", "Conv")
@@ -136,7 +147,4 @@ def _reshaped(before: list[object], after: list[object], axis: int, *, makes: bo
 
 def _counted(node: Node, axis: int) -> int:
     """An axis counted from the end."""
-    shape = node.outputs[0].shape
-    if axis >= 0 and shape is None:
-        raise Skip(f"the rank of '{node.outputs[0].name}' is not known")
-    return axis if axis < 0 else axis - len(shape)
+    return axis if axis < 0 else axis - len(shape_of(node.outputs[0], f"'{node.outputs[0].name}'"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.graphs.surgeon import FLOATS, Tensor, dtype_name, is_constant, is_standard, producer
+from edgedeploy.graphs.surgeon import FLOATS, Node, Tensor, dtype_name, is_constant, is_standard, producer
 
 # Operators that only move values; the first input is the data.
 MOVES = frozenset(
@@ -41,7 +41,7 @@ def ternary_values(values: NDArray[Any]) -> bool:
     return values.dtype.kind in "fi" and bool(np.isin(values, (-1, 0, 1)).all())
 
 
-def _is_unit_scale(node: Any) -> bool:
+def _is_unit_scale(node: Node) -> bool:
     """Whether a Quantize/DequantizeLinear leaves whole numbers as they are."""
     scale = node.inputs[1]
     return is_constant(scale) and bool(np.all(np.asarray(scale.values) == 1))

@@ -41,11 +41,11 @@ def argmax_head(graph: Graph) -> int:
         raise Skip("the output is an input, or given twice")
     if result.name in kept_names(graph) - {tensor.name for tensor in graph.outputs}:
         raise Skip("the output is read by the body of a control-flow node")
+    batch, _, height, width = result.shape
     logits = variable(graph, f"{result.name}_logits", result.dtype, result.shape)
     displace(result, logits)
     numbers = variable(graph, f"{result.name}_int64", np.int64)
     insert(graph, "ArgMax", [logits], [numbers], axis=1, keepdims=0)
     insert(graph, "Cast", [numbers], [result], to=int(onnx.TensorProto.UINT8))
-    batch, _, height, width = logits.shape
     result.dtype, result.shape = np.dtype(np.uint8), [batch, height, width]
     return 1

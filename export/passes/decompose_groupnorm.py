@@ -13,7 +13,6 @@ import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.rebuild import Formula
-from edgedeploy.export.match.shapes import is_static
 from edgedeploy.export.samples import text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, dtype_name, float_of
 
@@ -35,13 +34,14 @@ def decompose_groupnorm(graph: Graph, node: Node) -> int:
     x, scale, bias = node.inputs
     if dtype_name(x) == "float16":
         raise Skip("in float16 its sums would lose precision")
-    if x.shape is None or len(x.shape) < 3 or not is_static(x.shape[1:2]):
+    rank = len(x.shape or ())
+    channels, groups = x.shape[1] if x.shape and rank >= 3 else None, int(node.attrs["num_groups"])
+    if not isinstance(channels, int):
         raise Skip("the tensor's rank or channels are not known")
-    channels, groups = int(x.shape[1]), int(node.attrs["num_groups"])
     factors = [float_of(scale, "the scale"), float_of(bias, "the bias")]
     if any(channels % len(values) for values in factors):
         raise Skip("the scale is neither per channel nor per group")
-    column = (channels, *[1] * (len(x.shape) - 2))
+    column = (channels, *[1] * (rank - 2))
     g, b = (
         constant(graph, tensor.name, np.repeat(values, channels // len(values)).reshape(column), x.dtype)
         for tensor, values in zip((scale, bias), factors, strict=True)

@@ -9,7 +9,7 @@ import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, bypass, dtype_name, is_constant
+from edgedeploy.graphs.surgeon import Constant, Graph, Node, Skip, Tensor, bypass, dtype_name, is_constant
 
 _NEUTRAL = {"Mul": 1, "Div": 1, "Pow": 1, "Add": 0, "Sub": 0}
 
@@ -45,12 +45,12 @@ def drop_neutral(graph: Graph, node: Node) -> int:
     return 0
 
 
-def _widens(x: Tensor, other: Tensor) -> bool:
+def _widens(x: Tensor, other: Constant) -> bool:
     """Whether the constant's shape is, or may be, larger than the tensor's."""
-    if not other.values.ndim:
+    if not other.shape:
         return False
     shape = x.shape
-    if shape is None or other.values.ndim > len(shape):
+    if shape is None or len(other.shape) > len(shape):
         return True
-    pairs = zip(reversed(other.values.shape), reversed(list(shape)), strict=False)
+    pairs = zip(reversed(other.shape), reversed(shape), strict=False)
     return any(size not in (1, dim) for size, dim in pairs)

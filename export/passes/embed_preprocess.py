@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -29,6 +28,7 @@ from edgedeploy.graphs.surgeon import (
     is_constant,
     kept_names,
     redirect,
+    shape_of,
     variable,
 )
 
@@ -102,9 +102,10 @@ def embed_preprocess(graph: Graph, options: PreprocessOptions) -> int:
         return 0
     readers = list(x.outputs)
     only = readers[0] if len(readers) == 1 else None
-    folds = only is not None and only.op == "Conv" and only.inputs[0] is x and _has_constant_weights(only)
+    if only is not None and (only.op != "Conv" or only.inputs[0] is not x or not _has_constant_weights(only)):
+        only = None
     pixels = _uint8_input(graph, x) if options.uint8_input else x
-    if folds:
+    if only is not None:
         _into_convolution(graph, only, pixels, mean, std)
     else:
         _explicitly(graph, readers, x, pixels, mean, std)
@@ -137,7 +138,7 @@ def _into_convolution(graph: Graph, reader: Node, x: Tensor, mean: Vector, std: 
         absorb(graph, reader, centered, 1 / std, np.zeros_like(mean))
 
 
-def _explicitly(graph: Graph, readers: list[Any], old: Tensor, x: Tensor, mean: Vector, std: Vector) -> None:
+def _explicitly(graph: Graph, readers: list[Node], old: Tensor, x: Tensor, mean: Vector, std: Vector) -> None:
     centered, scaled = (variable(graph, f"preprocess_{name}", np.float32) for name in ("centered", "scaled"))
     for node in readers:
         for index, tensor in enumerate(node.inputs):
@@ -154,13 +155,13 @@ def _uint8_input(graph: Graph, x: Tensor) -> Tensor:
 
     Cast comes first: TensorRT takes uint8 at the network's border only.
     """
+    shape = shape_of(x, "the input")
     real = variable(graph, f"{x.name}_float", np.float32)
-    planar = variable(graph, f"{x.name}_nchw", np.float32)
-    planar.shape = list(x.shape)
+    planar = variable(graph, f"{x.name}_nchw", np.float32, shape)
     redirect(x, planar)
     insert(graph, "Cast", [x], [real], at=0, to=int(onnx.TensorProto.FLOAT))
     insert(graph, "Transpose", [real], [planar], at=1, perm=AXES["NHWC->NCHW"])
-    x.dtype, x.shape = np.dtype(np.uint8), [x.shape[axis] for axis in AXES["NCHW->NHWC"]]
+    x.dtype, x.shape = np.dtype(np.uint8), [shape[axis] for axis in AXES["NCHW->NHWC"]]
     return planar
 
 

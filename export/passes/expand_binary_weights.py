@@ -84,11 +84,10 @@ def _computed(graph: Graph, tensor: Tensor, left: list[int]) -> NDArray[Any]:
     if maker is None or left[0] < 0 or len(maker.outputs) != 1:
         raise Skip("the weight is not computed from a few constants")
     reads = list(maker.inputs)
-    known = [entry if entry.is_empty() else _computed(graph, entry, left) for entry in reads]
     alone = maker.copy(
         inputs=[
-            old if old.is_empty() else constant(graph, old.name, new)
-            for old, new in zip(reads, known, strict=True)
+            entry if entry.is_empty() else constant(graph, entry.name, _computed(graph, entry, left))
+            for entry in reads
         ],
         outputs=[variable(graph, tensor.name, tensor.dtype)],
     )

@@ -26,6 +26,7 @@ from edgedeploy.graphs.surgeon import (
     producer,
     redirect,
     require_private,
+    shape_of,
 )
 
 CLOSE = 1e-6  # of the largest: the bias and the border were rounded on different ways
@@ -68,7 +69,7 @@ def fold_border(graph: Graph, node: Node) -> int:
     if not any(step.op == "ScatterND" for step in chain):
         raise Skip("nothing is written around what it pads")
     require_private(graph, x)
-    window = [*conv.attrs.get("strides", ()), *conv.inputs[1].shape[2:]]
+    window = [*conv.attrs.get("strides", ()), *shape_of(conv.inputs[1], "the weight")[2:]]
     if any(size != 1 for size in window) or any(conv.attrs.get("pads", ())) or not is_static(x.shape):
         raise Skip("the convolution is not of size and stride 1 without padding, or its sizes are not known")
     bias, rank = float_of(conv.inputs[2], "the bias"), len(x.shape)

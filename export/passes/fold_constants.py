@@ -93,12 +93,12 @@ def _values(graph: Graph, node: Node, outputs: list[Tensor]) -> list[NDArray[Any
     shape = _known_shape(node)
     if shape is not None:
         return [shape]
-    if has_bodies(node) or not all(is_constant(t) or t.is_empty() for t in node.inputs):
+    given = [tensor for tensor in node.inputs if is_constant(tensor)]
+    if has_bodies(node) or len(given) < sum(not tensor.is_empty() for tensor in node.inputs):
         return None
     written = node.attrs.get("value") if node.op == "Constant" else None
     if written is not None and not isinstance(written.dtype, int):  # what numpy lacks goes the long way
         return [np.asarray(written.values)]
-    given = [tensor for tensor in node.inputs if not tensor.is_empty()]
     room = max(WORTH if node.op in WEIGHTED else SMALL, sum(tensor.values.nbytes for tensor in given))
     sizes = [math.prod(tensor.shape) if is_static(tensor.shape) else None for tensor in outputs]
     if any(size is not None and size > max(room, MOST) for size in sizes):
@@ -133,7 +133,7 @@ def _known_shape(node: Node) -> NDArray[np.int64] | None:
     return np.array(chosen, np.int64).reshape(picked.shape) if is_static(chosen) else None
 
 
-def _sizes(node: Node) -> list[Any] | None:
+def _sizes(node: Node) -> list[int | str | None] | None:
     shape = node.inputs[0].shape
     if shape is None:
         return None

@@ -51,7 +51,7 @@ def fuse_instancenorm(graph: Graph, node: Node) -> int:
     mean = producer(center.inputs[1]) if center is not None and center.op == "Sub" else None
     if center is None or mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not center.inputs[0]:
         raise Skip("what it normalizes is not x less the mean of x")
-    rank = len(found.d.shape)
+    rank = found.rank
     if found.axis != 2 or rank < 4:
         raise Skip("it does not average over height and width alone")
     if sorted(axis % rank for axis in axes_of(mean)) != list(range(2, rank)) or not mean.attrs.get(

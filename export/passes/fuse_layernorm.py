@@ -62,7 +62,7 @@ def fuse_layernorm(graph: Graph, node: Node) -> int:
     if center is None or mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not center.inputs[0]:
         raise Skip("what it normalizes is not x less the mean of x")
     x = center.inputs[0]
-    rank = len(found.d.shape)
+    rank = found.rank
     axes = sorted(axis % rank for axis in axes_of(mean))
     if axes != list(range(found.axis, rank)) or not mean.attrs.get("keepdims", 1):
         raise Skip("mean and variance are of different axes")

@@ -47,5 +47,5 @@ def fuse_rmsnorm(graph: Graph, node: Node) -> int:
     require_opset(graph, "RMSNormalization", 23)
     x, name = found.d, found.root.outputs[0].name
     inputs = [x, constant(graph, f"{name}_scale", found.scale, x.dtype)]
-    attrs = {"axis": found.axis - len(x.shape), "epsilon": found.epsilon}
+    attrs = {"axis": found.axis - found.rank, "epsilon": found.epsilon}
     return fuse(graph, found.root, found.nodes, "RMSNormalization", inputs, **attrs)

@@ -6,7 +6,6 @@ All readers of all outputs of the move must quantize in one and the same way, wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +23,7 @@ from edgedeploy.graphs.surgeon import (
     kept_names,
     producer,
     redirect,
+    value_of,
     variable,
 )
 
@@ -76,12 +76,9 @@ def hoist_quantize(graph: Graph, node: Node) -> int:
     return 1
 
 
-def _recipe(node: Node) -> tuple[Any, ...]:
+def _recipe(node: Node) -> tuple[object, ...]:
     """What two quantizations must share to be the same; raises Skip where that is not one known scale."""
-    constants = node.inputs[1:]
-    if not all(is_constant(entry) and np.asarray(entry.values).ndim == 0 for entry in constants):
+    constants = [value_of(entry, "its scale or zero point") for entry in node.inputs[1:]]
+    if any(values.ndim for values in constants):
         raise Skip("its scale is not one constant")
-    values = tuple(
-        (np.asarray(entry.values).item(), str(np.asarray(entry.values).dtype)) for entry in constants
-    )
-    return (*values, tuple(sorted(node.attrs.items())))
+    return (*((v.item(), str(v.dtype)) for v in constants), tuple(sorted(node.attrs.items())))

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgedeploy.export.graph_pass import graph_pass
+from edgedeploy.export.match.shapes import is_static
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
@@ -108,17 +109,17 @@ def _places(
 
 def _sizes(tensor: Tensor, what: str) -> tuple[int, int, int, int]:
     shape = tensor.shape
-    if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape):
+    if not is_static(shape) or len(shape) != 4:
         raise Skip(f"{what} has no fixed size")
     n, channels, height, width = shape
     return n, channels, height, width
 
 
-def _node(graph: Graph, op: str, inputs: list[Any], **attrs: Any) -> Any:
+def _node(graph: Graph, op: str, inputs: list[Tensor], **attrs: Any) -> Tensor:
     output = variable(graph, f"deform_{op.lower()}", inputs[0].dtype)
     insert(graph, op, inputs, [output], **attrs)
     return output
 
 
-def _reshape(graph: Graph, tensor: Tensor, shape: tuple[int, ...]) -> Any:
+def _reshape(graph: Graph, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return _node(graph, "Reshape", [tensor, constant(graph, "shape", np.array(shape, np.int64))])

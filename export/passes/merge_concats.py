@@ -9,7 +9,7 @@ import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, detach, is_standard, kept_names, producer
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, detach, is_standard, kept_names, producer, shape_of
 
 
 def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
@@ -46,7 +46,5 @@ def merge_concats(graph: Graph, node: Node) -> int:
 
 
 def _axis(node: Node) -> int:
-    axis, shape = int(node.attrs["axis"]), node.inputs[0].shape
-    if axis < 0 and shape is None:
-        raise Skip("the rank is not known")
-    return axis + len(shape) if axis < 0 else axis
+    axis = int(node.attrs["axis"])
+    return axis + len(shape_of(node.inputs[0], "its first input")) if axis < 0 else axis

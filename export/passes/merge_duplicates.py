@@ -16,10 +16,10 @@ from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.graphs.surgeon import (
     RANDOM,
+    Constant,
     Graph,
     Node,
     Skip,
-    Tensor,
     detach,
     dtype_name,
     has_bodies,
@@ -68,7 +68,7 @@ def merge_duplicates(graph: Graph) -> int:
 
 def _merge_constants(graph: Graph) -> int:
     kept = kept_names(graph)
-    alike: dict[Hashable, list[Tensor]] = {}
+    alike: dict[Hashable, list[Constant]] = {}
     for tensor in graph.tensors().values():
         if not is_constant(tensor) or tensor.name in kept:
             continue
@@ -80,8 +80,8 @@ def _merge_constants(graph: Graph) -> int:
     return sum(_merge_equal(tensors) for tensors in alike.values() if len(tensors) > 1)
 
 
-def _merge_equal(tensors: list[Tensor]) -> int:
-    seen: dict[bytes, Tensor] = {}
+def _merge_equal(tensors: list[Constant]) -> int:
+    seen: dict[bytes, Constant] = {}
     hits = 0
     for tensor in tensors:
         first = seen.setdefault(np.asarray(tensor.values).tobytes(), tensor)

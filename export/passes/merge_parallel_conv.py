@@ -19,7 +19,18 @@ from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.kernels import Kernel, add, compose, identity, kernel_of, row_work, store
 from edgedeploy.export.match.sums import SUMS, Term, is_root, starts, terms
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, bypass, detach, float_of, kept_names
+from edgedeploy.graphs.surgeon import (
+    Graph,
+    Node,
+    Skip,
+    Tensor,
+    bypass,
+    detach,
+    float_of,
+    kept_names,
+    shape_of,
+    value_of,
+)
 
 Row = list[Node]
 Ways = list[tuple[Tensor, Row]]
@@ -91,8 +102,8 @@ def merge_parallel_conv(graph: Graph, node: Node) -> int:
 
 def _merge(graph: Graph, keep: Term, drop: Term, fork: Tensor, one: Row, other: Row) -> int:
     """Put both branches into one convolution, where `keep` was; raises Skip where that is not the same."""
-    host = max((n for n in one if n.op == "Conv"), key=lambda n: n.inputs[1].values.size)
-    rank, channels = host.inputs[1].values.ndim, _channels(fork, one, other)
+    host = max((n for n in one if n.op == "Conv"), key=lambda n: value_of(n.inputs[1], "the weight").size)
+    rank, channels = len(shape_of(host.inputs[1], "the weight")), _channels(fork, one, other)
     rows = [_kernels(row, channels, rank) for row in (one, other)]
     budget = sum(row_work(row) for row in rows)
     own, added = (reduce(lambda p, q: compose(p, q, budget), row) for row in rows)

@@ -23,6 +23,7 @@ from edgedeploy.graphs.surgeon import (
     Tensor,
     constant,
     dtype_name,
+    has,
     insert,
     is_constant,
     producer,
@@ -80,9 +81,7 @@ def _pair(graph: Graph, tensor: Tensor, dtype: np.dtype[np.generic], zero: np.in
     if is_constant(tensor):  # constants are weights, which are signed everywhere
         zero = np.int8(0)
     point = constant(graph, f"{tensor.name}_zero", np.asarray(zero))
-    quantizers = [
-        n for n in tensor.outputs if n.op == "QuantizeLinear" and n.inputs[2].values.dtype == zero.dtype
-    ]
+    quantizers = [n for n in tensor.outputs if _quantizes_by_one(n, zero)]
     if quantizers:
         stored = quantizers[0].outputs[0]
     else:
@@ -91,3 +90,13 @@ def _pair(graph: Graph, tensor: Tensor, dtype: np.dtype[np.generic], zero: np.in
     result = variable(graph, f"{tensor.name}_dequantized", dtype, tensor.shape)
     insert(graph, "DequantizeLinear", [stored, one, point], [result])
     return result
+
+
+def _quantizes_by_one(node: Node, zero: np.int8 | np.uint8) -> bool:
+    """Whether a node quantizes with scale 1 and this zero point, value and type."""
+    if node.op != "QuantizeLinear" or not has(node, 2):
+        return False
+    scale, point = node.inputs[1:3]
+    if not is_constant(scale) or not is_constant(point) or point.values.dtype != zero.dtype:
+        return False
+    return bool(np.all(scale.values == 1) and np.all(point.values == zero))

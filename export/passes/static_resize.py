@@ -16,7 +16,7 @@ import onnx
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.sizes import Dim, Size, dim, sizes
 from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, has, is_constant
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, absent, constant, has, is_constant
 
 _LINEAR = 'mode="linear", coordinate_transformation_mode="pytorch_half_pixel"'
 
@@ -55,7 +55,7 @@ def static_resize(graph: Graph, node: Node) -> int:
     axes = [axis % len(x.shape) for axis in node.attrs.get("axes", range(len(x.shape)))]
     pairs = [(dim(x, axis), size) for axis, size in zip(axes, wanted, strict=True)]
     scales = [_ratio(*pair) for pair in pairs]
-    roi = type(x).empty()
+    roi = absent()
     if None not in scales:
         node.inputs = [x, roi, constant(graph, f"{name}_scales", np.array(scales, np.float32))]
         return 1
@@ -63,7 +63,7 @@ def static_resize(graph: Graph, node: Node) -> int:
     fixed = [wanted[place] for place in moved]
     if graph.opset < 18 or not all(isinstance(size, int) for size in fixed):
         raise Skip("its size is neither constant nor a whole multiple of the input's")
-    node.inputs = [x, roi, type(x).empty(), constant(graph, f"{name}_sizes", np.array(fixed, np.int64))]
+    node.inputs = [x, roi, absent(), constant(graph, f"{name}_sizes", np.array(fixed, np.int64))]
     node.attrs["axes"] = [axes[place] for place in moved]
     return 1
 

@@ -29,6 +29,7 @@ from edgedeploy.graphs.surgeon import (
     is_constant,
     is_standard,
     kept_names,
+    value_of,
     variable,
 )
 
@@ -153,7 +154,7 @@ def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
 
 def _held(tensor: Tensor) -> bool:
     """Whether float16 holds a constant: nothing overflows, and not everything but zeros vanishes."""
-    values = np.abs(np.asarray(tensor.values))
+    values = np.abs(value_of(tensor, "the constant"))
     largest = float(values.max(initial=0.0))
     return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)
 

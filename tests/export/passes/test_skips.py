@@ -181,3 +181,46 @@ def test_float16_keeps_squares_that_overflow_it_in_float32() -> None:
     result = optimize(text_model(IMAGE, "y", f"a = Mul(x, loud) \n {rms}", weights), ["to-fp16"])
     assert not result.reverted
     assert result.steps[0].hits == 2
+
+
+@pytest.mark.parametrize("zero", ["", ", zero"])
+def test_signs_share_no_quantizer_of_another_scale(zero: str) -> None:
+    """One with scale 0.5 would halve the codes, and one without a zero point is uint8."""
+    w = {
+        "i": np.array([[1], [-1], [0], [1]], np.int8),
+        "one": np.float32(1),
+        "half": np.float32(0.5),
+        "zero": np.int8(0),
+    }
+    body = "w = DequantizeLinear(i, one, zero) \n s = Sign(x) \n y = MatMul(s, w) \n "
+    body += f"q = QuantizeLinear(s, half{zero}) \n z = DequantizeLinear(q, half{zero})"
+    result = optimize(text_model("float[2,4] x", "y, z", body, w, opset=19), ["quantize-signs"])
+    assert [(step.hits, step.reason) for step in result.steps] == [(1, "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("static-resize", "s = Shape(c) \n r = Mul(s, twice) \n y = Resize(x, , , r)"),
+        ("fold-border", "p = Pad(c, pads) \n q = ScatterND(p, place, value) \n y = Reshape(q, seven)"),
+    ],
+)
+def test_a_convolution_whose_weight_has_no_known_shape(name: str, body: str) -> None:
+    w = {
+        "w": np.ones((4, 4, 1, 1), np.float32),
+        "b": np.ones(4, np.float32),
+        "twice": np.array([1, 1, 2, 2]),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "place": np.zeros((1, 1), np.int64),
+        "value": np.ones((1, 4, 7, 7), np.float32),
+        "seven": np.array([1, 4, 7, 7]),
+    }
+    model = text_model(
+        "float[1,4,5,5] x, int64[4] shape", "y", f"v = Reshape(w, shape) \n c = Conv(x, v, b) \n {body}", w
+    )
+    del model.graph.value_info[:]
+    float32 = onnx.TensorProto.FLOAT
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("c", float32, [1, 4, "h", "v"]))
+    applied = PASSES.get(name).apply(load(model))
+    assert applied.hits == 0
+    assert all(skipped.reason for skipped in applied.skipped)
