@@ -136,7 +136,7 @@ def engine(model: onnx.ModelProto) -> Row:
     _profile(builder, config, network)
     if builder.build_serialized_network(network, config) is None:
         return {"failed": "; ".join(text for level, text in logger.messages if level <= sdk.ILogger.ERROR)}
-    return summarize(parse_kernels(texts(logger)))
+    return summarize(parse_kernels(texts(logger))).model_dump()
 
 
 def _profile(builder: Any, config: Any, network: Any) -> None:

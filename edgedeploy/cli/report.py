@@ -78,8 +78,8 @@ def print_build(artifact: Artifact) -> None:
 
 def next_step(artifact: Artifact) -> str:
     """What to do with what was built: bench it, on the device if it was not made for this machine."""
-    verdicts = [entry.verdict for entry in artifact.details.considered]
-    if not any(verdict.startswith("kept, not measured") for verdict in verdicts):
+    considered = artifact.details.considered
+    if not considered or any(entry.milliseconds is not None for entry in considered):
         return command_line("bench", artifact.path)
     files = shlex.join([str(artifact.path)]), shlex.join([str(sidecar_path(artifact.path))])
     bench = command_line("bench", artifact.path.name)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class _Noted(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # Validators are built at first use, which `--help` does not reach.
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     @model_serializer(mode="wrap")
     def _noted_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -76,7 +77,10 @@ class SplitDetails(_Noted):
 
 
 class EngineDetails(_Noted):
-    """Number of kernels, memory traffic in 1e6 bytes (None for dynamic sizes), convolutions by data types."""
+    """Number of kernels, memory traffic in 1e6 bytes (None for dynamic sizes), convolutions by data types.
+
+    The types of a convolution are those of its input and output, e.g. {"Half->Half": 52}.
+    """
 
     kernels: int = 0
     mb_moved: float | None = None
@@ -186,13 +190,13 @@ class Details(_Noted):
     weights: str | None = None
     weights_sha256: str | None = None
     source: str = ""
-    surgery: OptimizeDetails = OptimizeDetails()
-    adapted: AdaptDetails = AdaptDetails()
-    signs: SignDetails = SignDetails()
-    calibration: CalibrationDetails = CalibrationDetails()
+    surgery: OptimizeDetails = Field(default_factory=OptimizeDetails)
+    adapted: AdaptDetails = Field(default_factory=AdaptDetails)
+    signs: SignDetails = Field(default_factory=SignDetails)
+    calibration: CalibrationDetails = Field(default_factory=CalibrationDetails)
     kept_float: Mapping[str, str] = {}
-    split: SplitDetails = SplitDetails()
-    guard: GuardDetails = GuardDetails()
+    split: SplitDetails = Field(default_factory=SplitDetails)
+    guard: GuardDetails = Field(default_factory=GuardDetails)
     sdk: str = ""
     runtime_version: str = ""
     compute_capability: str = ""
@@ -200,7 +204,7 @@ class Details(_Noted):
     onnx: str = ""
     onnx_sha256: str = ""
     rebuild: str = ""
-    engine: EngineDetails = EngineDetails()
+    engine: EngineDetails = Field(default_factory=EngineDetails)
     note: str = ""
     cpu: str = ""
     considered: tuple[ConsideredBackend, ...] = ()

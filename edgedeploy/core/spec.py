@@ -32,7 +32,7 @@ Kind = Literal["onnx", "engine"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TensorSpec(_Frozen):
@@ -115,7 +115,7 @@ class Artifact(_Frozen):
     backend: str = ""
     target: str = ""
     history: tuple[Step, ...] = ()
-    details: Details = Details()
+    details: Details = Field(default_factory=Details)
 
     @staticmethod
     def load(path: Path | str) -> Artifact:

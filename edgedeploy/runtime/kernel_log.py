@@ -12,7 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from edgedeploy.core.details import EngineDetails
 
 ITEM_BYTES = {
     "Float": 4.0, "Half": 2.0, "BFloat16": 2.0, "FP8": 1.0, "FP4": 0.5, "E8M0": 1.0,
@@ -72,8 +73,8 @@ def parse_kernels(messages: Iterable[str]) -> list[Kernel]:
     return kernels
 
 
-def summarize(kernels: list[Kernel]) -> dict[str, Any]:
-    """kernels (count), mb_moved (1e6 bytes, None for dynamic sizes), convolutions (as {"Half->Half": 52})."""
+def summarize(kernels: list[Kernel]) -> EngineDetails:
+    """How many kernels an engine has, what they move, and the types of its convolutions."""
     sizes = [kernel.bytes for kernel in kernels]
     known = [size for size in sizes if size is not None]
     convolutions = Counter(
@@ -81,11 +82,11 @@ def summarize(kernels: list[Kernel]) -> dict[str, Any]:
         for kernel in kernels
         if kernel.kind == CONVOLUTION and kernel.inputs and kernel.outputs
     )
-    return {
-        "kernels": len(kernels),
-        "mb_moved": round(sum(known) / 1e6, 3) if len(known) == len(sizes) else None,
-        "convolutions": dict(sorted(convolutions.items())),
-    }
+    return EngineDetails(
+        kernels=len(kernels),
+        mb_moved=round(sum(known) / 1e6, 3) if len(known) == len(sizes) else None,
+        convolutions=dict(sorted(convolutions.items())),
+    )
 
 
 def _kernel(line: str) -> Kernel:

@@ -123,7 +123,7 @@ def _objects(values: Any) -> NDArray[Any]:
     return array
 
 
-def _times(a: Any, b: Any) -> Size:
+def _times(a: Size | float, b: Size | float) -> Size:
     if isinstance(b, Dim):
         a, b = b, a
     if a is None or b is None or isinstance(b, Dim) or b != int(b):

@@ -6,6 +6,7 @@ Followed along one axis, counted from the end: sums, and operators that only mov
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from edgedeploy.graphs.surgeon import (
     shape_of,
 )
 from edgedeploy.graphs.surgeon import is_constant as given
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon.ir.tensor import Dim
 
 SOURCES = ("MatMul", "Gemm", "Conv")
 
@@ -133,7 +137,7 @@ def _axes(node: Node, axis: int, *, makes: bool) -> tuple[int, int]:
     raise Skip(f"'{node.name}' ({node.op}) stands in the stream and is no sum")
 
 
-def _reshaped(before: list[object], after: list[object], axis: int, *, makes: bool) -> tuple[int, int]:
+def _reshaped(before: list[Dim], after: list[Dim], axis: int, *, makes: bool) -> tuple[int, int]:
     """Reshape keeps an axis if all before it, or all behind it, keeps its sizes."""
     known, other = (after, before) if makes else (before, after)
     place = len(known) + axis

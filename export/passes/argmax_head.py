@@ -7,7 +7,6 @@ network's head; the task enlarges the map. The first of equal logits wins. The o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +24,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-def old_outputs(outputs: Feeds, _: Any) -> Feeds:
+def old_outputs(outputs: Feeds, _: object) -> Feeds:
     name, logits = next(iter(outputs.items()))
     return {**outputs, name: np.argmax(logits, 1).astype(np.uint8)}
 

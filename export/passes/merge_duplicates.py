@@ -6,7 +6,6 @@ Weights and biases stay apart even where equal: quantization equalizes and scale
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -100,7 +99,7 @@ def _key(node: Node) -> Hashable:
     return node.op, inputs, attributes, tuple(output.is_empty() for output in node.outputs)
 
 
-def _frozen(value: Any) -> Hashable:
+def _frozen(value: object) -> Hashable:
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, (int, float, str)):

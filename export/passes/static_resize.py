@@ -8,7 +8,6 @@ known and their ratio has no rounding. Then the graph computes no sizes, which n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -68,7 +67,7 @@ def static_resize(graph: Graph, node: Node) -> int:
     return 1
 
 
-def _ratio(before: Size, after: Any) -> float | None:
+def _ratio(before: Size, after: Size) -> float | None:
     """What the size is multiplied by, where float32 holds it and the product without rounding."""
     if after is None or before is None:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +21,7 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]
 
 
-def old_outputs(outputs: Feeds, _: Any) -> Feeds:
+def old_outputs(outputs: Feeds, _: object) -> Feeds:
     name, image = next(iter(outputs.items()))
     return {**outputs, name: np.rint(np.clip(image * np.float32(255), 0, 255)).astype(np.uint8)}
 

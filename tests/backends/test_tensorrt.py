@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgedeploy.backends import BACKENDS, Backend, BuildOptions, OpenOptions
-from edgedeploy.core.details import Details
+from edgedeploy.core.details import Details, EngineDetails
 from edgedeploy.core.errors import ArtifactError, BuildError, DeviceError, EngineMismatchError, UsageError
 from edgedeploy.core.spec import Artifact, Step
 from edgedeploy.core.target import Target, load_target
@@ -207,14 +207,14 @@ def test_kernel_log() -> None:
     ]
     assert conv.bytes == 80 + 160 * 2 + 160 * 2
     summary = summarize([move, conv])
-    assert summary == {"kernels": 2, "mb_moved": round(1040 / 1e6, 3), "convolutions": {"Int8->Half": 1}}
+    assert summary == EngineDetails(kernels=2, mb_moved=round(1040 / 1e6, 3), convolutions={"Int8->Half": 1})
     assert parse_kernels(["nothing here"]) == []
 
 
 def test_kernel_log_with_a_size_known_at_run_time() -> None:
     kernels = parse_kernels([LOG.replace("[1,3,4,5]", "[1,3,-1,-1]")])
     assert kernels[0].bytes is None
-    assert summarize(kernels)["mb_moved"] is None
+    assert summarize(kernels).mb_moved is None
 
 
 @pytest.mark.gpu
