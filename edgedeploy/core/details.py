@@ -92,13 +92,14 @@ class ConsideredBackend(_Noted):
 
     Attributes:
         backend: its name, with the form of the model where that is not the usual one.
-        verdict: in words, for people.
+        status, verdict: the outcome for programs ("" before there was a status), and in words for people.
         milliseconds: median time of one inference.
         max_rel: largest difference to the reference, relative to the output's largest value.
         sqnr_db: signal to quantization noise against the reference, in dB.
     """
 
     backend: str = ""
+    status: str = ""
     verdict: str = ""
     milliseconds: float | None = None
     max_rel: float | None = None
@@ -115,7 +116,7 @@ class CandidateDetails(_Noted):
         scores: metric -> value.
         within, missed: whether the candidate keeps every accuracy budget, and those that it misses.
         kept_float: layer kept in float -> reason.
-        verdict: in words, for people.
+        status, verdict: the outcome for programs ("" before there was a status), and in words for people.
     """
 
     name: str = ""
@@ -129,6 +130,7 @@ class CandidateDetails(_Noted):
     within: bool = False
     missed: tuple[str, ...] = ()
     kept_float: Mapping[str, str] = {}
+    status: str = ""
     verdict: str = ""
 
 
