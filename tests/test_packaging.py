@@ -89,6 +89,7 @@ def test_the_wheel_holds_exactly_the_package(tmp_path: Path) -> None:
     for needed in (
         "targets/x86-avx2.toml",
         "py.typed",
+        "models/catalog.json",
         "models/zoo/espcn.py",
         "calibration/rules/tensorrt.toml",
     ):

@@ -1,9 +1,9 @@
-"""`edgedeploy models`: the zoo with sizes, weights and papers."""
+"""`edgedeploy models`: the zoo by task, with sizes, weights and papers."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,45 +16,27 @@ def command(
     pattern: Annotated[str, typer.Argument(help="Glob over names, e.g. 'espcn*'.")] = "*",
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.imports import require_export
+    from edgedeploy.models.catalog import read_catalog
 
-    require_export()
-    from edgedeploy.models import MODELS
-    from edgedeploy.models.checkpoint import bundled_weights
-    from edgedeploy.models.count import count_built
-
-    names = [name for name in MODELS.names() if fnmatch(name, pattern)]
-    if not names:
-        raise UnknownNameError("model", pattern, MODELS.names())
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        info = MODELS.get(name)
-        counts = count_built(info.build, info.input_shape)
-        rows.append(
-            {
-                "name": name,
-                "task": info.task.name,
-                "input": "x".join(map(str, info.input_shape)),
-                "parameters": counts.params,
-                "macs": counts.macs,
-                "weights": bundled_weights(name),
-                "paper": info.paper,
-            }
-        )
+    catalog = read_catalog()
+    rows = [row for row in catalog if fnmatch(row["name"], pattern)]
+    if not rows:
+        raise UnknownNameError("model", pattern, [row["name"] for row in catalog])
     if json:
         print_json(rows)
         return
-    columns = ("model", "task", "input", "params", "MACs", "weights")
-    cells = [
-        (
-            row["name"],
-            row["task"],
-            row["input"],
-            f"{row['parameters'] / 1e6:.3f} M",
-            f"{row['macs'] / 1e9:.2f} G",
-            ", ".join(row["weights"]) or "none bundled",
-        )
-        for row in rows
-    ]
-    print_table(columns, cells)
-    print_next(f"edgedeploy export {names[0]} -o {names[0]}.onnx")
+    # One table a task: with the task as a column the table is wider than 80 characters, and cells fold.
+    for task in sorted({row["task"] for row in rows}):
+        cells = [
+            (
+                row["name"],
+                row["input"].partition("x")[2],  # the batch is 1
+                f"{row['parameters'] / 1e6:.3f} M",
+                f"{row['macs'] / 1e9:.2f} G",
+                ", ".join(row["weights"]) or "-",
+            )
+            for row in rows
+            if row["task"] == task
+        ]
+        print_table(("model", "input", "params", "MACs", "weights"), cells, title=task)
+    print_next(f"edgedeploy export {rows[0]['name']} -o {rows[0]['name']}.onnx")

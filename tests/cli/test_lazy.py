@@ -11,8 +11,8 @@ from tests.support.commands import command, modules_after
 HEAVY = ("torch", "onnx", "onnx_graphsurgeon", "onnxscript", "onnxruntime", "openvino", "cv2", "av", "numpy")
 
 
-@pytest.mark.parametrize("words", [("--help",), ("build", "--help"), ("--version",)])
-def test_help_loads_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [("--help",), ("build", "--help"), ("--version",), ("models",)])
+def test_help_and_lists_load_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
     assert not modules_after(command(*words), tmp_path) & set(HEAVY)
 
 
