@@ -1,7 +1,7 @@
 """The zoo as a table: read from a record that needs no torch, or counted anew where the zoo has changed.
 
-`python -m edgedeploy.models.catalog` writes the record, `catalog.json`. Counting builds every network and takes
-ten seconds.
+`python -m edgedeploy.models.catalog` writes the record, `catalog.json`. Counting builds every network and
+takes ten seconds.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import cv2
@@ -37,11 +39,21 @@ SMALLER = {
 }
 
 
+def blocks(document: str, language: str) -> list[str]:
+    """The code of a document's blocks in one language (or several, as `python|sh`), in order."""
+    text = (ROOT / document).read_text()
+    return [code for _, code in re.findall(rf"```({language})\n(.*?)```", text, re.DOTALL)]
+
+
+def words_of(code: str) -> list[list[str]]:
+    """The `edgedeploy` lines of a block, as words after `edgedeploy`."""
+    lines = code.replace("\\\n", "").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("edgedeploy ")]
+
+
 def commands(document: str) -> list[list[str]]:
     """The `edgedeploy` lines of a document's sh blocks, in order, as words."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("edgedeploy ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    return [words for code in blocks(document, "sh") for words in words_of(code)]
 
 
 @pytest.fixture
@@ -68,28 +80,59 @@ def desk(tmp_path: Path, width: int, rng: np.random.Generator, monkeypatch: pyte
     return tmp_path
 
 
+def run(cli: Cli, lines: list[list[str]], width: int = 640) -> None:
+    """Run commands that have to succeed, shortened by SHORTER and, on small pictures, by SMALLER."""
+    for words in lines:
+        more = SMALLER.get(tuple(words[:2]), ()) if width < 640 else ()
+        outcome = cli(*words, *SHORTER.get(tuple(words[:2]), ()), *more)
+        assert outcome.code == 0, f"{words}: {outcome.err}"
+
+
 @pytest.mark.parametrize("width", [160, pytest.param(640, marks=pytest.mark.slow)], indirect=True)
 def test_readme_commands_run_in_order(cli: Cli, desk: Path, width: int) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     lines = commands("README.md")
     assert [words[0] for words in lines] == [
-        "models", "train", "export", "optimize", "quantize", "lint", "sensitivity", "build", "build", "build",
-        "bench", "eval", "demo", "stdo", "stdo", "doctor",
+        "doctor", "models", "export", "optimize", "build", "build",
+        "quantize", "lint", "eval", "bench", "demo",
     ]  # fmt: skip
-    for words in lines:
-        more = SMALLER.get(tuple(words[:2]), ()) if width < 640 else ()
-        outcome = cli(*words, *SHORTER.get(tuple(words[:2]), ()), *more)
-        assert outcome.code == 0, f"{words}: {outcome.err}"
-    for made in (
-        "espcn_x3.onnx",
-        "espcn_x3.int8.onnx",
-        "espcn_x3.cpu.onnx",
-        "espcn_x3.engine",
-        "upscaled.mp4",
-        "bundle/manifest.json",
-        "restored.mp4",
-    ):
+    run(cli, lines, width)
+    files = "folded.onnx espcn_x3.cpu.onnx espcn_x3.engine espcn_x3.int8.onnx upscaled.mp4"
+    for made in files.split():
         assert (desk / made).stat().st_size > 0
+
+
+@pytest.mark.parametrize("width", [160, pytest.param(640, marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize(
+    ("page", "made"),
+    [("docs/training.md", "run/last.safetensors"), ("docs/stdo.md", "restored.mp4")],
+)
+def test_first_commands_of_a_page_run(cli: Cli, desk: Path, width: int, page: str, made: str) -> None:
+    lines = words_of(blocks(page, "sh")[0])
+    assert lines
+    run(cli, lines, width)
+    assert (desk / made).stat().st_size > 0
+
+
+def test_the_tutorial_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "net", raising=False)
+    for code in blocks("docs/tutorial.md", "python|sh"):
+        name = re.match(r"# (\w+\.py)\n", code)
+        if name:
+            Path(name[1]).write_text(code)
+            continue
+        for line in code.splitlines():
+            if line.startswith("python "):
+                runpy.run_path(line.removeprefix("python "))
+            else:
+                run(cli, words_of(line))
+    scores = json.loads(cli("eval", "net.onnx", "net.cpu.onnx", "--data", "shapes/val", "--json").out)
+    assert min(score["metrics"]["top1"] for score in scores) > 0.9
+    for made in ("why.md", "net.int8.onnx", "net.engine", "net.engine.json", "answers"):
+        assert Path(made).exists()
 
 
 @pytest.mark.parametrize("width", [160], indirect=True)
@@ -97,9 +140,7 @@ def test_calibration_commands_run(cli: Cli, desk: Path) -> None:
     save_wide(desk / "model.onnx")
     lines = commands("docs/calibration.md")
     assert len(lines) >= 4
-    for words in lines:
-        outcome = cli(*words)
-        assert outcome.code == 0, f"{words}: {outcome.err}"
+    run(cli, lines)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
@@ -152,3 +193,22 @@ def test_make_targets_in_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text()):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index
+
+
+def test_pictures_are_shown_and_small() -> None:
+    pictures = [path for path in (ROOT / "docs/pictures").iterdir() if path.suffix != ".md"]
+    assert sum(path.stat().st_size for path in pictures) <= 300_000
+    readme, sources = (ROOT / "README.md").read_text(), (ROOT / "docs/pictures/README.md").read_text()
+    for path in pictures:
+        assert f"docs/pictures/{path.name}" in readme
+        assert path.name in sources, "its source and license"
