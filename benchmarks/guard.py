@@ -12,8 +12,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedeploy.cli.build_report import print_build, write_report
 from edgedeploy.cli.console import Reporter
-from edgedeploy.cli.guard_report import print_guard, write_report
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import BudgetError
 from edgedeploy.core.recipe import Recipe
@@ -95,7 +95,7 @@ def show(name: str, case: Case, shared: Path, images: int, out: Path) -> None:
         return
     kept = deliver(artifact, out / f"{name}{artifact.path.suffix}")
     print(kept.details.guard.sentence + "\n")
-    print_guard(kept)
+    print_build(kept)
     write_report(kept, out / f"{name}.md")
     if case.note:
         print(case.note)

@@ -24,7 +24,7 @@ from benchmarks.clips import clip
 from benchmarks.kernel_rate import best_rate
 from edgedeploy.backend import OpenOptions, Session, concrete_shapes
 from edgedeploy.backends.openvino import OpenVinoSession, _core
-from edgedeploy.bench import run as bench
+from edgedeploy.bench import Rounds, time_interleaved
 from edgedeploy.calibration import calibration_feeds
 from edgedeploy.cli.console import Reporter
 from edgedeploy.core.cache import Cache
@@ -122,7 +122,7 @@ def main() -> None:
             for session in sessions.values():
                 stack.enter_context(session)
             feeds = dict.fromkeys(sessions, random_feeds(plain, concrete_shapes(plain, {})))
-            results = bench(sessions, feeds, min_seconds=arguments.seconds)
+            results = time_interleaved(sessions, feeds, Rounds(arguments.seconds))
         p50 = {result.name: result.p50_ms for result in results}
         print(f"\n{model} at {size[0]}x{size[1]}, floor {floor:.2f} ms")
         for name, time in p50.items():

@@ -21,7 +21,7 @@ import onnx
 from benchmarks.guard import PP_OCR
 from edgedeploy.backend import OpenOptions, Session
 from edgedeploy.backends.openvino import OpenVinoSession, _core
-from edgedeploy.bench import run as bench
+from edgedeploy.bench import Rounds, time_interleaved
 from edgedeploy.calibration import calibration_feeds
 from edgedeploy.cli.console import Reporter
 from edgedeploy.core.cache import Cache
@@ -106,7 +106,7 @@ def main() -> None:
         feeds, task = rows(plain, reported), task_for(plain)
         times = {
             r.name: r.p50_ms
-            for r in bench(sessions, dict.fromkeys(sessions, feeds[0]), min_seconds=arguments.seconds)
+            for r in time_interleaved(sessions, dict.fromkeys(sessions, feeds[0]), Rounds(arguments.seconds))
         }
         print("\n| | ms | / fp32 | mean IoU | worst IoU |\n|---|---|---|---|---|")
         for name, session in sessions.items():

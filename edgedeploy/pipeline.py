@@ -20,12 +20,11 @@ from edgedeploy.steps.adopt import ADOPT
 from edgedeploy.steps.base import Job, PipelineStep
 from edgedeploy.steps.build import BUILD
 from edgedeploy.steps.capture import CAPTURE
-from edgedeploy.steps.guard import GUARD
-from edgedeploy.steps.lower import LOWER, check_precision
+from edgedeploy.steps.lower import LOWER, check_data, check_precision
 from edgedeploy.steps.optimize import OPTIMIZE
 
-# Where precision is "auto" the guard lowers and builds itself, in all precisions; the two after it then rest.
-STEPS = (ADOPT, CAPTURE, OPTIMIZE, ADAPT, GUARD, LOWER, BUILD)
+# Where precision is "auto", LOWER rests: BUILD lowers to every precision.
+STEPS = (ADOPT, CAPTURE, OPTIMIZE, ADAPT, LOWER, BUILD)
 
 
 class Stage(Protocol):
@@ -64,6 +63,8 @@ def run(job: Job, monitor: Monitor[Stage], cache: Cache, until: str = "build") -
                 stage.summary = "(from cache)" if cached else ""
             for note in step.notes(artifact):
                 monitor.note(note)
+            if step is ADOPT:  # what precision a file has is known now; the next step takes minutes
+                check_data(artifact.precision, job, until)
         if step.name == until:
             break
     return artifact

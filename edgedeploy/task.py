@@ -37,6 +37,8 @@ class Task(ABC):
     # Default budgets of a lower precision: with labels, and without labels.
     budget: ClassVar[tuple[str, ...]] = ()
     budget_without_labels: ClassVar[tuple[str, ...]] = ("agreement>=0.97",)
+    # Scores that a comparison of candidates shows: name, column title, number format.
+    score_columns: ClassVar[tuple[tuple[str, str, str], ...]] = (("agreement", "agreement", ".3f"),)
 
     def __init__(self, artifact: Artifact) -> None:
         if not artifact.inputs:

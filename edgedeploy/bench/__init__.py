@@ -3,7 +3,16 @@
 from edgedeploy.bench.artifacts import bench
 from edgedeploy.bench.budget import Budget, parse_budgets
 from edgedeploy.bench.machine import describe_machine
-from edgedeploy.bench.measure import BenchResult, run
+from edgedeploy.bench.measure import BenchResult, Rounds, time_interleaved
 from edgedeploy.bench.report import BenchReport
 
-__all__ = ["BenchReport", "BenchResult", "Budget", "bench", "describe_machine", "parse_budgets", "run"]
+__all__ = [
+    "BenchReport",
+    "BenchResult",
+    "Budget",
+    "Rounds",
+    "bench",
+    "describe_machine",
+    "parse_budgets",
+    "time_interleaved",
+]

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgedeploy.backend import BACKENDS, Feeds, OpenOptions, Session, concrete_shapes
 from edgedeploy.bench.budget import parse_budgets
 from edgedeploy.bench.machine import describe_machine
-from edgedeploy.bench.measure import run
+from edgedeploy.bench.measure import Rounds, time_interleaved
 from edgedeploy.bench.memory import PeakMemory
 from edgedeploy.bench.report import BenchReport
 from edgedeploy.core.caveats import caveats
@@ -83,9 +83,8 @@ def bench(
             sessions[entry.name] = session
             entries[index] = dataclasses.replace(entry, load_ms=load_ms, memory_mb=memory.rise_mb)
         seconds = SECONDS_EACH * len(entries) if seconds is None else seconds
-        results = run(
-            sessions, feeds, runs=runs, min_seconds=seconds, warmup=warmup, seed=seed, progress=progress
-        )
+        rounds = Rounds.exactly(runs) if runs else Rounds(seconds)
+        results = time_interleaved(sessions, feeds, rounds, warmup=warmup, seed=seed, progress=progress)
     settings = {
         "inputs": "; ".join(dict.fromkeys(_shapes_text(feeds[entry.name]) for entry in entries)),
         "threads": threads or "runtime's choice",

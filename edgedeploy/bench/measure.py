@@ -19,7 +19,22 @@ from edgedeploy.bench.statistics import (
 )
 from edgedeploy.core.progress import Progress
 
-LEAST_ROUNDS, MOST_ROUNDS = 10, 1000
+
+@dataclass(frozen=True)
+class Rounds:
+    """How many timed rounds: as many as fit into `seconds`, at least `least` and at most `most`."""
+
+    seconds: float = 5.0
+    least: int = 10
+    most: int = 1000
+
+    @staticmethod
+    def exactly(count: int) -> Rounds:
+        return Rounds(least=count, most=count)
+
+    def wanted(self, done: int, seconds: float) -> int:
+        """The number of rounds in all, where `done` rounds took `seconds`."""
+        return min(self.most, max(self.least, round(done * self.seconds / seconds)))
 
 
 @dataclass(frozen=True)
@@ -63,20 +78,18 @@ class BenchResult:
     memory_mb: float | None = None
 
 
-def run(
+def time_interleaved(
     sessions: Mapping[str, Session],
     feeds: Mapping[str, Feeds],
+    rounds: Rounds,
     *,
-    runs: int | None = None,
-    min_seconds: float = 5.0,
     warmup: int = 3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[BenchResult]:
-    """Time the sessions in rounds, each round in another order, after `warmup` untimed rounds.
+    """Time open models in rounds, each round in another order, after `warmup` untimed rounds.
 
-    Without `runs` the rounds go on for `min_seconds`, at least LEAST_ROUNDS and at most MOST_ROUNDS.
-    The first session is the baseline of the speed-ups. The garbage collector rests meanwhile.
+    The first session is the baseline of the speed-ups. The garbage collector is off meanwhile.
     """
     order = np.random.default_rng(seed)
     names = list(sessions)
@@ -90,7 +103,7 @@ def run(
     gc.disable()
     try:
         begin = time.perf_counter()
-        done, wanted = 0, runs or LEAST_ROUNDS
+        done, wanted = 0, rounds.least
         while done < wanted:
             for index in order.permutation(len(names)):
                 name = names[index]
@@ -101,9 +114,7 @@ def run(
                 if session.device_ms is not None:
                     device[name].append(session.device_ms)
             done += 1
-            if runs is None:
-                passed = time.perf_counter() - begin
-                wanted = min(MOST_ROUNDS, max(LEAST_ROUNDS, round(done * min_seconds / passed)))
+            wanted = rounds.wanted(done, time.perf_counter() - begin)
             if progress:
                 progress(done, max(done, wanted))
     finally:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli.console import Reporter, parse_size, print_json, print_next
+from edgedeploy.cli.console import Reporter, parse_size, print_json
 from edgedeploy.cli.options import (
     Data,
     Edits,
@@ -57,9 +57,9 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
+    from edgedeploy.cli.build_report import check_report, print_build, write_report
     from edgedeploy.cli.deploy import calibration_edits, make_job, run_and_deliver
-    from edgedeploy.cli.guard_report import check_report, print_guard, write_report
-    from edgedeploy.cli.report import describe, next_step, print_build
+    from edgedeploy.cli.report import describe
 
     flags = [f"precision={precision}"] if precision else []
     flags += calibration_edits(limit, random_data, mem)
@@ -82,8 +82,6 @@ def command(
     if json:
         print_json(describe(artifact))
         return
-    print_guard(artifact)
-    print_build(artifact)
     if precision is None and artifact.precision == job.target.default_precision and job.target.precision_note:
         reporter.note(f"{artifact.precision} because: {job.target.precision_note}")
-    print_next(next_step(artifact))
+    print_build(artifact)

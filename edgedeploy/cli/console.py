@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from edgedeploy.core.errors import EdgeDeployError, UsageError
+
+if TYPE_CHECKING:
+    from edgedeploy.core.spec import Artifact
 
 
 class Stage:
@@ -135,6 +138,18 @@ def print_table(
     for row in data:
         table.add_row(*(escape(row[heads.index(name)]) for name in shown))
     console.print(table)
+
+
+def file_title(artifact: Artifact) -> str:
+    """Path, precision and size: the title of a table about the file."""
+    size = artifact.path.stat().st_size / 1e3
+    return f"{artifact.path} ({artifact.precision}, {size:.0f} kB)"
+
+
+def print_tables(tables: Iterable[tuple[str, Iterable[str], Iterable[Iterable[Any]]]]) -> None:
+    """Tables one after the other, each of title, columns and rows."""
+    for title, columns, rows in tables:
+        print_table(columns, rows, title)
 
 
 def print_next(*commands: str) -> None:

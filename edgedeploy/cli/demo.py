@@ -10,7 +10,7 @@ import typer
 from edgedeploy.cli.console import Reporter, command_line, print_json, print_next, print_table
 from edgedeploy.cli.options import Json, Limit, TargetName, Threads
 
-JSON_ALONE = ("precision", "runtime", "verdict")  # the name and the sentence above the table say it
+JSON_ALONE = ("precision", "runtime", "status", "verdict")  # the name and the sentence above say it
 
 
 def command(

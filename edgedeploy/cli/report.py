@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from typing import Any
 
-from edgedeploy.cli.console import Reporter, command_line, print_table
+from edgedeploy.cli.console import Reporter, file_title, print_table
 from edgedeploy.core.cache import Cache
-from edgedeploy.core.spec import Artifact, sidecar_path
+from edgedeploy.core.spec import Artifact
 from edgedeploy.pipeline import run
 from edgedeploy.steps.base import Job
 
@@ -32,7 +31,7 @@ def print_passes(artifact: Artifact) -> None:
         )
         for step in artifact.history
     ]
-    print_table(("step", "rewrites", "ms", "max error / max |y|"), rows, title=_title(artifact))
+    print_table(("step", "rewrites", "ms", "max error / max |y|"), rows, title=file_title(artifact))
     surgery = artifact.details.surgery
     if surgery.nodes_before:
         print_table(("nodes before", "nodes after"), [(surgery.nodes_before, surgery.nodes_after)])
@@ -58,38 +57,4 @@ def print_quantization(artifact: Artifact) -> None:
     rows += [
         ("float", count, reason) for reason, count in Counter(node.reason for node in excluded).most_common()
     ]
-    print_table(("precision", "operators", "why"), rows, title=_title(artifact))
-
-
-def print_build(artifact: Artifact) -> None:
-    """What was built, from what was considered."""
-    considered = artifact.details.considered
-    if considered:
-        columns = ("backend", "ms", "SQNR dB", "verdict")
-        rows = [
-            (c.backend, "" if c.milliseconds is None else c.milliseconds, _decibel(c.sqnr_db), c.verdict)
-            for c in considered
-        ]
-        print_table(columns, rows, title=_title(artifact))
-    engine = artifact.details.engine  # known of TensorRT engines alone
-    if engine.kernels:
-        print_table(("of the engine", ""), engine.model_dump().items())
-
-
-def next_step(artifact: Artifact) -> str:
-    """What to do with what was built: bench it, on the device if it was not made for this machine."""
-    considered = artifact.details.considered
-    if not considered or any(entry.milliseconds is not None for entry in considered):
-        return command_line("bench", artifact.path)
-    files = shlex.join([str(artifact.path)]), shlex.join([str(sidecar_path(artifact.path))])
-    bench = command_line("bench", artifact.path.name)
-    return f"copy {' and '.join(files)} to the device, then: {bench}"
-
-
-def _title(artifact: Artifact) -> str:
-    size = artifact.path.stat().st_size / 1e3
-    return f"{artifact.path} ({artifact.precision}, {size:.0f} kB)"
-
-
-def _decibel(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    print_table(("precision", "operators", "why"), rows, title=file_title(artifact))

@@ -1,4 +1,4 @@
-"""`edgedeploy sensitivity`: what each layer costs in INT8, as table, CSV, JSON and plot."""
+"""`edgedeploy sensitivity`: the noise and time of each layer in INT8, as table, CSV, JSON and plot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import csv
 import io
 import json as json_module
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,8 @@ from edgedeploy.cli.console import Reporter, command_line, parse_size, print_jso
 from edgedeploy.cli.options import Data, Edits, Json, Limit, Size, TargetName, TaskName, Weights
 
 if TYPE_CHECKING:
-    from edgedeploy.guard.study import Study
+    from edgedeploy.calibration.mix.sensitivity import LayerSensitivity
+    from edgedeploy.guard.layers import LayerStudy
 
 FORMATS = (".csv", ".json", ".png", ".svg")
 MOST_ROWS = 20
@@ -54,7 +57,7 @@ def command(
     from edgedeploy.core.accuracy import parse_accuracy
     from edgedeploy.core.cache import Cache
     from edgedeploy.core.errors import UsageError
-    from edgedeploy.guard.study import study
+    from edgedeploy.guard.layers import study_layers
     from edgedeploy.pipeline import run
 
     if data is None:
@@ -75,7 +78,7 @@ def command(
         tempfile.TemporaryDirectory() as folder,
         reporter.stage("quantize, and measure each layer alone in INT8") as stage,
     ):
-        found = study(
+        study = study_layers(
             artifact,
             job,
             Path(folder),
@@ -84,19 +87,25 @@ def command(
             budgets=budgets,
             progress=stage.progress,
         )
-    document = _document(found)
+    document = _document(study)
     for path in out or []:
         _write(path, document, artifact.model)
     if json:
         print_json(document)
         return
-    _print(found)
-    build = ["build", source, "--precision", "auto", "--target", target, "--data", data]
-    print_next(command_line(*build, *(word for text in budget or [] for word in ("--budget", text))))
+    _print(study)
+    options = {"--task": task, "--limit": limit, "--size": size, "--weights": weights}
+    given = [(name, value) for name, value in options.items() if value is not None]
+    given += [("--set", edit) for edit in edits or []]
+    build = ("build", source, "--target", target, "--data", data, *chain(*given), "--precision")
+    if study.kept and len(study.kept) < len(study.sensitivity.layers):
+        kept = f"calibration.keep_float={json_module.dumps(list(study.kept))}"
+        print_next(command_line(*build, "int8", "--set", kept))
+    print_next(command_line(*build, "auto", *chain(*(("--budget", text) for text in budget or []))))
 
 
 def _check(path: Path) -> None:
-    """Say at once what would be wrong with a file only after the measurement."""
+    """Refuse a wrong file name before the measurement; raises UsageError, MissingDependencyError."""
     from edgedeploy.core.errors import MissingDependencyError, UsageError
     from edgedeploy.core.files import check_writable
     from edgedeploy.core.installed import installed_version
@@ -108,54 +117,53 @@ def _check(path: Path) -> None:
     check_writable(path)
 
 
-def _document(found: Study) -> dict[str, Any]:
-    """Everything as JSON, layers in graph order."""
-    sensitivity = found.sensitivity
-    kept = found.kept or {}
+def _document(study: LayerStudy) -> dict[str, Any]:
+    """The study as JSON, layers in graph order."""
+    sensitivity = study.sensitivity
+    kept = study.kept or {}
     layers = [
-        {**asdict(layer), "saved_ms": found.savings.get(layer.name), "keep_float": layer.name in kept}
+        {**asdict(layer), "saved_ms": study.savings.get(layer.name), "keep_float": layer.name in kept}
         for layer in sensitivity.layers
     ]
-    whole = {name: value for name, value in asdict(sensitivity).items() if name != "layers"}
+    totals = {name: value for name, value in asdict(sensitivity).items() if name != "layers"}
     return {
-        **whole,
-        "savings_are": found.savings_are,
+        **totals,
+        "savings_are": study.savings_source,
         "layers": layers,
-        "kept_float": found.kept,
-        "excluded": found.excluded,
+        "kept_float": study.kept,
+        "excluded": study.excluded,
     }
 
 
-def _print(found: Study) -> None:
-    sensitivity = found.sensitivity
-    columns = ["layer", "operator", "dB at the output", "dB of its own", "dB with all", "agreement"]
-    columns += ["metric"] if sensitivity.metric is not None else []
-    columns += ["saves ms"] if found.savings else []
-    rows = []
-    for layer in sensitivity.worst_first[:MOST_ROWS]:
-        row = [
-            layer.name,
-            layer.op,
-            *(f"{x:.1f}" for x in (layer.output_db, layer.own_db, layer.together_db)),
-        ]
-        row.append("" if layer.agreement is None else f"{layer.agreement:.4f}")
-        row += ["" if layer.metric is None else f"{layer.metric:.4f}"] if "metric" in columns else []
-        saved = found.savings.get(layer.name)
-        row += ["" if saved is None else f"{saved:+.4f}"] if found.savings else []
-        rows.append(row)
-    told = f"{len(sensitivity.layers)} layers, each alone in INT8, on {sensitivity.images} inputs"
+def _print(study: LayerStudy) -> None:
+    sensitivity = study.sensitivity
+    columns: dict[str, Callable[[LayerSensitivity], str]] = {
+        "layer": lambda layer: layer.name,
+        "operator": lambda layer: layer.op,
+        "dB at the output": lambda layer: _figure(layer.output_db, ".1f"),
+        "dB of its own": lambda layer: _figure(layer.own_db, ".1f"),
+        "dB with all": lambda layer: _figure(layer.together_db, ".1f"),
+        "agreement": lambda layer: _figure(layer.agreement, ".4f"),
+    }
+    if sensitivity.metric is not None:
+        columns["metric"] = lambda layer: _figure(layer.metric, ".4f")
+    if study.savings:
+        columns["saves ms"] = lambda layer: _figure(study.savings.get(layer.name), "+.4f")
+    rows = [[show(layer) for show in columns.values()] for layer in sensitivity.worst_first[:MOST_ROWS]]
+    title = f"{len(sensitivity.layers)} layers, each alone in INT8, on {sensitivity.images} inputs"
     together = f"all of them: {sensitivity.output_db:.1f} dB at the output"
     together += f", agreement {sensitivity.agreement:.4f}" if sensitivity.agreement is not None else ""
-    print_table(columns, rows, f"{told}; {together}")
-    if found.savings_are:
-        print_table(("milliseconds saved are",), [(found.savings_are,)])
-    if found.kept is not None:
+    print_table(columns, rows, f"{title}; {together}")
+    if study.savings_source:
+        print_table(("milliseconds saved are",), [(study.savings_source,)])
+    if study.kept is not None:
         print_table(
-            ("keep in float", "why"), list(found.kept.items()) or [("nothing", "INT8 keeps the budget")]
+            ("keep in float", "why"), list(study.kept.items()) or [("nothing", "INT8 keeps the budget")]
         )
-        if found.kept:
-            names = json_module.dumps(list(found.kept))
-            print_next(f"--set 'calibration.keep_float={names}' builds this mix")
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
 
 
 def _write(path: Path, document: dict[str, Any], model: str) -> None:
@@ -175,7 +183,7 @@ def _write(path: Path, document: dict[str, Any], model: str) -> None:
 
 
 def _plot(path: Path, kind: str, document: dict[str, Any], model: str) -> None:
-    """SQNR per layer in graph order: lower bars are dearer."""
+    """SQNR per layer in graph order: a lower bar is a more sensitive layer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -189,7 +197,7 @@ def _plot(path: Path, kind: str, document: dict[str, Any], model: str) -> None:
     for name, mark, label in (("own_db", "o", "its own output, alone"), ("together_db", "x", "with all")):
         axes.plot(places, [layer[name] for layer in layers], mark, color="#555", markersize=4, label=label)
     axes.set_xticks(list(places), [layer["name"] for layer in layers], rotation=90, fontsize=7)
-    axes.set_ylabel("SQNR in dB (less is worse)")
+    axes.set_ylabel("SQNR in dB (lower is worse)")
     axes.set_title(f"{model}: each layer alone in INT8; all: {document['output_db']:.1f} dB")
     axes.legend(fontsize=8)
     figure.savefig(path, format=kind, dpi=110)

@@ -1,4 +1,4 @@
-"""The whole way in front of the user: a zoo model in every precision, built, timed and scored on a clip."""
+"""A zoo model in every precision, built, timed and scored on a clip: what `edgedeploy demo` shows first."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 from edgedeploy.cli.console import Reporter
 from edgedeploy.cli.deploy import make_job
 from edgedeploy.core.cache import Cache
-from edgedeploy.core.details import GuardDetails
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact
 from edgedeploy.pipeline import deliver, run
+from edgedeploy.task import Task, task_for
 
-SCORED_FRAMES = 12
-# A demo is waited for: fewer frames, shorter timing and fewer mixes than `build --precision auto` takes.
+# A user waits for a demo: fewer frames, shorter timing and fewer mixes than `build --precision auto` takes.
 EDITS = (
-    "precision=auto", "capture.dynamic=true", "calibration.limit=32", f"guard.scored={SCORED_FRAMES}",
-    "guard.seconds=1", "guard.rounds=2",
+    "precision=auto", "capture.dynamic=true", "calibration.limit=32", "guard.scored=12", "guard.seconds=1",
+    "guard.rounds=2",
 )  # fmt: skip
 
 
@@ -27,9 +26,9 @@ def deploy_fastest(
     """Deploy `model` in the fastest precision and runtime within the budget, for the size of `source`.
 
     Returns the artifact, put into `folder`, and a row of figures for each candidate. Half of the clip's
-    frames calibrate and the others score: for super-resolution, frames are shrunk, enlarged again and
-    compared; in other tasks outputs are compared with the fp32 model's. Raises UsageError for a camera,
-    BudgetError where no candidate keeps the budget.
+    frames calibrate, the others score: by the task's metric where it makes labels from frames, else by
+    agreement with the fp32 model. Raises UsageError for a camera, BudgetError where no candidate keeps the
+    budget.
     """
     from edgedeploy.demo.sources import open_source
 
@@ -44,28 +43,29 @@ def deploy_fastest(
     job = make_job(model, EDITS, target=target, data=Path(source), size=size)
     built = run(job, reporter, Cache())
     artifact = deliver(built, folder / f"{model}.{built.precision}.{target}{built.path.suffix}")
-    return artifact, _rows(artifact.details.guard)
+    return artifact, comparison(artifact)
 
 
-def _rows(report: GuardDetails) -> list[dict[str, Any]]:
-    """The candidates that were timed, in figures for people."""
-    timed = [(entry.milliseconds, entry) for entry in report.candidates if entry.milliseconds is not None]
-    exact = [milliseconds for milliseconds, entry in timed if entry.precision == "fp32"]
+def comparison(artifact: Artifact) -> list[dict[str, Any]]:
+    """The candidates whose time is known, in figures for people."""
+    task = task_for(artifact)
+    timed = [(c.milliseconds, c) for c in artifact.details.guard.candidates if c.milliseconds is not None]
+    exact = [milliseconds for milliseconds, candidate in timed if candidate.precision == "fp32"]
     rows = []
-    for milliseconds, entry in timed:
+    for milliseconds, candidate in timed:
+        scores = candidate.scores
+        columns = [column for column in task.score_columns if column[0] in scores] or Task.score_columns
         speed = min(exact) / milliseconds if exact else 1.0
-        row: dict[str, Any] = {
-            "candidate": entry.name,
-            "precision": entry.precision,
-            "runtime": entry.backend,
-            "p50 ms": f"{milliseconds:.1f}",
-            "speed": f"{speed:.2f}x",
-        }
-        scores = entry.scores
-        if "psnr_y" in scores:
-            row["PSNR-Y dB"] = f"{scores['psnr_y']:.2f}"
-            row["bicubic dB"] = f"{scores['psnr_y_bicubic']:.2f}"
-        else:
-            row["agreement"] = f"{scores['agreement']:.3f}"
-        rows.append({**row, "verdict": entry.verdict})
+        rows.append(
+            {
+                "candidate": candidate.name,
+                "precision": candidate.precision,
+                "runtime": candidate.backend,
+                "p50 ms": f"{milliseconds:.1f}",
+                "speed": f"{speed:.2f}x",
+                **{title: f"{scores[name]:{form}}" for name, title, form in columns},
+                "status": candidate.status,
+                "verdict": candidate.verdict,
+            }
+        )
     return rows

@@ -1,4 +1,4 @@
-"""How good a built model is, where it ships: the task's metric, and agreement with the float model.
+"""Accuracy of a built model in its own runtime: the task's metric, and agreement with the float model.
 
 The float model runs beside it on the same inputs. Where the device is not here the lowered graph is scored in
 ONNX Runtime instead, which computes the same numbers but not with the device's kernels; the score says so.
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.backend import Feeds, OpenOptions, Session
+from edgedeploy.backend import Feeds, OpenOptions
 from edgedeploy.core.accuracy import AccuracyBudget
 from edgedeploy.core.confidence import mean_at_least
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.job import Job
 from edgedeploy.core.spec import Artifact
 from edgedeploy.runtime.pool import SessionPool
 from edgedeploy.runtime.select import open_artifact
-from edgedeploy.steps.base import Job
 from edgedeploy.task import Task, task_for
 
 CEILING_DB = 300.0  # JSON has no infinity
@@ -57,9 +57,9 @@ class Scorer:
     def score(self, model: Artifact, backend: str | None = None) -> dict[str, float]:
         """Metrics of the task where there are labels, and `agreement_scores` in any case."""
         task = task_for(model)
-        with _session(model, task, self.size, backend) as session:
+        with _open(model, self.size, backend) as session:
             metrics = dict(task.evaluate(session, self.data, self.limit)) if self.labeled else {}
-            with _session(self.exact, task, self.size, None) as exact:
+            with _open(self.exact, self.size) as exact:
                 pairs = (
                     (self._exact(number, feed, exact), session(feed))
                     for number, feed in enumerate(self.feeds())
@@ -96,7 +96,7 @@ def make_scorer(exact: Artifact, data: Path, job: Job, kept: Path | None = None)
     plain = Scorer(exact, data, job.recipe.guard.scored, job.size, kept=kept)
     task = task_for(exact)
     try:
-        with _session(exact, task, job.size, None) as session:
+        with _open(exact, job.size) as session:
             return replace(plain, reference=dict(task.evaluate(session, data, plain.limit)))
     except UsageError as error:
         return replace(plain, why_not=str(error))
@@ -129,7 +129,7 @@ def agreement_scores(
 
 
 def default_budgets(task: Task, labeled: bool) -> tuple[str, ...]:
-    """What a task's lower precision may cost unless told."""
+    """The task's own budget for a lower precision: with labels, or without any."""
     return task.budget if labeled and task.budget else task.budget_without_labels
 
 
@@ -144,14 +144,10 @@ def misses(
     ]
 
 
-def _session(
-    model: Artifact, task: Task, size: tuple[int, int] | None, backend: str | None
+def _open(
+    model: Artifact, size: tuple[int, int] | None, backend: str | None = None
 ) -> AbstractContextManager[Any]:
     """One session of the size asked for, so that every image is fitted to it; else one for each shape."""
     if size is None:
         return SessionPool(model, backend=backend)
-    return _open(model, task, size, backend)
-
-
-def _open(model: Artifact, task: Task, size: tuple[int, int], backend: str | None) -> Session:
-    return open_artifact(model, OpenOptions(shapes=task.input_shapes(*size)), backend)
+    return open_artifact(model, OpenOptions(shapes=task_for(model).input_shapes(*size)), backend)

@@ -1,8 +1,8 @@
-"""Two parts of the user's data that share nothing: one to calibrate on, one to score candidates on.
+"""The user's data in two parts that share nothing: one to calibrate on, one to score candidates on.
 
-A folder becomes two folders of links with its own structure, so that labels are found where they were; frames
-of a video and rows of arrays become files. What has one file name (a picture, its small version, its mask)
-or the same bytes stays on one side.
+A folder becomes two folders of links with the same structure, so that labels stay beside their images. Frames
+of a video and rows of arrays become files. Files of one name (a picture, its small version, its mask) and
+files of the same bytes stay in one part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgedeploy.core.spacing import evenly
 from edgedeploy.vision.images import is_image, write_image
 from edgedeploy.vision.video import is_video
 
-TRUTH = ("annot", "masks", "_gts")  # how folders are called whose images are labels
+TRUTH = ("annot", "masks", "_gts")  # ends of the names of folders whose images are labels
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Parts:
 
 
 def split(data: Path, folder: Path, calibrate: int, score: int, labeled: Path | None = None) -> Parts:
-    """Divide `data` into at most `calibrate` and `score` inputs, written below `folder`.
+    """Divide `data` into at most `calibrate` inputs to calibrate on and `score` to score on, below `folder`.
 
-    With `labeled` that is scored, and `data` gives up what is in it. Raises CalibrationError where there
-    are not two inputs that differ.
+    With `labeled` those images are scored, and are left out of `data`. Raises CalibrationError where `data`
+    has fewer than two inputs that differ.
     """
     if labeled is not None:
         return _apart(data, folder, calibrate, score, labeled)
@@ -71,7 +71,7 @@ def _split_folder(data: Path, folder: Path, calibrate: int, score: int) -> Parts
 
 
 def _apart(data: Path, folder: Path, calibrate: int, score: int, labeled: Path) -> Parts:
-    """`data` without the pictures that stand in `labeled` too, and that as it is."""
+    """`data` without the images that are in `labeled` too, and `labeled` as it is."""
     if not data.is_dir():
         return Parts(data, labeled, calibrate, score)
     found = _images(labeled) if labeled.is_dir() else [labeled]
@@ -110,7 +110,7 @@ def _split_arrays(data: Path, folder: Path, calibrate: int, score: int) -> Parts
 
 
 def _split_video(data: Path, folder: Path, calibrate: int, score: int) -> Parts:
-    """Frames in turns: of a clip's every scene both parts see something, but never the same frame."""
+    """Frames in turns: both parts see every scene of a clip, and never the same frame."""
     from edgedeploy.calibration.collect.sources import video_images
 
     counts = [0, 0]
@@ -131,7 +131,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _groups(images: Sequence[Path]) -> list[list[Path]]:
-    """Images that belong together: of one file name, or of the same bytes."""
+    """Groups of images of one file name, or of the same bytes."""
     leader: dict[str, str] = {}
 
     def find(key: str) -> str:
@@ -158,9 +158,9 @@ def _is_truth(path: Path, data: Path) -> bool:
 
 
 def _mirror(data: Path, folder: Path, images: Iterable[Path], labels: bool) -> Path:
-    """A folder like `data` of links to these images; with `labels` also to all that is no image, and beside.
+    """A folder like `data` with links to these images; with `labels` also to other files and siblings.
 
-    Labels may stand beside the folder of images: siblings whose names begin alike come along.
+    Labels may be in a folder beside that of the images: siblings whose names begin alike are linked.
     """
     place = folder / data.resolve().name
     place.mkdir(parents=True)

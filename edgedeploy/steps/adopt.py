@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.core.files import sha256_file
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact, TaskSpec
 from edgedeploy.steps.base import Job, PipelineStep
@@ -18,7 +17,7 @@ def _wanted(artifact: Artifact, job: Job) -> bool:  # noqa: ARG001
 def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
     return {
         "file": Path(job.source).name,
-        "sha256": sha256_file(Path(job.source)),
+        "sha256": Artifact.load(job.source).digest,
         "task": job.recipe.task.model_dump(),
         "size": job.size if job.recipe.task.name else None,
     }

@@ -49,6 +49,7 @@ class SuperResolution(Task):
     metric_name = "psnr_y"
     budget = ("psnr_y>=-0.05",)
     budget_without_labels = ("sqnr>=40",)
+    score_columns = (("psnr_y", "PSNR-Y dB", ".2f"), ("psnr_y_bicubic", "bicubic dB", ".2f"))
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)

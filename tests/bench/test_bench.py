@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 
 from edgedeploy.backend import Feeds, Outputs, Session
-from edgedeploy.bench import BenchReport, BenchResult, bench, describe_machine, parse_budgets, run
+from edgedeploy.bench import (
+    BenchReport,
+    BenchResult,
+    Rounds,
+    bench,
+    describe_machine,
+    parse_budgets,
+    time_interleaved,
+)
 from edgedeploy.bench.statistics import median_interval, noise_note, percentiles, speedup_interval
 from edgedeploy.core.errors import ArtifactError, BudgetError, UsageError
 from edgedeploy.core.spec import TensorSpec
@@ -50,7 +58,7 @@ def result(**changes: object) -> BenchResult:
 def test_rounds_interleave_after_the_warm_up() -> None:
     log: list[str] = []
     sessions = {name: Recorder(name, log) for name in "abc"}
-    results = run(sessions, feeds_for(sessions), runs=20, warmup=2)
+    results = time_interleaved(sessions, feeds_for(sessions), Rounds.exactly(20), warmup=2)
     assert [r.name for r in results] == ["a", "b", "c"]
     assert [r.runs for r in results] == [20, 20, 20]
     assert log[:6] == ["a", "b", "c"] * 2
@@ -62,7 +70,7 @@ def test_rounds_interleave_after_the_warm_up() -> None:
 
 def test_run_figures_follow_from_its_times() -> None:
     sessions = {"slow": Recorder("slow", [], device_ms=2.5), "fast": Recorder("fast", [])}
-    slow, fast = run(sessions, feeds_for(sessions), runs=30)
+    slow, fast = time_interleaved(sessions, feeds_for(sessions), Rounds.exactly(30))
     for one in (slow, fast):
         times = np.asarray(one.times_ms)
         assert one.p50_ms == np.median(times)
@@ -78,10 +86,10 @@ def test_run_figures_follow_from_its_times() -> None:
 def test_without_runs_it_goes_on_for_the_time_given() -> None:
     seen: list[tuple[int, int]] = []
     sessions = {"a": Recorder("a", [])}
-    (one,) = run(
+    (one,) = time_interleaved(
         sessions,
         feeds_for(sessions),
-        min_seconds=0.0,
+        Rounds(seconds=0.0),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert one.runs == 10, "never less than ten"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedeploy.cli.report import next_step
+from edgedeploy.cli.build_report import next_step
 from edgedeploy.core.details import ConsideredBackend, Details
 from edgedeploy.core.spec import Artifact, TaskSpec
 from tests.cli.conftest import Cli, Outcome
@@ -57,7 +57,7 @@ def test_demo_does_not_suggest_itself(cli: Cli, relu: Path) -> None:
 
 
 def test_an_engine_for_elsewhere_is_to_be_copied(tmp_path: Path) -> None:
-    entry = ConsideredBackend(backend="tensorrt", verdict="kept, not measured: no GPU here")
+    entry = ConsideredBackend(backend="tensorrt", status="ships", verdict="kept, not measured: no GPU here")
     details = Details(considered=(entry,))
     path = tmp_path / "a b.engine"
     artifact = Artifact(path=path, kind="engine", model="m", inputs=(), outputs=(), details=details)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import cv2
@@ -42,7 +43,6 @@ def test_table_files_and_plot(cli: Cli, desk: Path) -> None:
     outcome = cli("sensitivity", "m.onnx", *words)
     assert outcome.code == 0, outcome.err
     assert "measured here" in outcome.out
-    assert "calibration.keep_float" in outcome.err
     document = json.loads((desk / "s.json").read_text())
     names = [layer["name"] for layer in document["layers"]]
     assert names == ["a", "b"], "the last layer is in float anyway"
@@ -51,6 +51,20 @@ def test_table_files_and_plot(cli: Cli, desk: Path) -> None:
     with (desk / "s.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == names
     assert cv2.imread(str(desk / "s.png")).shape[0] > 100
+
+
+def test_the_mix_that_it_proposes_is_a_command(cli: Cli, desk: Path) -> None:
+    given = ("--limit", "6", "--set", "calibration.method=minmax")
+    words = ("sensitivity", "m.onnx", "--data", "photos", "--images", "2", *given)
+    all_int8 = json.loads(cli(*words, "--json").out)["output_db"]
+    budget = f"sqnr>={all_int8 + 0.5:.1f}"
+    outcome = cli(*words, "--budget", budget)
+    mixed, chosen = (shlex.split(line[6:]) for line in outcome.err.splitlines() if line.startswith("next: "))
+    for command in (mixed, chosen):
+        assert " ".join(given) in " ".join(command)
+    assert cli(*mixed[1:], "-o", "mixed.onnx").code == 0
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load("mixed.onnx").graph.node)
+    assert chosen[-4:] == ["--precision", "auto", "--budget", budget]
 
 
 def test_a_device_that_is_not_here_is_estimated(cli: Cli, desk: Path) -> None:

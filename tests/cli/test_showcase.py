@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from edgedeploy.backend import BACKENDS
-from edgedeploy.core.spec import Artifact
+from edgedeploy.cli.showcase import comparison
+from edgedeploy.core.details import CandidateDetails, Details, GuardDetails
+from edgedeploy.core.spec import Artifact, TaskSpec, TensorSpec
 from edgedeploy.core.target import load_target
 from tests.cli.conftest import Cli
 
@@ -60,3 +62,36 @@ def test_the_table_has_figures_and_the_sentence_the_reason(clip: Path, tmp_path:
     for column in ("candidate", "p50 ms", "speed", "PSNR-Y dB"):
         assert column in outcome.out
     assert "verdict" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("task", "channels", "scores", "expected"),
+    [
+        ("super-resolution", 1, {"psnr_y": 32.614, "psnr_y_bicubic": 30.4}, ["PSNR-Y dB", "bicubic dB"]),
+        ("super-resolution", 1, {"sqnr": 50.0}, ["agreement"]),  # a clip that makes no labels
+        ("tensor", 3, {"psnr_y": 32.6}, ["agreement"]),
+    ],
+)
+def test_a_task_says_which_scores_a_comparison_shows(
+    task: str, channels: int, scores: dict[str, float], expected: list[str]
+) -> None:
+    def spec(name: str, size: int) -> TensorSpec:
+        return TensorSpec(name=name, dtype="float32", shape=(1, channels, size, size), layout="NCHW")
+
+    all_scores = {"agreement": 0.99, **scores}
+    exact = CandidateDetails(name="fp32", precision="fp32", milliseconds=10.0, scores=all_scores)
+    int8 = CandidateDetails(name="int8", precision="int8", milliseconds=4.0, scores=all_scores)
+    untimed = CandidateDetails(name="bf16", precision="bf16", scores=all_scores)
+    artifact = Artifact(
+        path=Path("m.onnx"),
+        kind="onnx",
+        model="m",
+        inputs=(spec("x", 8),),
+        outputs=(spec("y", 24 if task == "super-resolution" else 8),),
+        task=TaskSpec(name=task, options={"scale": 3} if task == "super-resolution" else {}),
+        details=Details(guard=GuardDetails(candidates=(exact, int8, untimed))),
+    )
+    rows = comparison(artifact)
+    assert [row["speed"] for row in rows] == ["1.00x", "2.50x"], "a candidate without a time is left out"
+    shown = [name for name in rows[0] if name in {"PSNR-Y dB", "bicubic dB", "agreement"}]
+    assert shown == expected

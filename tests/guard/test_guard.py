@@ -16,16 +16,16 @@ from edgedeploy.backend import BACKENDS
 from edgedeploy.core.accuracy import parse_accuracy
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import BudgetError, CalibrationError, UsageError
+from edgedeploy.core.job import Job
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact, Precision
 from edgedeploy.core.target import Figures, load_target
-from edgedeploy.guard.candidates import Candidate, Workshop
-from edgedeploy.guard.mixing import float_form, rescue
+from edgedeploy.guard.candidates import Builder, Built, Status, built_of
+from edgedeploy.guard.choice import decide
+from edgedeploy.guard.mixing import float_form, mixes_for_accuracy
 from edgedeploy.guard.score import make_scorer
 from edgedeploy.guard.split import split
-from edgedeploy.guard.verdict import decide
 from edgedeploy.pipeline import run
-from edgedeploy.steps.base import Job
 from tests.support.deployments import Listener
 from tests.support.qdq_nets import Net
 
@@ -97,7 +97,7 @@ def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path,
 
 
 @pytest.fixture
-def shop(breaks: Path, photos: Path, tmp_path: Path) -> Workshop:
+def builder(breaks: Path, photos: Path, tmp_path: Path) -> Builder:
     artifact = run(job(breaks, photos), Listener(), Cache(tmp_path / "cache"), until="adapt")
     parts = split(photos, tmp_path / "parts", 6, 4)
     here = job(breaks, parts.calibration)
@@ -105,37 +105,42 @@ def shop(breaks: Path, photos: Path, tmp_path: Path) -> Workshop:
     assert not scorer.labeled
     (tmp_path / "built").mkdir()
     statistics = tmp_path / "statistics"
-    return Workshop(artifact, here, scorer, BUDGET, tmp_path / "built", statistics, lambda *_: None)
+    return Builder(artifact, here, tmp_path / "built", statistics, lambda *_: None, scorer, BUDGET)
 
 
-def test_a_mix_without_the_culprit_keeps_the_budget(shop: Workshop) -> None:
-    made = {precision: shop.make(precision, "openvino") for precision in ("fp32", "int8")}
-    made["int8"].estimated_ms, made["fp32"].estimated_ms = 1.0, 1000.0  # any mix is affordable
-    made["int8"].here = made["fp32"].here = False  # noise decides: times of so small a network are chance
-    assert made["int8"].missed
-    found = rescue(made["int8"], made["fp32"], shop)
-    best = [candidate for candidate in found.tried if candidate.within]
+def built(builder: Builder, precision: Precision) -> Built:
+    """A candidate of which only noise is known: times of so small a network are chance."""
+    made = builder.lowered_to(precision, "openvino", precision)
+    assert isinstance(made, Built)
+    made.not_here = "no such device"
+    made.estimated_ms = 1.0 if precision == "int8" else 1000.0  # any mix is affordable
+    return made
+
+
+def test_a_mix_without_the_culprit_keeps_the_budget(builder: Builder) -> None:
+    fp32, int8 = built(builder, "fp32"), built(builder, "int8")
+    assert int8.missed
+    mixing = mixes_for_accuracy(int8, fp32, builder)
+    best = [candidate for candidate in built_of(mixing.tried) if not candidate.missed]
     assert best
-    assert "b" in best[-1].kept
-    assert "dB at the output" in best[-1].kept["b"]
-    assert best[-1].scores["agreement"] >= 0.97 > made["int8"].scores["agreement"]
-    assert best[-1].lowered is not None
+    assert "b" in best[-1].kept_float
+    assert "dB at the output" in best[-1].kept_float["b"]
+    assert best[-1].scores["agreement"] >= 0.97 > int8.scores["agreement"]
     kinds = [node.op_type for node in onnx.load(best[-1].lowered.path).graph.node]
     assert "QuantizeLinear" in kinds, "the others are still in INT8"
 
 
-def test_layers_that_int8_hardly_speeds_up_go_to_float_at_once(shop: Workshop) -> None:
+def test_layers_that_int8_hardly_speeds_up_go_to_float_at_once(builder: Builder) -> None:
     # A roofline of multiplications alone, the same on every machine: `b` is 1x1, `c` and `d` are 3x3.
     figures = Figures(fp32_tflops=0.001, int8_tops=0.004, memory_gb_per_s=1e6)
-    target = shop.job.target.model_copy(update={"figures": figures})
-    shop = dataclasses.replace(shop, job=dataclasses.replace(shop.job, target=target))
-    fp32, int8 = (shop.make(precision, "openvino") for precision in ("fp32", "int8"))
-    fp32.here = int8.here = False
-    int8.estimated_ms, fp32.estimated_ms = 1.0, 1000.0
-    found = rescue(int8, fp32, shop, [fp32, int8])
-    assert 0 < found.savings["b"] < 0.2 * found.savings["c"]
-    assert "too little time" in found.tried[0].kept["b"]
-    assert not {"c", "d"} <= set(found.tried[0].kept), "some are left in INT8"
+    target = builder.job.target.model_copy(update={"figures": figures})
+    builder = dataclasses.replace(builder, job=dataclasses.replace(builder.job, target=target))
+    fp32, int8 = built(builder, "fp32"), built(builder, "int8")
+    mixing = mixes_for_accuracy(int8, fp32, builder, [fp32, int8])
+    assert 0 < mixing.savings["b"] < 0.2 * mixing.savings["c"]
+    first = built_of(mixing.tried)[0]
+    assert "too little time" in first.kept_float["b"]
+    assert not {"c", "d"} <= set(first.kept_float), "some are left in INT8"
 
 
 def test_layers_are_compared_with_what_they_become_in_the_mix() -> None:
@@ -149,6 +154,21 @@ def test_layers_are_compared_with_what_they_become_in_the_mix() -> None:
     assert float_form(int8, foreign, everything, exact=True) is forms[0]
     assert float_form(int8, foreign, [foreign], exact=True) is foreign
     assert float_form(foreign, forms[0], everything, exact=False) is forms[0], "it rounds nothing"
+
+
+def test_a_precision_that_fails_is_refused_and_named(
+    breaks: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("operands could not be broadcast")
+
+    monkeypatch.setattr("edgedeploy.calibration.quantize", fails)
+    shipped = run(job(breaks, photos), Listener(), Cache(tmp_path / "cache"))
+    found = by_name(shipped)
+    assert shipped.precision in ("fp32", "bf16")
+    assert found["int8 in openvino"]["status"] == "refused"
+    assert "ValueError: operands could not be broadcast" in found["int8 in openvino"]["verdict"]
+    assert "it is unavailable (ValueError" in shipped.details.guard.sentence
 
 
 def test_nothing_within_the_budget_is_exit_4_and_tells_what_came_closest(
@@ -188,7 +208,7 @@ def test_without_the_device_nothing_is_timed(photos: Path, tmp_path: Path) -> No
     found = by_name(built)
     assert (built.precision, built.kind) == ("fp16", "engine")
     assert [entry["precision"] for entry in found.values()] == ["fp32", "fp16", "fp8", "int8"]
-    assert not any("cannot be had" in entry["verdict"] for entry in found.values())
+    assert not any(entry["status"] == "refused" for entry in found.values())
     assert all(entry["interval"] is None and entry["estimated"] for entry in found.values())
     assert all(entry["scored_in"] == "onnxruntime" for entry in found.values())
     assert all(0 < entry["milliseconds"] < 1 for entry in found.values())
@@ -196,9 +216,9 @@ def test_without_the_device_nothing_is_timed(photos: Path, tmp_path: Path) -> No
     assert Artifact.load(built.path) == built
 
 
-def candidate(name: str, precision: Precision, milliseconds: float, *missed: str) -> Candidate:
-    built = Artifact(path=Path("x.onnx"), kind="onnx", model="m", inputs=(), outputs=())
-    made = Candidate(name, precision, "openvino", built=built, missed=list(missed))
+def candidate(name: str, precision: Precision, milliseconds: float, *missed: str) -> Built:
+    artifact = Artifact(path=Path("x.onnx"), kind="onnx", model="m", inputs=(), outputs=())
+    made = Built(name, precision, "openvino", artifact, artifact, missed=list(missed))
     made.timing = type("Timing", (), {"p50_ms": milliseconds})()
     return made
 
@@ -216,10 +236,11 @@ def test_the_fastest_within_the_budget_ships(
     times: tuple[float, float], missed: tuple[str, ...], winner: str, says: str
 ) -> None:
     both = [candidate("fp32", "fp32", times[0]), candidate("int8", "int8", times[1], *missed)]
-    decision = decide(both, {}, BUDGET, load_target("cpu"), None)
-    assert decision.winner.name == winner
-    assert says in decision.sentence
-    assert [c.verdict == "ships" for c in both] == [c.name == winner for c in both]
+    chosen, sentence = decide(both, BUDGET, load_target("cpu"), None)
+    assert chosen.name == winner
+    assert says in sentence
+    assert [c.status is Status.SHIPS for c in both] == [c.name == winner for c in both]
+    assert (both[1].status is Status.OVER_BUDGET) == bool(missed)
 
 
 def test_report_is_json(breaks: Path, photos: Path, tmp_path: Path) -> None:

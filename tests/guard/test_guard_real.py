@@ -8,10 +8,10 @@ import pytest
 
 from edgedeploy.backend import BACKENDS
 from edgedeploy.core.cache import Cache
+from edgedeploy.core.job import Job
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.target import load_target
 from edgedeploy.pipeline import run
-from edgedeploy.steps.base import Job
 from tests.support.deployments import Listener
 
 

@@ -26,7 +26,7 @@ from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.graphs.surgeon import load
 from edgedeploy.models import MODELS
 from edgedeploy.models.layers.bivit import BinaryLinear
-from edgedeploy.runtime.select import build_fastest
+from tests.support.backend_contests import considered, fastest
 
 PRODUCTS = 4 * (4 + 2)  # blocks; linear layers and products of attention
 FORMS = ("int8", "int8-saturating", "uint8-saturating")
@@ -93,8 +93,8 @@ def test_tensorrt_rtx_builds_it_with_fewer_kernels(packed: Artifact, target: str
         pytest.skip(backend.why_not())
     device = load_target(target).model_copy(update={"backends": ("tensorrt-rtx",)})
     form = lowered(packed, load_rules(device.rules("tensorrt-rtx")).signs, tmp_path)
-    kept = build_fastest(packed, device, None, tmp_path / "a.engine", forms={"tensorrt-rtx": form})
-    plain = build_fastest(packed, device, None, tmp_path / "b.engine")
+    kept = fastest(packed, device, tmp_path / "a", forms={"tensorrt-rtx": form})
+    plain = fastest(packed, device, tmp_path / "b")
     assert kept.details.signs.products == PRODUCTS
     assert kept.details.engine.kernels < plain.details.engine.kernels
 
@@ -103,17 +103,17 @@ def test_the_build_times_both_forms_and_checks_them(packed: Artifact, tmp_path: 
     target = load_target("cpu")
     target = target.model_copy(update={"backends": ("onnxruntime",), "qdq": {"onnxruntime": "onnxruntime"}})
     form = lowered(packed, "uint8-saturating", tmp_path)
-    built = build_fastest(packed, target, None, tmp_path / "b.onnx", forms={"onnxruntime": form})
-    names = {entry.backend: entry for entry in built.details.considered}
+    built = fastest(packed, target, tmp_path / "b", forms={"onnxruntime": form})
+    names = considered(built)
     assert set(names) == {"onnxruntime", "onnxruntime, signs in INT8"}
-    assert all(entry.milliseconds > 0 for entry in names.values())
+    assert all(entry["milliseconds"] > 0 for entry in names.values())
     wrong = onnx.load(form.path)
     scale = next(t for t in wrong.graph.initializer if t.name.endswith("_one"))
     scale.CopyFrom(onnx.numpy_helper.from_array(np.float32(1.5), scale.name))
     onnx.save(wrong, tmp_path / "w.onnx")
     bad = {"onnxruntime": form.model_copy(update={"path": tmp_path / "w.onnx"})}
-    built = build_fastest(packed, target, None, tmp_path / "c.onnx", forms=bad)
-    verdicts = {entry.backend: entry.verdict for entry in built.details.considered}
+    built = fastest(packed, target, tmp_path / "c", forms=bad)
+    verdicts = {name: entry["verdict"] for name, entry in considered(built).items()}
     assert verdicts["onnxruntime, signs in INT8"].startswith("wrong results")
     assert verdicts["onnxruntime"] == "kept"
 

@@ -10,11 +10,15 @@ import onnx
 import onnx.parser
 import pytest
 
-from edgedeploy.core.errors import CalibrationError, UsageError
+from edgedeploy.core.cache import Cache
+from edgedeploy.core.errors import ArtifactError, CalibrationError, UsageError
+from edgedeploy.core.job import Job
 from edgedeploy.core.parity import compare_all
+from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
-from edgedeploy.pipeline import STEPS, deliver
-from tests.support.deployments import deploy
+from edgedeploy.core.target import load_target
+from edgedeploy.pipeline import STEPS, deliver, run
+from tests.support.deployments import Listener, deploy
 
 
 @pytest.fixture
@@ -121,8 +125,19 @@ def test_steps_can_be_taken_one_command_at_a_time(network: Path, photos: Path, t
 
 def test_int8_without_data_is_refused_before_any_work(network: Path, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="needs calibration data"):
-        deploy(network, tmp_path / "cache", "precision=int8")
+        deploy("espcn_x3", tmp_path / "cache", "precision=int8")
     assert not (tmp_path / "cache").exists()
+    listener = Listener()
+    job = Job(str(network), Recipe().edited(["precision=int8"]), load_target("cpu"))
+    with pytest.raises(CalibrationError, match="needs calibration data"):
+        run(job, listener, Cache(tmp_path / "cache"))
+    assert [title for title, _ in listener.stages] == ["check the ONNX file"], "its precision is in the file"
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_file_that_is_not_there_is_told(precision: str, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        deploy(tmp_path / "absent.onnx", tmp_path / "cache", f"precision={precision}", data=photos)
 
 
 def test_a_lowered_model_cannot_be_lowered_again(network: Path, photos: Path, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
-"""The contest between backends of one target: who computes the right thing, and how fast.
+"""Whether a runtime computes what the model says: as ONNX Runtime does with its optimizations off.
 
-Right means: as ONNX Runtime does with its optimizations off, on real inputs where there are some, else on
-random ones in the task's range; class maps and 8-bit images are judged by how many elements moved, and how
-far. Fast is measured in turns in one process, so that whatever else the machine does hits all alike.
+The inputs are real ones where there are some, else random ones in the task's range. Class maps and 8-bit
+images are judged by how many elements moved, and how far.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +33,6 @@ MAX_MOVED = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 0.02, "int8": 0.03}
 LAST_BIT, GRANT = 2.0**-23, 4.0
 GRANT_MAX_REL, GRANT_MAX_UNEQUAL = 0.1, 0.05
 SEEDS = 2
-WARMUP, ROUNDS, SECONDS = 2, 15, 3.0
 INFINITE_DB = 300.0  # JSON has no infinity
 
 HINTS = {
@@ -43,29 +40,35 @@ HINTS = {
     "int8": "quantize again with more images of --data, or build the model that it was quantized from",
 }
 
-Verdicts = dict[str, dict[str, Any]]
+
+@dataclass(frozen=True)
+class Comparison:
+    """A session held against the reference.
+
+    Attributes:
+        figures: max_rel, sqnr_db and, of integer outputs, unequal; or why nothing was compared.
+        error: what is wrong with the session; None where it agrees, or nothing was compared.
+    """
+
+    figures: dict[str, Any]
+    error: Exception | None = None
 
 
-def check(
-    artifact: Artifact,
-    sessions: Mapping[str, Session],
-    verdicts: Verdicts,
-    shapes: Shapes,
-    inputs: Sequence[Feeds] = (),
-) -> list[str]:
-    """Names of the sessions that agree with the reference; all of them where no reference is installed.
+def compare_sessions(
+    artifact: Artifact, sessions: Mapping[str, Session], shapes: Shapes, inputs: Sequence[Feeds] = ()
+) -> dict[str, Comparison]:
+    """Compare sessions of one model with ONNX Runtime unoptimized.
 
-    `inputs` are real ones, of which those of these shapes are taken: what a detector finds in noise is next
-    to nothing, and a ratio to nothing says nothing. Writes what it found of each into `verdicts`. Raises
-    ParityError if none agrees.
+    The inputs are those of `inputs` that have these shapes, else random ones. Real ones matter: what a
+    detector finds in noise is next to nothing, and a ratio to nothing says nothing.
+
+    Raises ParityError if sessions ran and none of them agrees.
     """
     reference = BACKENDS.get("onnxruntime")
-    worst, nudged = dict.fromkeys(sessions, SAME), SAME
     if reference.why_not():
-        verdicts.update(
-            {n: {"backend": n, "parity": f"not checked: {reference.why_not()}"} for n in sessions}
-        )
-        return list(sessions)
+        return {name: Comparison({"parity": f"not checked: {reference.why_not()}"}) for name in sessions}
+    worst, nudged = dict.fromkeys(sessions, SAME), SAME
+    failed: dict[str, Exception] = {}
     plain = OpenOptions(shapes=shapes, optimize=False, provider="cpu")
     with reference.open(artifact, plain) as exact:
         real = [feeds for feeds in inputs if {n: v.shape for n, v in feeds.items()} == dict(shapes)][:SEEDS]
@@ -75,21 +78,23 @@ def check(
             with suppress(ParityError):
                 nudged = nudged.worse(difference(expected, exact(_nudged(feeds, seed))))
             for name, session in sessions.items():
-                worst[name] = worst[name].worse(difference(expected, session(feeds)))
-    for name, found in worst.items():
-        figures = {"max_rel": found.parity.max_rel, "sqnr_db": min(found.parity.sqnr_db, INFINITE_DB)}
-        if found.unequal:
-            figures["unequal"] = found.unequal
-        verdicts[name] = {"backend": name, **figures, "verdict": f"wrong results: {found}"}
+                found = _attempt(session, feeds, expected)
+                if isinstance(found, Difference):
+                    worst[name] = worst[name].worse(found)
+                else:
+                    failed[name] = found
     precision = "int8" if is_quantized(artifact) else artifact.precision
-    passed = [name for name, found in worst.items() if agrees(found, precision, nudged)]
-    if not passed:
-        all_found = "; ".join(f"{name} {found}" for name, found in worst.items())
+    right = {name for name, found in worst.items() if name not in failed and agrees(found, precision, nudged)}
+    wrong = {name: found for name, found in worst.items() if name not in {*right, *failed}}
+    if wrong and not right:
+        all_found = "; ".join(f"{name} {found}" for name, found in wrong.items())
         raise ParityError(
             f"no backend computes what {artifact.model} says: {all_found}",
             HINTS.get(precision, "build with --precision fp32"),
         )
-    return passed
+    errors = {**failed, **{name: ParityError(f"wrong results: {found}") for name, found in wrong.items()}}
+    figures = {name: {} if name in failed else found.figures for name, found in worst.items()}
+    return {name: Comparison(figures[name], errors.get(name)) for name in sessions}
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,12 @@ class Difference:
         return Difference(
             self.parity.worse(other.parity), max(self.unequal, other.unequal), max(self.moved, other.moved)
         )
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures of a report; `unequal` only where integers differ."""
+        found = {"max_rel": self.parity.max_rel, "sqnr_db": min(self.parity.sqnr_db, INFINITE_DB)}
+        return {**found, "unequal": self.unequal} if self.unequal else found
 
     def __str__(self) -> str:
         unequal = f", {self.unequal:.1%} of the integers differ" if self.unequal else ""
@@ -149,18 +160,12 @@ def agrees(found: Difference, precision: str, nudged: Difference = SAME) -> bool
     return right and found.parity.sqnr_db >= MIN_SQNR_DB[precision]
 
 
-def interleaved_ms(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> dict[str, list[float]]:
-    """Milliseconds of each run, the sessions taking turns: up to ROUNDS or SECONDS, at least three rounds."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    begin = time.perf_counter()
-    for turn in range(WARMUP + ROUNDS):
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session(feeds)
-            times[name].append((time.perf_counter() - start) * 1e3)
-        if turn >= WARMUP + 2 and time.perf_counter() - begin > SECONDS:
-            break
-    return {name: values[WARMUP:] for name, values in times.items()}
+def _attempt(session: Session, feeds: Feeds, expected: Mapping[str, Array]) -> Difference | Exception:
+    """The difference of one run, or why there is none: other sessions may still agree."""
+    try:
+        return difference(expected, session(feeds))
+    except Exception as error:  # noqa: BLE001
+        return error
 
 
 def _nudged(feeds: Mapping[str, Array], seed: int) -> dict[str, Array]:
