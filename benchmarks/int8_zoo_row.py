@@ -24,7 +24,7 @@ from edgedeploy.calibration.lint.verify import Feeds, run
 from edgedeploy.calibration.place.ruleset import RuleSet, limited_here
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import CalibrationError, EdgeDeployError
-from edgedeploy.core.parity import compare_all
+from edgedeploy.core.parity import worst_difference
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.target import load_target
 from edgedeploy.models import MODELS
@@ -177,5 +177,4 @@ def onnxruntime(model: onnx.ModelProto, feed: Feeds) -> Feeds:
 
 def agreement(exact: Sequence[Feeds], computed: Sequence[Feeds]) -> float:
     """Worst SQNR in dB; equal outputs count as 200."""
-    worst = min(compare_all(a, b).sqnr_db for a, b in zip(exact, computed, strict=True))
-    return round(min(worst, 200.0), 1)
+    return round(min(worst_difference(zip(exact, computed, strict=True)).sqnr_db, 200.0), 1)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedeploy.core.caveats import RANDOM_DATA
+from edgedeploy.core.artifact_warnings import RANDOM_DATA
 from edgedeploy.core.details import CalibrationDetails, Details, FloatNode
 from edgedeploy.core.errors import UnknownNameError
 from edgedeploy.core.job import Job
 from edgedeploy.core.onnx_header import operators
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact, Precision, Step
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def lower(
         return Lowered(to_fp16(artifact, job.recipe.surgery, out))
     # The runtime computes in bfloat16 on CPUs: the file stays float32 and names the precision to run in.
     step = Step(name="lower", options={"precision": precision}, hits=1)
-    return Lowered(relabeled(artifact, out, precision=precision, history=(*artifact.history, step)))
+    return Lowered(artifact.saved_at(out, precision=precision, history=(*artifact.history, step)))
 
 
 def placement_rules(job: Job, backend: str = "") -> str:

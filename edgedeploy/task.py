@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.core.agreement import likeness
+from edgedeploy.core.agreement import likeness, worst_output
 from edgedeploy.core.errors import ArtifactError, UsageError
 from edgedeploy.core.progress import Progress as Progress  # every task file needs it
 from edgedeploy.core.registry import Registry
@@ -96,12 +96,16 @@ class Task(ABC):
         return {}
 
     def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
-        """How far the outputs agree with those of the exact model on the same image; 1 where they are equal.
+        """Least agreement of any output with the exact model's on the same image, 1 where all are equal.
 
-        In terms of what the task makes of them, see each; here 1 - |noise| / |signal| of the first output.
+        The task's `measure` is of its first output, which it decodes; see `worst_output` for further ones.
         """
-        name = self.artifact.outputs[0].name
-        return likeness(reference[name], outputs[name])
+        names = [spec.name for spec in self.artifact.outputs]
+        return worst_output(self.measure, [(reference[name], outputs[name]) for name in names])
+
+    def measure(self, reference: Array, values: Array) -> float:
+        """Agreement of the first output, in what the task decodes from it; here 1 - |noise| / |signal|."""
+        return likeness(reference, values)
 
     @abstractmethod
     def evaluate(

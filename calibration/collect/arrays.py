@@ -27,7 +27,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import CalibrationError
-from edgedeploy.core.spacing import evenly
+from edgedeploy.core.sampling import evenly_spaced
 from edgedeploy.core.spec import TensorSpec
 
 Shape = tuple[int, ...]
@@ -69,7 +69,7 @@ def folder_arrays(
     files: Sequence[Path], limit: int, inputs: tuple[str, ...], specs: Sequence[TensorSpec] = ()
 ) -> Iterator[Mapping[str, NDArray[Any]]]:
     """Feeds of several files, drawn from evenly; see `array_feeds`."""
-    chosen = evenly(len(files), limit)
+    chosen = evenly_spaced(len(files), limit)
     for index in chosen:
         yield from array_feeds(files[index], -(-limit // len(chosen)), inputs, specs)
 
@@ -101,7 +101,7 @@ def array_feeds(
             layouts = {
                 name: _layout(path, name, shape, shapes.get(name)) for name, (shape, _) in headers.items()
             }
-            wanted = set(evenly(_count(path, layouts), limit))
+            wanted = set(evenly_spaced(_count(path, layouts), limit))
             once = {name for name, layout in layouts.items() if layout.count == 1}
             feed: dict[str, NDArray[Any]] = {}
             for index in range(max(wanted, default=-1) + 1):

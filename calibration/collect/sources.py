@@ -12,7 +12,7 @@ from typing import Any
 from edgedeploy.calibration.collect.arrays import is_arrays
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.image_header import image_kinds
-from edgedeploy.core.spacing import evenly
+from edgedeploy.core.sampling import evenly_spaced
 from edgedeploy.task import Image
 from edgedeploy.vision.images import decode_rgb, is_image
 from edgedeploy.vision.video import decode_video, is_video, open_video, upright_rgb
@@ -20,7 +20,7 @@ from edgedeploy.vision.video import decode_video, is_video, open_video, upright_
 
 def spread(count: int, limit: int) -> list[int]:
     """0 to count - 1 with `limit` evenly spaced ones first, in order; the others follow as a reserve."""
-    chosen = evenly(count, limit)
+    chosen = evenly_spaced(count, limit)
     return chosen + sorted(set(range(count)) - set(chosen))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgedeploy.backend import Feeds
 from edgedeploy.calibration.collect.probe import Probe
 from edgedeploy.calibration.correction import Setting
-from edgedeploy.core.spacing import evenly
+from edgedeploy.core.sampling import evenly_spaced
 
 SAMPLE = 64  # inputs that means and covariances are taken from; extremes take every one
 
@@ -39,5 +39,5 @@ def _some(source: Iterable[Feeds], total: int | None, at_most: int | None) -> It
         return source
     if total is None:
         return islice(source, at_most)
-    chosen = frozenset(evenly(total, at_most))
+    chosen = frozenset(evenly_spaced(total, at_most))
     return (feeds for number, feeds in enumerate(source) if number in chosen)

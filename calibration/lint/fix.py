@@ -7,8 +7,8 @@ LOSS_DB farther from that model than the file was. Symmetric codes lose that bit
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -16,9 +16,11 @@ from edgedeploy.calibration.lint.editor import Editor
 from edgedeploy.calibration.lint.rule import LintRule
 from edgedeploy.calibration.lint.run import Subject, all_rules
 from edgedeploy.calibration.lint.scene import Scene
-from edgedeploy.calibration.lint.verify import Feeds, NotRunnable, agreement, drawn_feeds, run
+from edgedeploy.calibration.lint.verify import Feeds, NotRunnable, drawn_feeds, run
+from edgedeploy.core.parity import FIX, Difference, worst_difference
 
 LOSS_DB = 8.0  # a bit is 6 dB
+LOSS = 10 ** (LOSS_DB / 20)  # the same in amplitude, for the share of discrete outputs that differ
 ROUNDS = 4  # a fix may uncover another fault
 
 
@@ -116,21 +118,26 @@ class _Work:
             if self.outputs is None:
                 return None, None, ""
             outputs = run(changed, self.feeds)
-            sqnr = agreement(self.outputs, outputs).sqnr_db
-            if sqnr >= rule.promise:
-                return sqnr, outputs, ""
+            change = _difference(self.outputs, outputs)
+            if replace(FIX, sqnr_db=rule.promise).accepts(change):
+                return change.sqnr_db, outputs, ""
             exact = run(_float_twin(self.model, subject), self.feeds)
         except (NotRunnable, onnx.checker.ValidationError) as reason:
             return None, None, f"the model is invalid after the fix: {' '.join(str(reason).split())[:200]}"
-        old, new = agreement(exact, self.outputs).sqnr_db, agreement(exact, outputs).sqnr_db
-        reverted = f"{new:.1f} dB against the same model without rounding, where it had {old:.1f} dB"
-        return sqnr, outputs, "" if new >= old - LOSS_DB else reverted
+        old, new = _difference(exact, self.outputs), _difference(exact, outputs)
+        limits = replace(FIX, sqnr_db=old.sqnr_db - LOSS_DB, unequal=max(FIX.unequal, LOSS * old.unequal))
+        reverted = f"{new} against the same model without rounding, where it had {old}"
+        return change.sqnr_db, outputs, "" if limits.accepts(new) else reverted
 
     def result(self) -> Repaired:
         total = None
         if self.start is not None and self.outputs is not None:
-            total = agreement(self.start, self.outputs).sqnr_db
+            total = _difference(self.start, self.outputs).sqnr_db
         return Repaired(self.model, tuple(self.repairs), total, tuple(self.notes))
+
+
+def _difference(before: Sequence[Feeds], after: Sequence[Feeds]) -> Difference:
+    return worst_difference(zip(before, after, strict=True))
 
 
 def _float_twin(model: onnx.ModelProto, subject: Subject) -> onnx.ModelProto:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from edgedeploy.calibration.lint.scene import Q, Scene
 from edgedeploy.calibration.lint.unsigned import with_unsigned_weights
-from edgedeploy.core.parity import EXACT, Parity, compare_all
 
 Feeds = dict[str, NDArray[Any]]
 SIDE, CHANNELS = 64, 3  # where a model leaves its size open
@@ -76,11 +75,3 @@ def run(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[Feeds]:
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception as error:
         raise NotRunnable(f"ONNX Runtime: {' '.join(str(error).split())[:200]}") from error
-
-
-def agreement(before: Sequence[Feeds], after: Sequence[Feeds]) -> Parity:
-    """The worst over all feeds and outputs."""
-    worst = EXACT
-    for old, new in zip(before, after, strict=True):
-        worst = worst.worse(compare_all(old, new))
-    return worst

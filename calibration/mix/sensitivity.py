@@ -1,4 +1,4 @@
-"""What each quantized layer costs alone: noise at its own output and at the model's, and in the task's terms.
+"""Sensitivity of each quantized layer: SQNR at its own output and at the model's, and the task's agreement.
 
 SQNR = 10 log10(sum y^2 / sum (y - y')^2) over all images, y with every layer in float, y' with one layer in
 INT8; at a layer's own output also with all of them in it. Measured, not estimated: one run of the switched
@@ -12,17 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from edgedeploy.calibration.mix.emulate import Emulator, Values
 from edgedeploy.calibration.place.plan import Note
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.parity import OutputNoise, SignalNoise, finite_db
 from edgedeploy.core.progress import Progress
 from edgedeploy.graphs.view import GraphView, concrete, elements
-
-CEILING_DB = 200.0  # of what differs by nothing: tables and plots want a number
 
 # How far outputs agree with those of the float model, 1 where they are the same: a task's own `agreement`.
 Agreement = Callable[[Values, Values], float]
@@ -35,9 +33,9 @@ class LayerSensitivity:
     Attributes:
         name, op: of its node.
         own_db: SQNR of its output when it alone is in INT8.
-        output_db: SQNR of the model's output when it alone is in INT8.
+        output_db: SQNR of the model's worst output when it alone is in INT8.
         together_db: SQNR of its output when all layers are in INT8.
-        agreement: mean agreement of the model's output when it alone is in INT8; None without a task.
+        agreement: mean agreement of the model's outputs when it alone is in INT8; None without a task.
         metric: the task's metric then, None where no labels were given.
     """
 
@@ -69,35 +67,15 @@ class Sensitivity:
 
     @property
     def worst_first(self) -> list[LayerSensitivity]:
-        """Layers by what they cost at the output, the dearest first."""
+        """Layers by SQNR at the output, the most sensitive first."""
         return sorted(self.layers, key=lambda layer: (layer.output_db, layer.name))
 
 
 @dataclass
-class _Power:
-    """Running sums of signal and noise."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-
-    def add(self, expected: NDArray[Any], got: NDArray[Any]) -> None:
-        y = expected.astype(np.float64)
-        self.signal += float(np.square(y).sum())
-        self.noise += float(np.square(y - got).sum())
-
-    @property
-    def db(self) -> float:
-        if self.noise == 0 or self.signal == 0:
-            return CEILING_DB if self.noise == 0 else -CEILING_DB
-        ratio = 10 * math.log10(self.signal / self.noise)
-        return min(ratio, CEILING_DB) if math.isfinite(ratio) else -CEILING_DB
-
-
-@dataclass
 class _Tally:
-    own: _Power = field(default_factory=_Power)
-    output: _Power = field(default_factory=_Power)
-    together: _Power = field(default_factory=_Power)
+    own: SignalNoise = field(default_factory=SignalNoise)
+    output: OutputNoise = field(default_factory=OutputNoise)
+    together: SignalNoise = field(default_factory=SignalNoise)
     agreements: list[float] = field(default_factory=list)
 
 
@@ -142,22 +120,20 @@ def measure(
         LayerSensitivity(
             name,
             notes[name].op,
-            tally.own.db,
-            tally.output.db,
-            tally.together.db,
+            finite_db(tally.own.sqnr_db),
+            tally.output.worst_db,
+            finite_db(tally.together.sqnr_db),
             _mean(tally.agreements),
         )
         for name, tally in tallies.items()
     )
-    return Sensitivity(found, count, whole.output.db, _mean(whole.agreements)), emulator
+    return Sensitivity(found, count, whole.output.worst_db, _mean(whole.agreements)), emulator
 
 
 def _compare(
     tally: _Tally, names: Iterable[str], exact: Values, got: Values, agreement: Agreement | None
 ) -> None:
-    for name in names:
-        if exact[name].dtype.kind == "f":
-            tally.output.add(exact[name], got[name])
+    tally.output.add({name: exact[name] for name in names}, got)
     if agreement is not None:
         tally.agreements.append(agreement(exact, got))
 

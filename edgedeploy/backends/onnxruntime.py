@@ -24,8 +24,8 @@ from edgedeploy.backend import (
     Shapes,
     concrete_shapes,
 )
+from edgedeploy.core.artifact_warnings import saturation
 from edgedeploy.core.errors import DeviceError, UsageError
-from edgedeploy.core.saturation import saturation
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.core.target import Target
 from edgedeploy.runtime.onnx_file import label, made_for, refusal, shortened

@@ -14,7 +14,7 @@ from edgedeploy.bench.machine import describe_machine
 from edgedeploy.bench.measure import Rounds, time_interleaved
 from edgedeploy.bench.memory import PeakMemory
 from edgedeploy.bench.report import BenchReport
-from edgedeploy.core.caveats import caveats
+from edgedeploy.core.artifact_warnings import artifact_warnings
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
@@ -99,7 +99,7 @@ def bench(
             backend=entry.backend,
             load_ms=entry.load_ms,
             memory_mb=entry.memory_mb,
-            note="; ".join(filter(None, [*caveats(entry.artifact), result.note])),
+            note="; ".join(filter(None, [*artifact_warnings(entry.artifact), result.note])),
         )
         for result, entry in zip(results, entries, strict=True)
     )

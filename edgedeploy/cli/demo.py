@@ -27,14 +27,14 @@ def command(
     threads: Threads = 0,
     json: Json = False,
 ) -> None:
-    from edgedeploy.core.caveats import caveats
+    from edgedeploy.core.artifact_warnings import artifact_warnings
     from edgedeploy.core.spec import Artifact
 
     reporter = Reporter(quiet=json)
     rows: list[dict[str, object]] = []
     if Path(model).suffix or Path(model).exists():
         artifact = Artifact.load(model)
-        for line in caveats(artifact):
+        for line in artifact_warnings(artifact):
             reporter.note(line)
     else:
         from edgedeploy.cli.showcase import deploy_fastest

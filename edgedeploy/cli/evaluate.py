@@ -107,7 +107,7 @@ def _artifact(
     stage: Stage,
 ) -> dict[str, Any]:
     """Scores of one file; `told` is the task and size that the user names for those that do not say."""
-    from edgedeploy.core.caveats import caveats
+    from edgedeploy.core.artifact_warnings import artifact_warnings
     from edgedeploy.core.spec import Artifact
     from edgedeploy.runtime.pool import SessionPool
     from edgedeploy.runtime.select import backend_for
@@ -124,7 +124,7 @@ def _artifact(
         "precision": artifact.precision,
         "backend": backend or backend_for(artifact).name,
         "metrics": metrics,
-        "caveats": caveats(artifact),
+        "caveats": artifact_warnings(artifact),
     }
 
 

@@ -1,4 +1,4 @@
-"""Which packages are installed, asked without importing them."""
+"""Versions of installed packages, without importing them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_version(distribution: str) -> str:
-    """Version of a distribution by the name that pip knows, "" where it is absent."""
+    """Version of a distribution by its pip name, "" if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError
-from edgedeploy.core.files import sha256_file, write_text
-from edgedeploy.core.onnx_header import DTYPES, HeaderTensor, read_onnx_header
+from edgedeploy.core.files import replacing, sha256_file, write_text
+from edgedeploy.core.onnx_header import DTYPES, HeaderTensor, read_onnx_header, with_metadata
 from edgedeploy.core.renamed import TASK_OPTIONS, with_current_keys
 
 METADATA_KEY = "edgedeploy"
@@ -141,6 +142,19 @@ class Artifact(_Frozen):
         """Write the engine's sidecar beside it."""
         document = {"schema": SCHEMA, "sha256": self.digest, **self.model_dump(mode="json")}
         write_text(sidecar_path(self.path), json.dumps(document, indent=2) + "\n")
+
+    def saved_at(self, out: Path | None = None, **changes: Any) -> Artifact:
+        """The same graph or engine with these fields changed, at `out` or in place; raises OutputError."""
+        out = out or self.path
+        changed = self.model_copy(update={**changes, "path": out})
+        if self.kind == "onnx":
+            with_metadata(self.path, METADATA_KEY, changed.to_json(), out)
+            return changed.model_copy(update={"digest": sha256_file(out)})
+        if out != self.path:
+            with replacing(out) as temporary:
+                shutil.copyfile(self.path, temporary)
+        changed.save_sidecar()
+        return changed
 
     def with_step(self, step: Step, **changes: Any) -> Artifact:
         """A copy with one more entry of history and other fields replaced."""

@@ -12,7 +12,6 @@ from edgedeploy.core.cache import Cache
 from edgedeploy.core.details import Details
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.recipe import Recipe
-from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.encode.clip import Clip
@@ -94,4 +93,4 @@ def export(
     job = Job(options.model, recipe, load_target("cpu"), data, str(weights), clip.low.shape[1:3])
     made = deliver(run(job, monitor, Cache(), "lower" if int8 else "optimize"), out)
     # Where the weights lay while they were made is nobody's business.
-    return relabeled(made, model=name, details=made.details | Details(weights="overfitted to one video"))
+    return made.saved_at(model=name, details=made.details | Details(weights="overfitted to one video"))

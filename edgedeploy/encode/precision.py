@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.core.spacing import evenly
+from edgedeploy.core.sampling import evenly_spaced
 from edgedeploy.core.spec import Artifact
 from edgedeploy.encode.clip import Clip
 from edgedeploy.encode.measure import measure, restoring
@@ -59,7 +59,7 @@ def _loss(
     chunks: NDArray[np.uint8],
 ) -> float:
     """dB that the second lose against the first on a few frames."""
-    frames = evenly(len(clip.low), SAMPLED_FRAMES)
+    frames = evenly_spaced(len(clip.low), SAMPLED_FRAMES)
     found = []
     for candidates in (models, halves):
         networks = Networks(candidates, grid, clip.scale, whole=len(candidates) == 1)

@@ -19,10 +19,8 @@ from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
 from edgedeploy.core.cache import statistics_root
 from edgedeploy.core.details import Details
 from edgedeploy.core.errors import OutputError, UsageError
-from edgedeploy.core.files import replacing
 from edgedeploy.core.job import Job
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact, Step
 from edgedeploy.guard.candidates import Builder, Built, Candidate, built_of, run_shapes
 from edgedeploy.guard.choice import choose, decide, first_refusal
@@ -164,10 +162,4 @@ def _keep(winner: Built, folder: Path, details: Details, *steps: Step) -> Artifa
     artifact = winner.artifact
     out = folder / artifact.path.name
     changes = {"details": artifact.details | details, "history": (*artifact.history, *steps)}
-    if artifact.kind == "onnx":
-        return relabeled(artifact, out, **changes)
-    with replacing(out) as temporary:
-        artifact.path.replace(temporary)
-    kept = artifact.model_copy(update={"path": out, **changes})
-    kept.save_sidecar()
-    return kept
+    return artifact.saved_at(out, **changes)

@@ -17,15 +17,14 @@ import numpy as np
 
 from edgedeploy.backend import Feeds, OpenOptions
 from edgedeploy.core.accuracy import AccuracyBudget
-from edgedeploy.core.confidence import mean_at_least
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.job import Job
+from edgedeploy.core.parity import OutputNoise
+from edgedeploy.core.sampling import mean_lower_bound
 from edgedeploy.core.spec import Artifact
 from edgedeploy.runtime.pool import SessionPool
 from edgedeploy.runtime.select import open_artifact
 from edgedeploy.task import Task, task_for
-
-CEILING_DB = 300.0  # JSON has no infinity
 
 
 @dataclass(frozen=True)
@@ -105,25 +104,22 @@ def make_scorer(exact: Artifact, data: Path, job: Job, kept: Path | None = None)
 def agreement_scores(
     task: Task, pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
 ) -> dict[str, float]:
-    """`agreement` (mean), `worst` and `sqnr` of the first output over (exact outputs, outputs).
+    """Scores of (exact outputs, outputs) of several inputs; of each input the worst output counts.
 
-    Of two inputs and more also `agreement_low`, what the mean of others like them is at least, by 95 %.
+    `agreement` (mean over inputs), `agreement_low` (its lower 95 % confidence bound, for two inputs or more),
+    `worst` (least of any input), `sqnr` (dB) and `images` (number of inputs).
     """
-    name = task.artifact.outputs[0].name
     agreements: list[float] = []
-    signal = noise = 0.0
+    noise = OutputNoise()
     for expected, got in pairs:
         agreements.append(task.agreement(expected, got))
-        y = expected[name].astype(np.float64)
-        signal += float(np.square(y).sum())
-        noise += float(np.square(y - got[name]).sum())
-    sqnr = 10 * math.log10(signal / noise) if signal and noise and math.isfinite(noise) else None
-    low = mean_at_least(agreements)
+        noise.add(expected, got)
+    low = mean_lower_bound(agreements)
     return {
         "agreement": math.fsum(agreements) / len(agreements),
         **({} if low is None else {"agreement_low": low}),
         "worst": min(agreements),
-        "sqnr": sqnr if sqnr is not None else (CEILING_DB if noise == 0 else -CEILING_DB),
+        "sqnr": noise.worst_db,
         "images": len(agreements),
     }
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.files import sha256_file
-from edgedeploy.core.spacing import evenly
+from edgedeploy.core.sampling import evenly_spaced
 from edgedeploy.vision.images import is_image, write_image
 from edgedeploy.vision.video import is_video
 
@@ -57,9 +57,9 @@ def split(data: Path, folder: Path, calibrate: int, score: int, labeled: Path | 
 def _split_folder(data: Path, folder: Path, calibrate: int, score: int) -> Parts:
     groups = _groups(_images(data))
     _require_two(len(groups), data)
-    chosen = evenly(len(groups), min(calibrate, len(groups) // 2))
+    chosen = evenly_spaced(len(groups), min(calibrate, len(groups) // 2))
     rest = [index for index in range(len(groups)) if index not in set(chosen)]
-    scored = [groups[rest[i]] for i in evenly(len(rest), score)]
+    scored = [groups[rest[i]] for i in evenly_spaced(len(rest), score)]
     calibrating = [path for i in chosen for path in groups[i] if not _is_truth(path, data)]
     scoring = [path for group in scored for path in group]
     return Parts(
@@ -90,7 +90,9 @@ def _apart(data: Path, folder: Path, calibrate: int, score: int, labeled: Path) 
             f"every image of {data} is among those to score on", "calibrate on other images: --data FOLDER"
         )
     count = min(calibrate, len(left))
-    mirrored = _mirror(data, folder / "calibration", [left[i] for i in evenly(len(left), count)], False)
+    mirrored = _mirror(
+        data, folder / "calibration", [left[i] for i in evenly_spaced(len(left), count)], False
+    )
     return Parts(mirrored, labeled, count, score)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError, BuildError, UnsupportedOpError
 from edgedeploy.core.onnx_header import QUANTIZED, external_files, operators
-from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact, Step
 from edgedeploy.core.target import Target
 
@@ -47,8 +46,7 @@ def label(
             "save it as one file, or build into the same folder",
         )
     step = Step(name="build", options={"backend": backend, "target": target}, milliseconds=milliseconds)
-    return relabeled(
-        artifact,
+    return artifact.saved_at(
         out,
         history=(*artifact.history, step),
         backend=backend,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.core.artifact_warnings import saturation_warnings
 from edgedeploy.core.cache import data_digest
 from edgedeploy.core.job import Job
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.saturation import saturation_caveats
 from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import PipelineStep
 
@@ -51,7 +51,7 @@ def _notes(artifact: Artifact) -> list[str]:
         return [*details.calibration.problems, details.guard.sentence]
     made_for, here = details.cpu, cpu_class()
     if not made_for or made_for == here:
-        return saturation_caveats(artifact)
+        return saturation_warnings(artifact)
     return [
         f"timed on this {here or 'unknown'} CPU: on {made_for} another runtime or precision may be faster"
     ]

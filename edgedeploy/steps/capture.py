@@ -11,7 +11,6 @@ from edgedeploy.core.cache import data_digest
 from edgedeploy.core.details import Details
 from edgedeploy.core.files import sha256_file
 from edgedeploy.core.progress import Progress
-from edgedeploy.core.relabel import relabeled
 from edgedeploy.core.spec import Artifact, TensorSpec
 from edgedeploy.steps.base import Job, PipelineStep
 
@@ -70,7 +69,7 @@ def _capture(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> 
         weights = Details(weights=job.weights or info.default_weights, weights_sha256=loaded.sha256)
     images = _images(info, job)
     captured = export_network(network, options, out, info=info, name=job.source, images=images)
-    return relabeled(captured, details=captured.details | weights)
+    return captured.saved_at(details=captured.details | weights)
 
 
 def _images(info: ModelInfo, job: Job) -> list[NDArray[np.float32]]:

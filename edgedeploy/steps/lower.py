@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.core.artifact_warnings import artifact_warnings
 from edgedeploy.core.cache import data_digest, statistics_root
-from edgedeploy.core.caveats import caveats
 from edgedeploy.core.errors import CalibrationError, UsageError
 from edgedeploy.core.job import Job
 from edgedeploy.core.progress import Progress
@@ -96,7 +96,7 @@ def _lower(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Ar
 
 
 def _notes(artifact: Artifact) -> list[str]:
-    return [*caveats(artifact), *artifact.details.calibration.problems]
+    return [*artifact_warnings(artifact), *artifact.details.calibration.problems]
 
 
 LOWER = PipelineStep("lower", "lower to the target's precision", _lower, _decides, _notes, _wanted)

@@ -64,10 +64,9 @@ class Classification(Task):
     def run(self, session: Run, image: Image) -> list[Guess]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
-    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+    def measure(self, reference: Array, values: Array) -> float:
         """1 where the likeliest class is the same, else 0."""
-        name = self.artifact.outputs[0].name
-        return float(int(reference[name].argmax()) == int(outputs[name].argmax()))
+        return float(int(reference.argmax()) == int(values.argmax()))
 
     def draw(self, image: Image, result: Any) -> Image:
         """The picture with its likeliest classes written on it."""

@@ -57,10 +57,10 @@ class DiscCup(Task):
     def run(self, session: Run, image: Image) -> Masks:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
-    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+    def measure(self, reference: Array, values: Array) -> float:
         """Mean Dice of the two masks at the output's resolution."""
-        name, cut = self.artifact.outputs[0].name, self._cut()
-        pairs = zip(reference[name][0] > cut, outputs[name][0] > cut, strict=True)
+        cut = self._cut()
+        pairs = zip(reference[0] > cut, values[0] > cut, strict=True)
         return float(np.mean([dice(*pair) for pair in pairs]))
 
     def _cut(self) -> float:

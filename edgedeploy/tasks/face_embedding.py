@@ -53,10 +53,9 @@ class FaceEmbedding(Task):
     def run(self, session: Run, image: Image) -> NDArray[np.float32]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
-    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+    def measure(self, reference: Array, values: Array) -> float:
         """Cosine of the angle between the two embeddings."""
-        name = self.artifact.outputs[0].name
-        return cosine(reference[name], outputs[name])
+        return cosine(reference, values)
 
     def draw(self, image: Image, result: Any) -> Image:
         """The picture above a strip of the embedding: one column a value, blue below zero, red above."""

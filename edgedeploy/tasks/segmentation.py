@@ -68,13 +68,9 @@ class Segmentation(Task):
     def run(self, session: Run, image: Image) -> NDArray[np.uint8]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
-    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+    def measure(self, reference: Array, values: Array) -> float:
         """Share of pixels, at the output's resolution, that are of one class in both."""
-        name = self.artifact.outputs[0].name
-        first, second = (
-            values if values.dtype.kind in "iu" else values.argmax(axis=1)
-            for values in (reference[name], outputs[name])
-        )
+        first, second = (x if x.dtype.kind in "iu" else x.argmax(axis=1) for x in (reference, values))
         return float(np.mean(first == second))
 
     def draw(self, image: Image, result: Any) -> Image:

@@ -32,6 +32,11 @@ class TensorTask(Task):
     def run(self, session: Run, image: Image) -> dict[str, Array]:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
+    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        """Least likeness of any output: none has a meaning that another measure would know."""
+        names = [spec.name for spec in self.artifact.outputs]
+        return min(self.measure(reference[name], outputs[name]) for name in names)
+
     def draw(self, image: Image, result: Any) -> Image:
         """The image with shape, smallest, mean and largest value of every output written on it."""
         white = np.full(3, 255, np.uint8)

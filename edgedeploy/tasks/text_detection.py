@@ -88,10 +88,9 @@ class TextDetection(Task):
     def run(self, session: Run, image: Image) -> TextRegions:
         return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
-    def agreement(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+    def measure(self, reference: Array, values: Array) -> float:
         """Intersection over union of the two masks {probability > threshold}."""
-        name = self.artifact.outputs[0].name
-        return overlap(*(values[name] > self.regions.threshold for values in (reference, outputs)))
+        return overlap(*(probability > self.regions.threshold for probability in (reference, values)))
 
     def draw(self, image: Image, result: Any) -> Image:
         """The image with the outline of every word."""

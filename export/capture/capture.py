@@ -29,21 +29,20 @@ from edgedeploy.core.errors import (
     UsageError,
     first_line,
 )
-from edgedeploy.core.parity import compare_all
+from edgedeploy.core.parity import CAPTURE, Difference, difference, nudged
 from edgedeploy.core.recipe import CaptureOptions
 from edgedeploy.core.spec import Artifact, Step, TaskSpec
 from edgedeploy.export.capture.adopt import adopt
 from edgedeploy.export.capture.exporters import export_dynamo, export_torchscript
 from edgedeploy.export.capture.sources import input_shape, is_file_source, make_network
-from edgedeploy.export.prove.jumps import Verdict, judge, nudged
+from edgedeploy.export.prove.discontinuity import PERTURBATIONS, Verdict, judge
 from edgedeploy.graphs.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
 from edgedeploy.graphs.metadata import save_model
 from edgedeploy.models.registry import ModelInfo
 from edgedeploy.models.reparam import reparameterize
 
 INPUT = "image"
-FURTHER = 8  # draws for networks that jump
-TOLERANCE = 1e-4  # of the output's largest value; fp32 networks of 100 layers differ by about 1e-6
+FURTHER = 8  # draws for discontinuous networks
 Images = Sequence[NDArray[np.float32]]
 
 
@@ -70,8 +69,8 @@ def capture(
         images: ready network inputs, (1, C, H, W) float32, on which parity is checked besides random ones.
 
     The last entry of `history` is "capture" with options {"exporter", "opset", "dynamic", "why"}: `why` is
-    empty, or says why the exporter is not the one that was tried first; "jumps", where it stands, counts the
-    draws at which the network jumps and that prove nothing (see `export/prove/jumps.py`). Raises ExportError
+    empty, or says why the exporter is not the one that was tried first; "jumps", where present, counts
+    the draws at which the network is discontinuous (see `export/prove/discontinuity.py`). Raises ExportError
     where no exporter works, ParityError where none agrees with the network, UsageError or ArtifactError for a
     bad source.
     """
@@ -98,7 +97,7 @@ def capture(
             network = reparameterize(network)
     capturing = _Capturing(network, module, shape, info, options, images)
     model, exporter, verdict, why = capturing.run()
-    jumps = {"jumps": verdict.jumps} if verdict.jumps else {}
+    jumps = {"jumps": verdict.excused} if verdict.excused else {}
     step = Step(
         name="capture",
         options={
@@ -110,7 +109,7 @@ def capture(
         },
         hits=1,
         milliseconds=(time.perf_counter() - started) * 1e3,
-        error=verdict.error,
+        error=verdict.difference.max_rel,
     )
     task = info.task if info is not None else TaskSpec()
     labels = info.labels if info is not None else ()
@@ -183,32 +182,34 @@ class _Capturing:
             further = islice(feed_sets(evaluator, len(pairs) + FURTHER), len(pairs), None)
             fitting = [image for image in self.images if _fits(image, evaluator)]
             pairs += [({INPUT: image}, evaluator({INPUT: image})) for image in fitting]
-            verdict = judge(map(self._error, pairs), map(self._error, further), self._moved, TOLERANCE)
+            verdict = judge(
+                map(self._difference, pairs), map(self._difference, further), self._perturbed, CAPTURE
+            )
         except NotRunnable as reason:
             raise ExportError(
                 f"{exporter} exporter: ONNX Runtime cannot run the result: {reason}"
             ) from reason
         if not verdict.agrees:
             raise ParityError(
-                f"{exporter} exporter: the result is off the network by {verdict.error:.1e}"
-                " of its largest value"
+                f"{exporter} exporter: the result is off the network by"
+                f" {verdict.difference.max_rel:.1e} of its largest value"
             )
         return verdict
 
-    def _error(self, pair: tuple[Feeds, Outputs]) -> tuple[NDArray[np.float32], float]:
+    def _difference(self, pair: tuple[Feeds, Outputs]) -> tuple[NDArray[np.float32], Difference]:
         image = pair[0][INPUT]
-        return image, compare_all(self._answer(self.module, image), pair[1]).max_rel
+        return image, difference(self._answer(self.module, image), pair[1])
 
-    def _moved(self, image: NDArray[np.float32], number: int) -> float:
-        """How far the network moves at an image with a nudge to that and to its weights; see `jumps`."""
-        # The deploy form: nudged weights that are yet to be made binary would be other weights.
+    def _perturbed(self, image: NDArray[np.float32], index: int) -> Difference:
+        """Difference of the network to itself with the last bits of input and weights moved; see `judge`."""
+        # The deploy form: training weights that are binarized later would become other weights.
         network = self.module if isinstance(self.network, ExportedProgram) else self.network
-        other = copy.deepcopy(network)
+        other, rng, bits = copy.deepcopy(network), np.random.default_rng(index), PERTURBATIONS[index]
         with torch.no_grad():
             for tensor in (*other.parameters(), *other.buffers()):
                 if tensor.dtype == torch.float32:
-                    tensor.copy_(torch.from_numpy(nudged(tensor.detach().numpy(), number)))
-        return compare_all(self._answer(network, image), self._answer(other, nudged(image, number))).max_rel
+                    tensor.copy_(torch.from_numpy(nudged(tensor.detach().numpy(), rng, bits)))
+        return difference(self._answer(network, image), self._answer(other, nudged(image, rng, bits)))
 
     def _answer(self, network: nn.Module, image: NDArray[np.float32]) -> Outputs:
         with torch.no_grad():

@@ -15,7 +15,7 @@ import onnx
 from onnx.defs import SchemaError, get_schema
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.delicate import coordinates, from_square_to_root
+from edgedeploy.export.match.keep_float32 import sampling_coordinates, square_to_root
 from edgedeploy.export.match.shapes import infer
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.graphs.surgeon import (
@@ -88,11 +88,11 @@ def to_fp16(graph: Graph, options: Fp16Options) -> int:
     infer(graph)
     kept = kept_names(graph) | {tensor.name for tensor in graph.inputs}
     halves: dict[str, Tensor] = {}  # float32 tensor -> its float16 twin
-    delicate = from_square_to_root(graph) | coordinates(graph)
+    keep_float32 = square_to_root(graph) | sampling_coordinates(graph)
     hits = 0
     for node in list(graph.nodes):
         wanted = node.name not in options.keep_nodes and node.op not in options.keep_ops
-        places = _convertible(node, graph.opset) if wanted and id(node) not in delicate else None
+        places = _convertible(node, graph.opset) if wanted and id(node) not in keep_float32 else None
         if places is None:
             continue
         inputs, outputs = places

@@ -1,21 +1,19 @@
-"""Does a rewritten model still compute the same? The judgment behind every pass.
+"""Proof that a rewritten model computes the same outputs; every pass is judged by it.
 
-Floating-point outputs are compared by the largest difference over the largest value. In class maps and 8-bit
-images a difference in the last bit moves a few places to a neighbor, so there the mean difference counts.
+What counts as the same is `of_pass` of core/parity.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgedeploy.core.errors import ParityError, first_line
-from edgedeploy.core.parity import compare
+from edgedeploy.core.parity import Difference, difference, last_bit_sensitivity, of_pass
 from edgedeploy.export.graph_pass import GraphPass
 from edgedeploy.graphs.evaluate import (
     IN_MEMORY,
@@ -30,26 +28,14 @@ from edgedeploy.graphs.structure import largest_tensor, without_weights
 from edgedeploy.graphs.surgeon import RANDOM
 from edgedeploy.graphs.weights import bytes_of_all
 
-# Mean over a discrete output, of its largest value: ties and roundings that fell otherwise.
-DISCRETE_TOLERANCE = 1e-3
 # Outputs below this, say of a sigmoid at -20, hold rounding and little else; errors are measured by it.
 QUIET = 1e-3
-# Some networks amplify rounding: reordering a sum in the first layer moves their output by more than any
-# promise. What the last bit of the input does to the output is beyond proof, so a few times that is granted,
-# within reason.
-GRANT, GRANT_LIMIT = 4.0, 100.0
-LAST_BIT = {"float32": 2.0**-23, "float16": 2.0**-10}
-# Where ONNX Runtime has no float16 kernel it computes in float32, and between two such operators it rounds
-# nothing, its optimizations on or off (tests/export/test_half.py). A constant that a pass computes is rounded
-# to float16, as the graph says. So the two differ by a last bit where the graphs are the same: in onnx's own
-# reference evaluator their difference is 0.
-HALF_LIMIT = 2.0**-10
 
 
 class Refuted(Exception):
-    """The rewritten model is not what its pass promised; the message says how.
+    """The rewritten model breaks the promise of its pass; the message says how.
 
-    `feeds` are inputs of the model before on which that shows, where it takes inputs to see it.
+    `feeds` are inputs of the model before the pass that show the difference, None where none are needed.
     """
 
     def __init__(self, message: str, feeds: Feeds | None = None) -> None:
@@ -63,9 +49,9 @@ class Verdict:
 
     Attributes:
         proof: of the rewritten model.
-        error: largest difference over all outputs and feeds, see `difference`.
-        granted: the error that was let pass although it is beyond the promise, because the last bit of the
-            input moves the output as far; None where the promise was kept to the letter.
+        error: largest error of any floating-point output over its largest value.
+        granted: the limit that replaced the promise, because the last bit of the input moves the outputs
+            beyond the promise too; None where the promise was kept.
     """
 
     proof: Proof
@@ -75,11 +61,11 @@ class Verdict:
 
 @dataclass
 class Proof:
-    """The feeds on which a model is watched and what it answers; moves on with every accepted rewrite."""
+    """A model's outputs on fixed feeds; every accepted rewrite makes the next proof."""
 
     model: onnx.ModelProto
     pairs: list[tuple[Feeds, Outputs]] = field(default_factory=list)
-    checks: bool = True  # whether the ONNX checker accepts the model we start from
+    checks: bool = True  # whether the ONNX checker accepts the original model
 
     @staticmethod
     def of(model: onnx.ModelProto, seeds: int, feeds: Sequence[Feeds]) -> Proof:
@@ -102,35 +88,30 @@ class Proof:
         """The proof of the candidate; raises Refuted if it breaks the promise of `step`."""
         if self.checks and not _passes_checker(candidate):
             raise Refuted(f"the ONNX checker refuses the result: {_checker_says(candidate)}")
-        worst, shown = 0.0, self.pairs[0][0]
+        found: list[Difference] = []
         pairs: list[tuple[Feeds, Outputs]] = []
         try:
             after = Evaluator(candidate)
-            for (before, _), (feeds, expected) in zip(self.pairs, self._expected(step, options), strict=True):
+            for feeds, expected in self._expected(step, options):
                 outputs = after(feeds)
-                try:
-                    error = difference(expected, outputs, step.atol)
-                except Refuted as reason:
-                    raise Refuted(str(reason), before) from None
-                if not error <= worst:
-                    worst, shown = error, before
+                found.append(output_difference(expected, outputs))
                 pairs.append((feeds, outputs))
         except NotRunnable as reason:
-            raise Refuted(f"ONNX Runtime cannot run the result: {reason}", shown) from reason
-        granted = None if worst <= step.atol else self._granted(step.atol)
-        if granted is not None and not worst <= granted:
-            said = f"an output differs by {worst:.1e} of its largest value; promised {step.atol:.0e}"
-            raise Refuted(said, shown)
-        return Verdict(Proof(candidate, pairs, self.checks), worst, granted)
+            message = f"ONNX Runtime cannot run the result: {reason}"
+            raise Refuted(message, self.pairs[len(found)][0]) from reason
+        except Refuted as reason:
+            raise Refuted(str(reason), self.pairs[len(found)][0]) from None
+        tolerance, granted = of_pass(step.atol, self._is_half()), None
+        if not all(map(tolerance.accepts, found)):
+            tolerance = tolerance.granting(last_bit_sensitivity(Evaluator(self.model), self.pairs, QUIET))
+            granted = tolerance.max_rel
+        for (feeds, _), one in zip(self.pairs, found, strict=True):
+            if not tolerance.accepts(one):
+                raise Refuted(f"{_described(one)}; promised {step.atol:.0e}", feeds)
+        return Verdict(Proof(candidate, pairs, self.checks), max(one.max_rel for one in found), granted)
 
-    def _granted(self, atol: float) -> float:
-        """What a promise of `atol` may come to in a network as sensitive to rounding as this one."""
-        rng, before, worst = np.random.default_rng(0), Evaluator(self.model), 0.0
-        for feeds, outputs in self.pairs:
-            nudged = {name: _nudged(value, rng) for name, value in feeds.items()}
-            worst = max(worst, difference(outputs, before(nudged), 0.0))
-        half = any(getattr(value, "dtype", None) == np.float16 for value in self.pairs[0][1].values())
-        return min(GRANT * worst, max(GRANT_LIMIT * atol, HALF_LIMIT if half else 0.0))
+    def _is_half(self) -> bool:
+        return any(getattr(value, "dtype", None) == np.float16 for value in self.pairs[0][1].values())
 
     def _expected(self, step: GraphPass, options: Any) -> Iterator[tuple[Feeds, Outputs]]:
         """Feeds for the model after the step, and what it must answer."""
@@ -145,58 +126,29 @@ class Proof:
             yield feeds, outputs
 
 
-def _nudged(value: Any, rng: np.random.Generator) -> Any:
-    """A floating-point input with the last bit of every value changed; others as they are."""
-    bit = LAST_BIT.get(getattr(getattr(value, "dtype", None), "name", ""))
-    if bit is None:
-        return value
-    return value * (1 + bit * rng.choice((-1, 1), value.shape)).astype(value.dtype)
-
-
-def difference(expected: Mapping[str, Any], got: Mapping[str, Any], atol: float) -> float:
-    """The largest error over all outputs; raises Refuted where names, dtypes or shapes differ."""
+def output_difference(expected: Outputs, got: Outputs) -> Difference:
+    """Worst difference over all outputs; raises Refuted where names, dtypes or shapes differ."""
     if set(expected) != set(got):
         raise Refuted(f"the outputs are {', '.join(sorted(got))}; expected {', '.join(sorted(expected))}")
-    worst = 0.0
     for name, reference in expected.items():
-        candidate = got[name]
-        if _is_sequence(reference) and _is_sequence(candidate):
-            items, others = (
-                {f"{name}[{number}]": item for number, item in enumerate(sequence)}
-                for sequence in (reference, candidate)
-            )
-            worst = max(worst, difference(items, others, atol))
-            continue
-        kind = getattr(getattr(reference, "dtype", None), "kind", "")
-        if kind not in ("f", "i", "u", "b"):
-            if not np.array_equal(np.asarray(reference, object), np.asarray(candidate, object)):
-                raise Refuted(f"output '{name}' differs")
-        elif reference.dtype != candidate.dtype:
-            raise Refuted(f"output '{name}' is {candidate.dtype} and was {reference.dtype}")
-        elif kind == "f":
-            try:
-                parity = compare(reference, candidate)
-                peak = float(np.abs(reference[np.isfinite(reference)]).max(initial=0.0))
-                worst = max(worst, parity.max_abs / max(peak, QUIET))
-            except ParityError as error:
-                raise Refuted(f"output '{name}': {error}") from error
-        else:
-            moved = _discrete(name, reference, candidate)
-            worst = max(worst, 0.0 if moved <= max(atol, DISCRETE_TOLERANCE) else moved)
-    return worst
+        before, after = _dtype(reference), _dtype(got[name])
+        if before != after:
+            raise Refuted(f"output '{name}' is {after} and was {before}")
+    try:
+        return difference(expected, got, QUIET)
+    except ParityError as error:
+        raise Refuted(f"the outputs differ: {error}") from error
 
 
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, list)
+def _dtype(value: Any) -> Any:
+    """The dtype of a tensor, or those of a sequence; None for values of another kind."""
+    return [_dtype(item) for item in value] if isinstance(value, list) else getattr(value, "dtype", None)
 
 
-def _discrete(name: str, reference: NDArray[Any], candidate: NDArray[Any]) -> float:
-    if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
-        raise Refuted(f"output '{name}' is {candidate.dtype}{list(candidate.shape)}")
-    if reference.size == 0:
-        return 0.0
-    apart = np.abs(reference.astype(np.float64) - candidate.astype(np.float64))
-    return float(apart.mean() / max(1.0, np.abs(reference.astype(np.float64)).max()))
+def _described(found: Difference) -> str:
+    if found.unequal and not found.max_rel:
+        return f"an output differs by {found.unequal:.1%} of its elements"
+    return f"an output differs by {found.max_rel:.1e} of its largest value"
 
 
 def _passes_checker(model: onnx.ModelProto) -> bool:

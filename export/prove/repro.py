@@ -1,4 +1,4 @@
-"""The smallest model on which a rewrite goes wrong: what the rewrite touched, and what flowed into it."""
+"""The smallest model on which a rewrite errs: the nodes it changed, fed with their inputs in the model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 import onnx
 
 from edgedeploy.core.files import replacing, write_bytes, write_text
+from edgedeploy.core.parity import of_pass
 from edgedeploy.export.graph_pass import GraphPass
-from edgedeploy.export.prove.proof import Refuted, difference
+from edgedeploy.export.prove.proof import Refuted, output_difference
 from edgedeploy.graphs.evaluate import Evaluator, Feeds, NotRunnable, Outputs
+from edgedeploy.graphs.view import outer_names
 
 
 @dataclass(frozen=True)
 class Repro:
-    """Two models that should agree on `feeds` and do not; `note` says what they are."""
+    """Two models that should agree on `feeds` and do not; `note` describes them."""
 
     before: onnx.ModelProto
     after: onnx.ModelProto
@@ -37,13 +39,14 @@ class Repro:
 def minimal(
     before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, step: GraphPass, node: str
 ) -> Repro:
-    """Cut both models down to the nodes that differ; falls back to the whole where that shows nothing."""
+    """Both models cut down to the nodes that differ; whole where the cut models agree."""
     whole = Repro(before, after, dict(feeds), "the whole model")
     old, new = _changed(before, after), _changed(after, before)
     if not step.keeps_contract or not old or not new:
         return whole
     made = _made(old) & _made(new)
-    outputs = sorted(made & (_read(_others(before, old)) | {value.name for value in before.graph.output}))
+    others = [node for node in before.graph.node if _made(old).isdisjoint(node.output)]
+    outputs = sorted(made & (_read(others) | {value.name for value in before.graph.output}))
     read = (_read(old) - _made(old)) | (_read(new) - _made(new))
     wanted = sorted(read - _constants(before) - _constants(after))
     if not outputs:
@@ -66,13 +69,13 @@ def _differs(repro: Repro, atol: float) -> bool:
     except NotRunnable:
         return False
     try:
-        return not difference(expected, Evaluator(repro.after)(repro.feeds), atol) <= atol
+        return not of_pass(atol).accepts(output_difference(expected, Evaluator(repro.after)(repro.feeds)))
     except (NotRunnable, Refuted):
         return True
 
 
 def _changed(model: onnx.ModelProto, other: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes of a model that the other does not have, or whose constants it has with other values."""
+    """Nodes of a model that the other lacks, or has with other constants."""
     theirs = Counter(_fingerprints(other))
     changed = []
     for node, print_ in zip(model.graph.node, _fingerprints(model), strict=True):
@@ -92,7 +95,7 @@ def _fingerprints(model: onnx.ModelProto) -> Iterator[bytes]:
 def _part(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], feeds: Outputs, outputs: list[str]
 ) -> onnx.ModelProto:
-    """A model of some nodes, their constants, the inputs that they read, and the given outputs."""
+    """A model of some nodes, their constants, their inputs and the given outputs."""
     read = _read(nodes) - _made(nodes)
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     part.functions.extend(model.functions)
@@ -112,7 +115,7 @@ def _part(
 
 
 def _watched(model: onnx.ModelProto, names: Iterable[str]) -> Evaluator:
-    """The model with more of its tensors as outputs."""
+    """The model with more tensors as outputs."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     there = {value.name for value in (*model.graph.output, *model.graph.input)}
@@ -122,26 +125,13 @@ def _watched(model: onnx.ModelProto, names: Iterable[str]) -> Evaluator:
     return Evaluator(watched)
 
 
-def _others(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    chosen = {output for node in nodes for output in node.output}
-    return [node for node in model.graph.node if chosen.isdisjoint(node.output)]
-
-
 def _made(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return {name for node in nodes for name in node.output if name}
 
 
 def _read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Names that nodes read, and that the bodies of theirs do."""
-    found: set[str] = set()
-    for node in nodes:
-        found.update(name for name in node.input if name)
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                body = attribute.g
-                own = _made(body.node) | {v.name for v in body.input} | {t.name for t in body.initializer}
-                found |= (_read(body.node) | {value.name for value in body.output}) - own
-    return found
+    """Names that nodes and their subgraphs read."""
+    return {name for node in nodes for name in (*node.input, *outer_names(node)) if name}
 
 
 def _constants(model: onnx.ModelProto) -> set[str]:
@@ -149,7 +139,7 @@ def _constants(model: onnx.ModelProto) -> set[str]:
     return {tensor.name for tensor in model.graph.initializer} | sparse
 
 
-_README = """Pass {name} changed what a model computes, and was taken back:
+_README = """Pass {name} changed what a model computes, and was reverted:
 {reason}
 
 before.onnx and after.onnx are {note}; feeds.npz holds their inputs. To see the difference:

@@ -1,31 +1,32 @@
-"""Try one pass on one model: rewrite, prove, and where the promise breaks find the rewrite that breaks it."""
+"""Try one pass on one model: rewrite, prove, and find the rewrite that breaks the pass's promise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
 from edgedeploy.core.errors import first_line
 from edgedeploy.export.graph_pass import Applied, CandidateFault, GraphPass
-from edgedeploy.export.prove.bisect import first_failure
 from edgedeploy.export.prove.proof import Proof, Refuted, Verdict
 from edgedeploy.export.prove.repro import Repro, minimal
 from edgedeploy.graphs.evaluate import Feeds
 from edgedeploy.graphs.surgeon import Graph, dump, load
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Offence:
-    """A rewrite that was taken back.
+    """A rewrite that was reverted.
 
     Attributes:
         name: of the pass.
         node, op: the candidate of the rewrite; "" where the pass works on the graph as a whole.
-        reason: what it did.
-        repro: the smallest models that show it; None where there is no result to compare.
+        reason: how it breaks the promise.
+        repro: the smallest models that show the difference; None where there is no result to compare.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Offence:
 
 @dataclass(frozen=True)
 class Trial:
-    """One pass with its options, on a model whose behavior is known."""
+    """One pass with its options on one model."""
 
     model: onnx.ModelProto
     step: GraphPass
@@ -45,7 +46,7 @@ class Trial:
     refused: Mapping[str, str]
 
     def rewritten(self, limit: int | None = None) -> tuple[Graph, Applied]:
-        """A fresh graph with the first `limit` rewrites made."""
+        """A new graph with the first `limit` rewrites made."""
         graph = load(self.model)
         return graph, self.step.apply(graph, self.options, limit, self.refused)
 
@@ -58,7 +59,7 @@ class Trial:
         return candidate, proof.advance(candidate, self.step, self.options)
 
     def offence(self, proof: Proof, applied: Applied, reason: Refuted) -> Offence:
-        """Who broke the promise when all of `applied` did; `reason` is what was seen then."""
+        """The rewrite that breaks the promise, after `applied` as a whole was refuted with `reason`."""
         place, seen = applied.hits, reason
         if self.step.ops:
             try:
@@ -82,3 +83,24 @@ class Trial:
             return minimal(before, after, feeds or {}, self.step, node)
         except Exception as error:  # noqa: BLE001  a repro is a help: its own failure must not stop the run
             return Repro(before, after, dict(feeds or {}), f"the whole model: {first_line(error)}")
+
+
+def first_failure(attempt: Callable[[int], T], hits: int, failure: type[Exception]) -> tuple[int, Exception]:
+    """(n, what was raised): `attempt(n)` raises `failure`, while `attempt(n - 1)` does not. By bisection.
+
+    `attempt(hits)` is known to raise and `attempt(0)` not to. Where several n fit, one of them is found.
+    Raises LookupError where `attempt(hits)` does not raise a second time.
+    """
+    good, bad = 0, hits
+    seen: Exception | None = None
+    while bad - good > 1 or seen is None:
+        middle = (good + bad) // 2 if bad - good > 1 else bad
+        try:
+            attempt(middle)
+        except failure as reason:
+            bad, seen = middle, reason
+        else:
+            if middle == bad:  # it was the surroundings, not the rewrites: nothing to find
+                raise LookupError("it does not fail a second time")
+            good = middle
+    return bad, seen

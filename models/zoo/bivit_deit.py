@@ -110,8 +110,8 @@ class BinaryDeiT(nn.Module):
 def initialize_binary(model: nn.Module) -> None:
     """As transformers are; but each branch starts near zero, so that a block starts near identity.
 
-    A sign jumps: rounding alone makes a deep binary network with large branches give another result on every
-    runtime. Small branches, as in Touvron et al., CaiT, 2021, keep a fresh network from that.
+    A sign is discontinuous: rounding alone makes a deep binary network with large branches give another
+    result on every runtime. Small branches, as in Touvron et al., CaiT, 2021, keep a fresh network from that.
     """
     initialize_transformer(model)
     for name, module in model.named_modules():

@@ -16,7 +16,8 @@ import onnx
 import onnx.backend.test
 import pytest
 
-from edgedeploy.export.prove.proof import HALF_LIMIT, difference
+from edgedeploy.core.parity import HALF_LIMIT, of_pass
+from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
 from edgedeploy.graphs.evaluate import Evaluator, Feeds, NotRunnable, feed_sets
 from edgedeploy.graphs.read import read_model
@@ -70,7 +71,8 @@ def check(model: onnx.ModelProto, given: list[Feeds]) -> bool:
     after = Evaluator(result.model)
     for feeds, outputs in expected:
         half = any(getattr(value, "dtype", None) == np.float16 for value in outputs.values())
-        assert difference(outputs, after(feeds), 1e-5) <= (HALF_LIMIT if half else 1e-5)
+        limit = of_pass(HALF_LIMIT if half else 1e-5)
+        assert limit.accepts(output_difference(outputs, after(feeds)))
     return True
 
 

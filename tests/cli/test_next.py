@@ -23,10 +23,7 @@ def suggested(outcome: Outcome) -> list[list[str]]:
 
 
 def with_task(path: Path, task: str, out: Path) -> Path:
-    from edgedeploy.core.relabel import relabeled
-
-    artifact = Artifact.load(path)
-    return relabeled(artifact.model_copy(update={"task": TaskSpec(name=task)}), out).path
+    return Artifact.load(path).saved_at(out, task=TaskSpec(name=task)).path
 
 
 def test_paths_are_quoted(cli: Cli, relu: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.order import DEFAULT_PASSES, in_order
-from edgedeploy.export.prove.bisect import first_failure
+from edgedeploy.export.prove.trial import first_failure
 from edgedeploy.export.runner import MAX_OFFENCES, OptimizeResult, optimize
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.graphs.evaluate import Evaluator

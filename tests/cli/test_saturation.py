@@ -12,12 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.backend import BACKENDS, BuildOptions, OpenOptions
 from edgedeploy.calibration import load_rules
-from edgedeploy.core.caveats import caveats
+from edgedeploy.core.artifact_warnings import artifact_warnings, saturation
 from edgedeploy.core.cpu import OVERRIDE
 from edgedeploy.core.errors import BuildError
 from edgedeploy.core.int8_layers import saturating_layers
 from edgedeploy.core.parity import compare
-from edgedeploy.core.saturation import saturation
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target, this_cpu
 from tests.cli.conftest import Cli
@@ -120,7 +119,7 @@ def test_what_is_quantized_for_such_a_cpu_cannot_saturate(rules: str, tmp_path: 
 
 @pytest.mark.usefixtures("avx2")
 def test_people_are_told_what_to_type(whole: Path, cli: Cli) -> None:
-    (line,) = caveats(Artifact.load(whole))
+    (line,) = artifact_warnings(Artifact.load(whole))
     assert "3 of 4 INT8 layers can saturate on this CPU (x86-avx2)" in line
     assert "edgedeploy build" in line
     noted = cli("bench", f"{whole}@onnxruntime", "--runs", 2)
@@ -130,7 +129,7 @@ def test_people_are_told_what_to_type(whole: Path, cli: Cli) -> None:
 
 def test_a_cpu_that_adds_in_32_bits_says_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OVERRIDE, "x86-vnni")
-    assert caveats(Artifact.load(whole)) == []
+    assert artifact_warnings(Artifact.load(whole)) == []
     assert saturation(Artifact.load(whole), load_target("x86-avx2")).names
 
 

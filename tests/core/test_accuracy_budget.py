@@ -67,13 +67,16 @@ def test_agreement_of_masks_vectors_and_values() -> None:
     assert cosine(x, 3 * x) == pytest.approx(1.0)
 
 
-def artifact(task: str, output: tuple[int, ...], channels: int = 3, **options: object) -> Artifact:
+def artifact(task: str, *outputs: tuple[int, ...], channels: int = 3, **options: object) -> Artifact:
     return Artifact(
         path="m.onnx",  # type: ignore[arg-type]
         kind="onnx",
         model="m",
         inputs=(TensorSpec(name="x", dtype="float32", shape=(1, channels, 8, 8), layout="NCHW"),),
-        outputs=(TensorSpec(name="y", dtype="float32", shape=output),),
+        outputs=tuple(
+            TensorSpec(name=name, dtype="float32", shape=shape)
+            for name, shape in zip("yz", outputs, strict=False)
+        ),
         task=TaskSpec(name=task, options=dict(options)),
     )
 
@@ -93,7 +96,7 @@ def artifact(task: str, output: tuple[int, ...], channels: int = 3, **options: o
 def test_every_task_agrees_with_itself_and_less_with_others(
     task: str, shape: tuple[int, ...], channels: int, options: dict[str, object], rng: np.random.Generator
 ) -> None:
-    chosen = task_for(artifact(task, shape, channels, **options))
+    chosen = task_for(artifact(task, shape, channels=channels, **options))
     y = rng.standard_normal(shape).astype(np.float32)
     assert chosen.agreement({"y": y}, {"y": y}) == pytest.approx(1.0)
     other = -y
@@ -101,6 +104,60 @@ def test_every_task_agrees_with_itself_and_less_with_others(
     found = agreement_scores(chosen, [({"y": y}, {"y": y}), ({"y": y}, {"y": other})])
     assert found["worst"] < found["agreement"] < 1
     assert found["sqnr"] == pytest.approx(10 * math.log10(2 / 4), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "other", "channels"),
+    [
+        ("segmentation", (1, 5, 8, 8), (1, 4, 8, 8), 3),  # boxes
+        ("segmentation", (1, 5, 8, 8), (1, 5, 4, 4), 3),  # an auxiliary head
+        ("text-detection", (1, 1, 8, 8), (1, 1, 8, 8), 3),  # thresholds
+        ("classification", (1, 10), (1, 16, 4, 4), 3),  # features
+        ("classification", (1, 10), (1, 1), 3),
+        ("face-embedding", (1, 16), (1, 2), 3),
+        ("disc-cup", (1, 2, 8, 8), (1, 1), 3),
+        ("super-resolution", (1, 1, 16, 16), (1, 1, 8, 8), 1),
+        ("tensor", (1, 7), (1, 3), 3),
+    ],
+)
+def test_agreement_is_of_every_output_and_the_worst_decides(
+    task: str, shape: tuple[int, ...], other: tuple[int, ...], channels: int, rng: np.random.Generator
+) -> None:
+    options = {"scale": 2} if task == "super-resolution" else {}
+    chosen = task_for(artifact(task, shape, other, channels=channels, **options))
+    exact = {
+        name: rng.standard_normal(s).astype(np.float32) for name, s in zip("yz", (shape, other), strict=True)
+    }
+    assert chosen.agreement(exact, exact) == pytest.approx(1.0)
+    ruined = {**exact, "z": -exact["z"]}
+    assert chosen.agreement(exact, ruined) < 0.9
+    found = agreement_scores(chosen, [(exact, exact), (exact, ruined)])
+    assert found["worst"] < 0.9
+    assert found["sqnr"] == pytest.approx(10 * math.log10(2 / 4), abs=0.01)
+
+
+def test_a_further_output_may_lose_what_int8_loses(rng: np.random.Generator) -> None:
+    """An SQNR of 25 dB is usual for features, and no reason to refuse INT8 of a classifier."""
+    chosen = task_for(artifact("classification", (1, 10), (1, 16, 4, 4)))
+    exact = {name: rng.standard_normal(s).astype(np.float32) for name, s in (("y", (1, 10)), ("z", (1, 16)))}
+    noisy = {**exact, "z": exact["z"] * np.float32(1 + 10 ** (-25 / 20))}
+    assert 0.99 < chosen.agreement(exact, noisy) < 1
+
+
+def test_another_number_of_detections_is_no_agreement() -> None:
+    chosen = task_for(artifact("tensor", (1, 7), (1, 3)))
+    exact = {"y": np.ones((1, 7), np.float32), "z": np.ones((3, 6), np.float32)}
+    found = agreement_scores(chosen, [(exact, {**exact, "z": exact["z"][:2]})])
+    assert found["agreement"] == 0
+    assert found["sqnr"] == -300
+
+
+def test_class_maps_agree_by_share_of_equal_elements() -> None:
+    chosen = task_for(artifact("tensor", (1, 100)))
+    classes = np.arange(100, dtype=np.int64)[None]
+    other = classes.copy()
+    other[0, :3] += 1000
+    assert chosen.agreement({"y": classes}, {"y": other}) == pytest.approx(0.97)
 
 
 def test_a_mean_that_chance_has_lifted_is_told_by_its_lower_bound(rng: np.random.Generator) -> None:

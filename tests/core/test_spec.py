@@ -201,6 +201,17 @@ def test_engines_round_trip_through_their_sidecar(tmp_path: Path) -> None:
     assert Artifact.load(artifact.path) == artifact
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_an_engine_is_saved_with_other_fields(in_place: bool, tmp_path: Path) -> None:
+    artifact = engine(tmp_path / "net.engine")
+    out = artifact.path if in_place else tmp_path / "out" / "b.engine"
+    saved = artifact.saved_at(out, model="other")
+    assert Artifact.load(out) == saved
+    assert (saved.model, saved.digest) == ("other", artifact.digest)
+    assert out.read_bytes() == artifact.path.read_bytes()
+    assert in_place or Artifact.load(artifact.path) == artifact
+
+
 def test_an_engine_without_or_with_a_wrong_sidecar_is_refused(tmp_path: Path) -> None:
     path = engine(tmp_path / "net.engine").path
     path.write_bytes(b"another engine")

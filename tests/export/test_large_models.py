@@ -129,11 +129,3 @@ def test_functions_and_what_the_file_says_of_itself_survive(rng: np.random.Gener
     assert {(entry.domain, entry.version) for entry in after.opset_import} == {
         (entry.domain, entry.version) for entry in model.opset_import
     }
-
-
-def test_sequences_are_compared_item_by_item() -> None:
-    items = [np.ones((2, 3), np.float32), np.full(4, 2, np.float32)]
-    assert proof.difference({"s": items}, {"s": [item.copy() for item in items]}, 0.0) == 0
-    assert proof.difference({"s": items}, {"s": [items[0], items[1] * 1.5]}, 0.0) == pytest.approx(0.5)
-    with pytest.raises(proof.Refuted, match="outputs are"):
-        proof.difference({"s": items}, {"s": items[:1]}, 0.0)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedeploy.core.parity import EXACT, Difference, of_pass
 from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.order import DEFAULT_PASSES
-from edgedeploy.export.prove.proof import difference
+from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
 from edgedeploy.graphs.evaluate import Evaluator, feed_sets
 from edgedeploy.graphs.surgeon import dump, load
@@ -30,9 +31,9 @@ def after(item: GraphPass, model: onnx.ModelProto, options: Any) -> tuple[onnx.M
 
 def worst_difference(
     item: GraphPass, before: onnx.ModelProto, changed: onnx.ModelProto, options: Any
-) -> float:
+) -> Difference:
     """Over two draws, through the pass's own account of what inputs and outputs now mean."""
-    old, new, worst = Evaluator(before), Evaluator(changed), 0.0
+    old, new, worst = Evaluator(before), Evaluator(changed), EXACT
     for drawn, answered in feed_sets(old, 2):
         feeds, expected = drawn, answered
         if item.old_feeds is not None:
@@ -41,7 +42,7 @@ def worst_difference(
             expected = old(item.old_feeds(feeds, options))
         if item.old_outputs is not None:
             expected = item.old_outputs(expected, options)
-        worst = max(worst, difference(expected, new(feeds), item.atol))
+        worst = worst.worse(output_difference(expected, new(feeds)))
     return worst
 
 
@@ -54,7 +55,8 @@ def test_every_case_fires_and_computes_the_same(name: str, seed: int) -> None:
         changed, hits = after(item, model, options)
         assert hits > 0, f"case {number} does not fire"
         onnx.checker.check_model(changed)
-        assert worst_difference(item, model, changed, options) <= item.atol, f"case {number}"
+        found = worst_difference(item, model, changed, options)
+        assert of_pass(item.atol).accepts(found), f"case {number}"
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if PASSES.get(name).keeps_contract])
@@ -106,4 +108,4 @@ def test_a_broken_formula_would_be_seen(rng: np.random.Generator) -> None:
     changed, _ = after(item, model, options)
     weight = next(t for t in changed.graph.initializer if len(t.dims) == 4)
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.01, weight.name))
-    assert worst_difference(replace(item), model, changed, options) > item.atol
+    assert not of_pass(item.atol).accepts(worst_difference(replace(item), model, changed, options))

@@ -33,9 +33,11 @@ pytestmark = pytest.mark.skipif(bool(BACKENDS.get("openvino").why_not()), reason
 BUDGET = parse_accuracy(["agreement>=0.97"])
 
 
-@pytest.fixture
-def breaks(tmp_path: Path) -> Path:
-    """Fifth powers before `b` and a squash after it: small values decide, and one scale has none for them."""
+def save_breaking(path: Path, *outputs: str) -> Path:
+    """Fifth powers before `b` and a squash after it: small values decide, and one scale has none for them.
+
+    INT8 ruins output `d`; output `easy` it keeps.
+    """
     net = Net(1, 3, 48, 48)
     x = net.op("Mul", "far", net.op("Add", "shifted", "x", net.constant("shift", 1)), net.constant("gain", 1))
     net.weights["shift"][:], net.weights["gain"][:] = -0.5, 4.0
@@ -50,11 +52,17 @@ def breaks(tmp_path: Path) -> Path:
     net.weights["unit"][:] = 0.05
     c = net.op("Relu", "r", net.conv("c", squash, 16, 16))
     net.conv("d", c, 16, 16)
-    path = tmp_path / "breaks.onnx"
-    model = net.model("d")
+    if "easy" in outputs:
+        net.conv("easy", a, 16, 8)
+    model = net.model(*outputs)
     del model.metadata_props[:]  # a file of somebody else's
     onnx.save(model, path)
     return path
+
+
+@pytest.fixture
+def breaks(tmp_path: Path) -> Path:
+    return save_breaking(tmp_path / "breaks.onnx", "d")
 
 
 @pytest.fixture
@@ -94,6 +102,16 @@ def test_int8_that_breaks_does_not_ship_and_says_why(breaks: Path, photos: Path,
     assert built.details.guard.calibrated_on + built.details.guard.scored_on <= 12
     assert Artifact.load(built.path) == built
     assert not list(built.path.parent.glob(".guard-*")), "nothing is left over"
+
+
+def test_int8_that_ruins_the_second_output_does_not_ship(photos: Path, tmp_path: Path) -> None:
+    source = save_breaking(tmp_path / "two.onnx", "easy", "d")
+    built = run(job(source, photos, "guard.mixed=false"), Listener(), Cache(tmp_path / "cache"))
+    assert built.precision in ("fp32", "bf16")
+    int8 = by_name(built)["int8 in openvino"]
+    assert not int8["within"]
+    assert int8["scores"]["agreement"] < 0.9
+    assert int8["scores"]["sqnr"] < 20
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_places_keep_the_bits_that_float16_has_not(
 ) -> None:
     model = wide_model(rng)
     kept = error_of_fp16(model)
-    monkeypatch.setattr("edgedeploy.export.passes.to_fp16.coordinates", lambda graph: set())  # noqa: ARG005
+    monkeypatch.setattr("edgedeploy.export.passes.to_fp16.sampling_coordinates", lambda graph: set())  # noqa: ARG005
     lost = error_of_fp16(model)
     assert kept < 5e-3
     assert lost > 20 * kept

@@ -13,7 +13,7 @@ import pytest
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import ArtifactError, CalibrationError, UsageError
 from edgedeploy.core.job import Job
-from edgedeploy.core.parity import compare_all
+from edgedeploy.core.parity import difference
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
@@ -84,7 +84,7 @@ def test_every_step_leaves_its_mark_and_the_result_is_right(
     assert "BatchNormalization" not in operators
     assert "QuantizeLinear" in operators
     feeds = {"image": rng.random((1, 3, 24, 32)).astype(np.float32)}
-    parity = compare_all(outputs(before, feeds), outputs(built, feeds))
+    parity = difference(outputs(before, feeds), outputs(built, feeds))
     assert 20 < parity.sqnr_db < 80  # 8 bits: about 40 dB, and never the exact fp32 result
 
 

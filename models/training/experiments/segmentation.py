@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedeploy.core.errors import RecipeError, UsageError
-from edgedeploy.core.spacing import evenly
+from edgedeploy.core.sampling import evenly_spaced
 from edgedeploy.models.training.augment import color_jitter, random_window
 from edgedeploy.models.training.experiment import (
     EXPERIMENTS,
@@ -107,7 +107,7 @@ class Segmentation(Experiment[SegmentationSettings]):
     def sheet(self, network: nn.Module) -> Image:
         """Image, prediction, truth."""
         run, pictures = runner(network, self.info), []
-        for index in evenly(len(self.val), SHEET_ROWS):
+        for index in evenly_spaced(len(self.val), SHEET_ROWS):
             image, truth = read_sample(self.val[index], self.layout.read)
             known = np.where(truth == self.layout.ignore, 0, truth)
             pictures += [image, self.task.draw(image, self.task.run(run, image))]

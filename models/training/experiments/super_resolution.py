@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
-from edgedeploy.core.spacing import evenly
+from edgedeploy.core.sampling import evenly_spaced
 from edgedeploy.models.training.experiment import EXPERIMENTS, Batch, Experiment, Objective, refuse_teacher
 from edgedeploy.models.training.measure import measure, runner, task_of
 from edgedeploy.models.training.patches import draw_batch, load_pairs
@@ -97,7 +97,7 @@ class SuperResolution(Experiment[SuperResolutionSettings]):
         """Low and high resolution to look at: to be measured on or, without any, to be trained on."""
         if self.validation is not None:
             return islice(self.task.pairs(self.validation)[1], SHEET_ROWS)
-        return map(self.pairs.picture, evenly(len(self.pairs.sources), SHEET_ROWS))
+        return map(self.pairs.picture, evenly_spaced(len(self.pairs.sources), SHEET_ROWS))
 
 
 class PatchPsnr(Objective):

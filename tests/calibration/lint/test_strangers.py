@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from edgedeploy.calibration.lint import Finding, fix, lint, subject_named
-from edgedeploy.calibration.lint.verify import agreement, run
+from edgedeploy.calibration.lint.verify import run
+from edgedeploy.core.parity import worst_difference
 from tests.support.qdq_nets import Net, feed
 from tests.support.runtimes import Refused, rtx_kernels
 from tests.support.strangers import STATIC, quantize_static
@@ -72,7 +73,7 @@ def test_onnxruntimes_models_are_refused_until_they_are_fixed(mode: str, tmp_pat
     assert not any(repair.reverted for repair in fixed.repairs), fixed.repairs
     assert fixed.sqnr_db is not None
     assert fixed.sqnr_db > 15
-    assert agreement(run(stranger, feeds), run(fixed.model, feeds)).sqnr_db > 20
+    assert worst_difference(zip(run(stranger, feeds), run(fixed.model, feeds), strict=True)).sqnr_db > 20
     convolutions = [k.inputs[0].dtype for k in rtx_kernels(fixed.model) if k.kind == "correlation"]
     assert convolutions.count("Int8") >= 5
     onnx.checker.check_model(fixed.model, full_check=True)
@@ -88,7 +89,7 @@ def test_a_repaired_relu_is_there_again(tmp_path: Path) -> None:
     fixed = fix(stranger, subject_named("tensorrt"))
     assert [node.op_type for node in fixed.model.graph.node].count("Relu") == 1
     x = [{"x": feed(model)}]
-    assert agreement(run(stranger, x), run(fixed.model, x)).sqnr_db > 30
+    assert worst_difference(zip(run(stranger, x), run(fixed.model, x), strict=True)).sqnr_db > 30
 
 
 def test_nncfs_models(tmp_path: Path) -> None:

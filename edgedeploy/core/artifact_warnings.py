@@ -1,4 +1,4 @@
-"""Whether an artifact's INT8 layers can saturate on a CPU, and what to tell people who run it there."""
+"""Warnings about an artifact on this machine: INT8 layers that saturate, INT8 ranges of random data."""
 
 from __future__ import annotations
 
@@ -10,24 +10,34 @@ from edgedeploy.core.int8_layers import SaturatingLayers, saturating_layers
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import THIS_CPU, Target, load_target
 
+RANDOM_DATA = "random data"
 NONE = SaturatingLayers((), 0)
 
 
+def artifact_warnings(artifact: Artifact) -> list[str]:
+    """Everything to know before running or judging the artifact, one warning a line."""
+    lines = saturation_warnings(artifact)
+    if artifact.details.calibration.random:
+        noise = f"INT8 ranges from {RANDOM_DATA}: its accuracy means nothing; quantize it with --data FOLDER"
+        lines.insert(0, noise)
+    return lines
+
+
 def saturation(artifact: Artifact, target: Target | None = None) -> SaturatingLayers:
-    """The layers that can saturate on a target's CPUs, by default on this one; none where sums are 32-bit."""
+    """Layers that can saturate on a target's CPU, by default on this one; none where sums are 32-bit."""
     if artifact.kind != "onnx":
         return NONE
     try:
         target = target or load_target(THIS_CPU)
-    except EdgeDeployError:  # a CPU of which nothing is known
+    except EdgeDeployError:  # unknown CPU
         return NONE
     if target.cpu is None or target.cpu.sums == "int32":
         return NONE
     return _layers(artifact.path, artifact.digest)
 
 
-def saturation_caveats(artifact: Artifact) -> list[str]:
-    """A line of warning where INT8 layers of the artifact can saturate on this CPU; with what to do."""
+def saturation_warnings(artifact: Artifact) -> list[str]:
+    """One line with the remedy where INT8 layers of the artifact can saturate on this CPU, else none."""
     found = saturation(artifact)
     if not found.names:
         return []

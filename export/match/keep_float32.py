@@ -1,19 +1,19 @@
-"""Where float16 is too coarse in a graph whatever the values: squares, and places in an image.
+"""Nodes that must stay in float32 whatever their values: squares, and coordinates in an image.
 
-float16 has 11 bits: a place in GridSample's units of -1 to 1 is off by up to 1/16 of a pixel at a width of
-512, and by 1/4 at 2048.
+float16 has 11 bits: a coordinate in GridSample's units of -1 to 1 is off by up to 1/16 of a pixel at a width
+of 512, and by 1/4 at 2048.
 """
 
 from __future__ import annotations
 
 from edgedeploy.graphs.surgeon import Graph, producer
 
-# Where float32 may stop: what comes out of these was summed, and is as exact as float16 has it.
+# float32 may end at these: their outputs are sums, as exact as float16 can hold.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "DeformConv")
 
 
-def coordinates(graph: Graph) -> set[int]:
-    """Ids of the nodes that compute where GridSample reads, back to the layers that say how far to move."""
+def sampling_coordinates(graph: Graph) -> set[int]:
+    """Ids of the nodes that compute the coordinates of GridSample, back to the layers of the offsets."""
     waiting = [node.inputs[1] for node in graph.nodes if node.op == "GridSample"]
     found: set[int] = set()
     while waiting:
@@ -24,7 +24,7 @@ def coordinates(graph: Graph) -> set[int]:
     return found
 
 
-def from_square_to_root(graph: Graph) -> set[int]:
+def square_to_root(graph: Graph) -> set[int]:
     """Nodes from x*x or x^2 over a mean to the division by its root: squares overflow float16 first."""
     found: set[int] = set()
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""When a network that jumps counts as captured, and that nothing of a smooth one is excused."""
+"""When a discontinuous network counts as captured, and that nothing of a continuous one is excused."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import ParityError
+from edgedeploy.core.parity import CAPTURE, Difference, nudged
 from edgedeploy.core.recipe import CaptureOptions
 from edgedeploy.export.capture import capture as capture_module
-from edgedeploy.export.capture.capture import TOLERANCE, capture
-from edgedeploy.export.prove.jumps import NUDGES, Image, Verdict, judge, nudged
+from edgedeploy.export.capture.capture import capture
+from edgedeploy.export.prove.discontinuity import PERTURBATIONS, Image, Verdict, judge
 
 ONES = np.ones((1, 1, 4, 4), np.float32)
 NEAR = np.full((1, 1, 4, 4), 2.0, np.float32)
@@ -23,13 +24,20 @@ NEAR = np.full((1, 1, 4, 4), 2.0, np.float32)
 def judged(
     errors: list[float], more: list[float], network: Callable[[Image], float], near: int = 0
 ) -> Verdict:
-    """The draw numbered `near` is where `network` may jump."""
+    """The draw numbered `near` is at a threshold of `network`."""
 
-    def move(image: Image, number: int) -> float:
-        return abs(network(image) - network(nudged(image, number)))
+    def perturbed(image: Image, index: int) -> Difference:
+        moved = nudged(image, np.random.default_rng(index), PERTURBATIONS[index])
+        return Difference(max_rel=abs(network(image) - network(moved)))
 
-    first = [(NEAR if number == near else ONES, error) for number, error in enumerate(errors)]
-    return judge(first, [(ONES, error) for error in more], move, TOLERANCE)
+    first = [
+        (NEAR if number == near else ONES, Difference(max_rel=error)) for number, error in enumerate(errors)
+    ]
+    return judge(first, [(ONES, Difference(max_rel=error)) for error in more], perturbed, CAPTURE)
+
+
+def verdict(agrees: bool, error: float, excused: int = 0) -> Verdict:
+    return Verdict(agrees, Difference(max_rel=error), excused)
 
 
 def step(image: Image) -> float:
@@ -41,17 +49,17 @@ def smooth(image: Image) -> float:
 
 
 def test_draws_that_agree_need_no_excuse() -> None:
-    assert judged([1e-6, 2e-6], [], step) == Verdict(True, 2e-6)
+    assert judged([1e-6, 2e-6], [], step) == verdict(True, 2e-6)
 
 
-def test_a_jump_is_excused_where_the_network_jumps_and_others_agree() -> None:
-    assert judged([0.4, 1e-6, 2e-6], [], step) == Verdict(True, 2e-6, 1)
+def test_a_draw_at_a_threshold_is_excused_where_others_agree() -> None:
+    assert judged([0.4, 1e-6, 2e-6], [], step) == verdict(True, 2e-6, 1)
     assert judged([0.4], [1e-6, 2e-6], step).agrees
 
 
-def test_a_smooth_network_is_excused_nothing() -> None:
+def test_a_continuous_network_is_excused_nothing() -> None:
     for error in (2e-4, 0.4):
-        assert judged([error, 1e-6, 2e-6], [1e-6] * 5, smooth) == Verdict(False, error)
+        assert judged([error, 1e-6, 2e-6], [1e-6] * 5, smooth) == verdict(False, error)
 
 
 @pytest.mark.parametrize(
@@ -63,17 +71,17 @@ def test_a_smooth_network_is_excused_nothing() -> None:
         ([float("nan")] * 3, []),
     ],
 )
-def test_too_little_agreement_or_too_far_a_jump_is_refused(errors: list[float], more: list[float]) -> None:
+def test_too_little_agreement_or_too_large_a_step_is_refused(errors: list[float], more: list[float]) -> None:
     assert not judged(errors, more, step).agrees
 
 
 def test_nudges_move_last_bits_only() -> None:
-    images = [nudged(ONES, number) for number in range(len(NUDGES))]
+    images = [nudged(ONES, np.random.default_rng(0), bits) for bits in PERTURBATIONS]
     assert all(0 < np.abs(image - ONES).max() <= 2.0**-20 for image in images)
 
 
 class Steps(nn.Module):
-    """Deep and binary: some draws lie within rounding of a jump."""
+    """Deep and binary: some draws lie within rounding of a threshold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +98,7 @@ def test_capture_refuses_a_wrong_graph_of_a_network_of_steps(
     network, other = Steps().eval(), Steps().eval()
     other.load_state_dict(network.state_dict())
     options = CaptureOptions(exporter="dynamo", height=16, width=16)
-    assert (capture(network, options, tmp_path / "m.onnx").history[0].error or 0) <= TOLERANCE
+    assert (capture(network, options, tmp_path / "m.onnx").history[0].error or 0) <= CAPTURE.max_rel
     with torch.no_grad():
         other.conv.weight.mul_(-1)
     export = capture_module.export_dynamo
