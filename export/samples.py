@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -11,6 +11,8 @@ import onnx.parser
 from numpy.typing import NDArray
 
 OPSET = 20
+Rng: TypeAlias = np.random.Generator  # draws the weights
+Models: TypeAlias = Sequence[onnx.ModelProto | tuple[onnx.ModelProto, Any]]  # of a pass, some with options
 
 
 def text_model(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 
 IMAGE, TOKENS = "float[1,4,8,6] x", "float[2,6,5] x"
 
@@ -65,7 +62,7 @@ SCALES = (
 )
 
 
-def norms(rng: np.random.Generator, channels: int) -> dict[str, np.ndarray]:
+def norms(rng: Rng, channels: int) -> dict[str, np.ndarray]:
     """Parameters s, t, m, v of a BatchNormalization, scales of both signs."""
     signs = rng.choice([-1, 1], channels)
     return {
@@ -76,7 +73,7 @@ def norms(rng: np.random.Generator, channels: int) -> dict[str, np.ndarray]:
     }
 
 
-def propagated(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def propagated(rng: Rng) -> Models:
     """All of the above and the shared tensors of aggregation pyramids and transformers."""
     w = {
         "w": floats(rng, 8, 4, 3, 3), "w1": floats(rng, 2, 4, 3, 3), "w8": floats(rng, 8, 8, 3, 3),
@@ -115,7 +112,7 @@ def propagated(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     return [*models, *_shared(rng)]
 
 
-def _shared(rng: np.random.Generator) -> list[onnx.ModelProto]:
+def _shared(rng: Rng) -> Models:
     pyramid = (
         'a = Conv(x, w) \n b = Conv(x, v) \n u = Resize<mode="linear">(b, , one) \n s = Add(a, u) \n'
         "n = BatchNormalization(s, s1, t1, m1, v1) \n r = Relu(n) \n p = Conv<pads=[1,1,1,1]>(r, q) \n"

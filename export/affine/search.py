@@ -1,65 +1,60 @@
 """Where a scale and a shift can go: a search without side effects, then all its edits at once.
 
-Every tensor that is to change gets a scale and a shift; the rules of the operators around it say what follows
-for their other tensors, until weighted operators and constants have taken everything, or something blocks.
+Every tensor that is to change gets a scale and a shift. The rules of the operators around it say what follows
+for their other tensors, until weights and constants have taken everything, or an operator blocks.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from edgedeploy.export.affine.fold import WEIGHTED, of_batchnorm
+from edgedeploy.export.affine.absorbing import ABSORBING, FACTOR, OPAQUE, TERM, WEIGHTS
+from edgedeploy.export.affine.commuting import COMMUTING
 from edgedeploy.export.affine.layout import LAYOUT
-from edgedeploy.export.affine.linear import factor, normalization, opaque, output_norm, term, weighted
-from edgedeploy.export.affine.place import Edit, Option, Place, Rule, ones
-from edgedeploy.export.affine.rules import COMMUTING
-from edgedeploy.export.affine.value import Affine, Array, agree, rank_of, require_fit
+from edgedeploy.export.affine.reader import ARITHMETIC, affine_of
+from edgedeploy.export.affine.rule import Context, Edit, Option, Rule
+from edgedeploy.export.affine.value import Affine, Array, agree, rank_of, require_fit, require_storable
+from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.graphs.surgeon import (
     Constant,
     Graph,
     Node,
     Skip,
     Tensor,
+    bypass,
     constant,
     displace,
+    has,
     has_bodies,
     insert,
     is_constant,
     is_standard,
     kept_names,
-    numpy_dtype,
     producer,
     redirect,
+    require_private,
     variable,
 )
 
+T = TypeVar("T")
 BUDGET = 4000  # rules asked in one search: a region of some hundred operators, or a few dozen choices
-ABSORBING: dict[str, Rule] = {
-    "weighted": weighted(),
-    "BatchNormalization": normalization(of_batchnorm),
-    "factor": factor(),
-    "term": term(),
-    "LayerNormalization": output_norm(),
-    "InstanceNormalization": output_norm(),
-    "opaque": opaque(),
-}
 
 
 def rule_of(node: Node) -> Rule:
-    """The rule of a node; that of operators which nothing passes for all that have none."""
+    """The rule of a node; `OPAQUE`, which passes nothing, where there is none."""
     if not is_standard(node) or has_bodies(node) or not node.inputs:
-        return ABSORBING["opaque"]
-    if node.op in WEIGHTED and is_constant(node.inputs[1]):
-        return ABSORBING["weighted"]
-    if node.op in ("BatchNormalization", "LayerNormalization", "InstanceNormalization"):
-        return ABSORBING[node.op]
-    if node.op in ("Add", "Sub", "Mul", "Div") and any(is_constant(tensor) for tensor in node.inputs):
-        return ABSORBING["term" if node.op in ("Add", "Sub") else "factor"]
-    return COMMUTING.get(node.op) or LAYOUT.get(node.op) or ABSORBING["opaque"]
+        return OPAQUE
+    if node.op in WEIGHTED:
+        return WEIGHTS
+    if node.op in ARITHMETIC and any(is_constant(tensor) for tensor in node.inputs):
+        return TERM if node.op in ("Add", "Sub") else FACTOR
+    return ABSORBING.get(node.op) or COMMUTING.get(node.op) or LAYOUT.get(node.op) or OPAQUE
 
 
 @dataclass(frozen=True)
@@ -92,32 +87,36 @@ class _State:
 
 
 class Search:
-    """One search, around one candidate that is to become y = x.
+    """One search, around one candidate y = scale * x + shift that is to become y = x.
 
     Args:
-        candidate: computes y = s*x + t.
-        x, y: its tensors.
-        forward: move it to the readers of y; otherwise to what makes x, and take it back at other readers.
+        candidate: the node, x and y its tensors.
+        forward: move the value to the readers of y; otherwise to the operator that makes x, while other
+            readers of x undo the change.
+        alone: no tensor but the moved one may change.
     """
 
-    def __init__(self, graph: Graph, candidate: Node, x: Tensor, y: Tensor, *, forward: bool) -> None:
-        self.candidate, self.forward, self.opset = candidate, forward, int(graph.opset)
+    def __init__(
+        self, graph: Graph, candidate: Node, x: Tensor, *, forward: bool, alone: bool = False
+    ) -> None:
+        self.candidate, self.forward, self.alone, self.opset = candidate, forward, alone, int(graph.opset)
+        y = candidate.outputs[0]
         self.moved, self.fixed = (y, x) if forward else (x, y)
         self.kept = kept_names(graph)
         self.left = BUDGET
 
     def plan(self, value: Affine) -> Plan:
-        """Where s and t of the candidate go; raises Skip naming what stands in the way."""
+        """The edits that replace the candidate's value; raises Skip that names the blocking operator."""
         state = _State()
         state.tensors[id(self.fixed)] = self.fixed
-        state.known[id(self.fixed)] = Affine.identity(len(rank_of(self.fixed)))
+        state.known[id(self.fixed)] = Affine.identity(value.rank)
         self._assume(state, self.moved, value)
         state = self._solve(state)
         edits = [edit for node in state.touched.values() for edit in self._edits(state, node)]
         return Plan(tuple(edits), sum(edit.bias is not None for edit in edits), len(state.known))
 
     def _assume(self, state: _State, tensor: Tensor, value: Affine) -> None:
-        """Enter what follows for a tensor; raises Skip where it contradicts what is known."""
+        """Enter the value of a tensor; raises Skip where it contradicts the known one."""
         before = state.known.get(id(tensor))
         is_open = value.is_unscaled and value.shift is None
         outside = tensor.name in self.kept or (producer(tensor) is None and not is_constant(tensor))
@@ -130,6 +129,8 @@ class Search:
             if before.shift is not None or value.shift is None:
                 return
             value = before.with_shift(value.shift)
+        if self.alone and tensor is not self.moved and not value.is_identity:
+            raise Skip("would pass the scale or the shift on")
         require_fit(value, tensor)
         state.known[id(tensor)], state.tensors[id(tensor)] = value, tensor
         maker = producer(tensor)
@@ -145,13 +146,13 @@ class Search:
     def _solve(self, state: _State) -> _State:
         self._propagate(state)
         for node in state.touched.values():
-            options = self._ask(node, lambda n=node: rule_of(n).options(self._place(state, n)))
+            options = _named(node, partial(rule_of(node).options, self._context(state, node)))
             if options:
                 return self._first(state, node, options)
         for key, value in state.known.items():
             if value.shift is None:  # nothing asks for one
                 tensor = state.tensors[key]
-                return self._first(state, producer(tensor), [_unshifted(tensor, value)])
+                return self._first(state, producer(tensor), [Option(((tensor, value.unshifted()),))])
         return state
 
     def _first(self, state: _State, node: Node | None, options: list[Option]) -> _State:
@@ -181,14 +182,14 @@ class Search:
             rule = rule_of(node)
 
             def follow(node: Node = node, rule: Rule = rule) -> None:
-                for place, tensor in enumerate(node.inputs):
+                for index, tensor in enumerate(node.inputs):
                     value = state.known.get(id(tensor))
-                    if rule.data and place >= rule.data and value is not None and not value.is_identity:
-                        raise Skip(f"reads a changed tensor as input {place}")
-                for tensor, value in list(rule.relate(self._place(state, node))):
+                    if rule.data and index >= rule.data and value is not None and not value.is_identity:
+                        raise Skip(f"reads a changed tensor as input {index}")
+                for tensor, value in list(rule.relate(self._context(state, node))):
                     self._assume(state, tensor, value)
 
-            self._ask(node, follow)
+            _named(node, follow)
 
     def _edits(self, state: _State, node: Node) -> list[Edit]:
         around = [
@@ -196,45 +197,90 @@ class Search:
         ]
         if all(value.is_identity for value in around) and id(node) not in state.biased:
             return []
-        place = self._place(state, node)
-        edits: list[Edit] = self._ask(node, lambda: rule_of(node).edit(place))
+        context = self._context(state, node)
+        edits = _named(node, partial(rule_of(node).edit, context))
         for index, tensor in enumerate(node.inputs):
             value = state.known.get(id(tensor))
             if is_constant(tensor) and value is not None and not value.is_identity:
-                new = place.new(value)
-                edits = [*edits, Edit(node, {index: _applied(tensor, new)})]
+                edits = [*edits, Edit(node, {index: _applied(tensor, context.new(value))})]
         for edit in edits:
             _require_storable(edit)
         return edits
 
-    def _place(self, state: _State, node: Node) -> Place:
-        return Place(node, state.known, self.forward, self.opset, state.biased)
-
-    def _ask(self, node: Node, question: Any) -> Any:
-        try:
-            return question()
-        except Skip as skip:
-            if str(skip).startswith(_MARK):
-                raise
-            raise Skip(f"{_MARK}{node.op} '{node.name}' {skip}") from None
+    def _context(self, state: _State, node: Node) -> Context:
+        return Context(node, state.known, self.forward, self.opset, state.biased)
 
 
 _MARK = "at "  # a reason that already names its node
 
 
+def _named(node: Node, question: Callable[[], T]) -> T:
+    """The answer to a question about a node; a Skip names the node."""
+    try:
+        return question()
+    except Skip as skip:
+        if str(skip).startswith(_MARK):
+            raise
+        raise Skip(f"{_MARK}{node.op} '{node.name}' {skip}") from None
+
+
+def candidate_value(node: Node) -> tuple[int, Affine]:
+    """(index of x, value of x's rank in compact form) of a node that the search can take out; raises Skip."""
+    index, value = affine_of(node)
+    x, y = node.inputs[index], node.outputs[0]
+    value = value.broadcast(rank_of(x, y))
+    if node.op in ARITHMETIC:
+        require_fit(value, x)  # a constant that widens x cannot go
+    return index, Affine.of(value.scale, value.shift)
+
+
+def fold(graph: Graph, node: Node, into: Sequence[str]) -> int:
+    """Fold y = scale * x + shift into the operator right before or right behind it; raises Skip.
+
+    The search with reach 1: the operator is of a type in `into`, the tensor between both has no other reader,
+    and no other tensor changes.
+    """
+    index, value = candidate_value(node)
+    x, y = node.inputs[index], node.outputs[0]
+    reasons: list[str] = []
+    for moved, neighbor in ((x, producer(x)), (y, y.outputs[0] if y.outputs else None)):
+        if neighbor is None or neighbor.op not in into:
+            continue
+        try:
+            require_private(graph, moved)
+            plan = Search(graph, node, x, forward=moved is y, alone=True).plan(value)
+        except Skip as skip:
+            reasons.append(str(skip))
+            continue
+        if not plan.added:
+            commit(graph, plan)
+            bypass(graph, node, index)
+            return 1
+        reasons.append(f"{_MARK}{neighbor.op} '{neighbor.name}' has no bias to take the shift")
+    raise Skip("; ".join(reasons) or "it stands beside no convolution or matrix product")
+
+
+def fold_followers(graph: Graph, norm: Node) -> None:
+    """Fold the scales and shifts right behind a norm into the norm, as many as fit."""
+    while norm.outputs[0].outputs:
+        reader = norm.outputs[0].outputs[0]
+        try:
+            fold(graph, reader, (norm.op,))
+        except Skip:
+            return
+
+
 def commit(graph: Graph, plan: Plan) -> None:
-    """Make the edits of a plan, on constants of their own."""
+    """Make the edits of a plan; new constants, because another node may read the old ones."""
     for edit in plan.edits:
         node = edit.node
         follow = next(tensor for tensor in node.inputs if is_constant(tensor))
-        for place, values in edit.values.items():
-            old = (
-                node.inputs[place] if place < len(node.inputs) and not node.inputs[place].is_empty() else None
-            )
+        for index, values in edit.values.items():
+            old = node.inputs[index] if has(node, index) else None
             name = old.name if old is not None else f"{follow.name}_bias"
             new = constant(graph, name, values, old.dtype if old is not None else follow.dtype)
-            if place < len(node.inputs):
-                node.inputs[place] = new
+            if index < len(node.inputs):
+                node.inputs[index] = new
             else:
                 node.inputs.append(new)
         node.attrs.update(edit.attrs)
@@ -256,14 +302,9 @@ def _require_same(tensor: Tensor, before: Affine, value: Affine) -> None:
         raise Skip(f"'{tensor.name}' would need two shifts")
 
 
-def _unshifted(tensor: Tensor, value: Affine) -> Option:
-    return Option(((tensor, value.with_shift(np.zeros_like(ones(value.rank)))),))
-
-
 def _applied(tensor: Constant, new: Affine) -> Array:
     values = np.asarray(tensor.values, np.float64)
-    assert new.shift is not None  # noqa: S101  a search ends with every shift decided
-    changed = values * new.scale + new.shift
+    changed = values * new.scale + new.b
     if changed.shape != values.shape:
         raise Skip(f"'{tensor.name}' would grow")
     return changed
@@ -274,7 +315,4 @@ def _require_storable(edit: Edit) -> None:
     follow = next((tensor for tensor in edit.node.inputs if is_constant(tensor)), None)
     if follow is None:
         raise Skip(f"'{edit.node.name}' has no constant to follow")
-    for values in (*edit.values.values(), *([edit.bias] if edit.bias is not None else [])):
-        with np.errstate(over="ignore"):
-            if not np.isfinite(values.astype(numpy_dtype(follow.dtype))).all():
-                raise Skip(f"the constants of '{edit.node.name}' would not be finite")
+    require_storable(follow.dtype, *edit.values.values(), *([edit.bias] if edit.bias is not None else []))

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.export.affine.fold import channel_vector
-from edgedeploy.export.affine.scale_shift import read
+from edgedeploy.export.affine.reader import affine_of, is_affine
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, constant, float_of, has, is_constant
 
 if TYPE_CHECKING:
@@ -98,12 +97,9 @@ def kernel_of(node: Node, channels: int, rank: int) -> Kernel:
             raise Skip("the pooling averages over fewer places at the border")
         w = np.full((channels, 1, *window.size), 1 / prod(window.size))
         return Kernel(window, channels, w, np.zeros(channels), w.size)
-    step = read(node)
-    if step is None:
-        raise Skip(f"{node.op} '{node.name}' is not linear with constants")
     plain = identity(channels, rank)
-    a = channel_vector(step.a, rank, channels).reshape(plain.w.shape)
-    return Kernel(plain.window, channels, a, channel_vector(step.b, rank, channels), 0)
+    a, b = affine_of(node)[1].broadcast(rank).along(1, channels)
+    return Kernel(plain.window, channels, a.reshape(plain.w.shape), b, 0)
 
 
 def row_work(kernels: Iterable[Kernel]) -> int:
@@ -211,7 +207,7 @@ def is_linear(node: Node) -> bool:
     """Whether `kernel_of` may have an answer."""
     if node.op == "Conv":
         return is_constant(node.inputs[1])
-    return node.op == "AveragePool" or read(node) is not None
+    return node.op == "AveragePool" or is_affine(node)
 
 
 def _window(node: Node, size: Ints) -> Window:

@@ -1,66 +1,81 @@
-"""The parts that LayerNorm, RMSNorm and InstanceNorm decompose into: squares, a mean, a root, an affine."""
+"""The parts that LayerNorm, RMSNorm and InstanceNorm decompose into: squares, a mean and a root."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgedeploy.export.match.polynomial import below, polynomial, require_float, same_rank, scalar
+from edgedeploy.export.affine.search import fold_followers
+from edgedeploy.export.match.polynomial import below, fuse, polynomial, require_float, same_rank, scalar
 from edgedeploy.export.match.shapes import is_static
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
     Skip,
     Tensor,
+    constant,
     dtype_name,
     has,
-    is_constant,
-    kept_names,
     producer,
     shape_of,
     value_of,
 )
 
+if TYPE_CHECKING:
+    from onnx_graphsurgeon.ir.tensor import Dim
+
 # The operators compute in float32 whatever the tensor; from float64 something would be lost.
 _NARROW = ("float32", "float16", "bfloat16")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Standardized:
-    """y = d / sqrt(mean d^2 + epsilon) over the trailing axes, times scale, plus bias.
+    """y = d / sqrt(mean d^2 + epsilon) over the trailing axes.
 
     Attributes:
         root: the node that computes y.
-        d: what is divided; `nodes` are the others of the formula without those that make d.
-        rank: number of axes of d.
-        axis: the first of the axes, not negative.
-        start: the first axis along which scale and bias vary: of those that are averaged, or the channels.
-        varies: the sizes of these axes.
-        scale, bias: of shape `varies`; ones and None where there are none.
+        d: the numerator, shape its shape.
+        nodes: the other nodes of the formula, without those that compute d.
+        axis: the first of the averaged axes, not negative.
     """
 
     root: Node
     d: Tensor
+    shape: Sequence[Dim]
     nodes: list[Node]
-    rank: int
     axis: int
-    start: int
-    varies: tuple[int, ...]
     epsilon: float
-    scale: NDArray[np.float64]
-    bias: NDArray[np.float64] | None = None
+
+    @property
+    def rank(self) -> int:
+        """The number of axes of d."""
+        return len(self.shape)
+
+    @property
+    def centering(self) -> tuple[Node, Node] | None:
+        """(Sub, ReduceMean) of d = x - mean x; None where d is something else."""
+        center = producer(self.d)
+        mean = producer(center.inputs[1]) if center is not None and center.op == "Sub" else None
+        if center is None or mean is None or mean.op != "ReduceMean":
+            return None
+        return (center, mean) if mean.inputs[0] is center.inputs[0] else None
+
+    def require_centered(self) -> tuple[Node, Node]:
+        """`centering` over the axes of the variance; raises Skip for any other d."""
+        if self.centering is None:
+            raise Skip("what it normalizes is not x less the mean of x")
+        center, mean = self.centering
+        axes = sorted(axis % self.rank for axis in axes_of(mean))
+        if axes != list(range(self.axis, self.rank)) or not mean.attrs.get("keepdims", 1):
+            raise Skip("mean and variance are of different axes")
+        return center, mean
 
 
-def standardized(
-    graph: Graph, node: Node, affine: Sequence[str], *, per_channel: bool = False
-) -> Standardized:
-    """The formula around `node`, a Sqrt or a Pow, with what `affine` names of Mul and Add; raises Skip.
-
-    Scale and bias vary along the averaged axes, or with `per_channel` along axis 1 in front of them.
-    """
+def standardized(node: Node) -> Standardized:
+    """The formula around `node`, a Sqrt or a Pow; raises Skip where it is another one."""
     power = 0.5 if node.op == "Sqrt" else scalar(node.inputs[1])
     if power not in (0.5, -0.5):
         raise Skip("it is not a square root")
@@ -68,17 +83,30 @@ def standardized(
     root = _quotient(node, d, power)
     if dtype_name(d) not in _NARROW:
         raise Skip(f"'{d.name}' is {dtype_name(d) or 'of unknown type'}")
-    shape = shape_of(d, f"'{d.name}'")
-    axis = _trailing(mean, len(shape))
-    start, end = (1, 2) if per_channel else (axis, len(shape))
-    varies = shape[start:end]
-    if not is_static(varies):
-        raise Skip("the sizes of the axes are not known")
     reciprocal = [reader for reader in node.outputs[0].outputs if reader.op == "Reciprocal"]
-    nodes = [node, *reciprocal, *nodes]
-    found = Standardized(root, d, nodes, len(shape), axis, start, tuple(varies), epsilon, np.ones(varies))
-    _take_affine(graph, found, affine)
-    return found
+    shape = shape_of(d, f"'{d.name}'")
+    return Standardized(root, d, shape, [node, *reciprocal, *nodes], _trailing(mean, len(shape)), epsilon)
+
+
+def fuse_norm(
+    graph: Graph, found: Standardized, op: str, x: Tensor, center: Sequence[Node], **attrs: object
+) -> int:
+    """Write the formula as one norm of x, with the constants behind it as scale and shift; raises Skip.
+
+    The scale varies along the averaged axes, that of an InstanceNormalization along axis 1.
+    """
+    sizes = found.shape[1:2] if op == "InstanceNormalization" else found.shape[found.axis :]
+    if not is_static(sizes):
+        raise Skip("the sizes of the axes are not known")
+    result = found.root.outputs[0]
+    inputs = [x, constant(graph, f"{result.name}_scale", np.ones(sizes), x.dtype)]
+    if op == "InstanceNormalization":
+        inputs.append(constant(graph, f"{result.name}_bias", np.zeros(sizes), x.dtype))
+    hits = fuse(graph, found.root, [*found.nodes, *center], op, inputs, epsilon=found.epsilon, **attrs)
+    norm = producer(result)
+    assert norm is not None  # noqa: S101  just inserted
+    fold_followers(graph, norm)
+    return hits
 
 
 def squared(source: Tensor) -> tuple[Tensor, list[Node]]:
@@ -141,30 +169,3 @@ def _trailing(mean: Node, rank: int) -> int:
     if not axes or axes != list(range(axes[0], rank)):
         raise Skip("the axes are not the trailing ones")
     return axes[0]
-
-
-def _take_affine(graph: Graph, found: Standardized, affine: Sequence[str]) -> None:
-    """Extend the formula by constants that multiply and are added, where they vary over its axes only."""
-    for op in affine:
-        result = found.root.outputs[0]
-        reader = result.outputs[0] if len(result.outputs) == 1 else None
-        if reader is None or reader.op != op or result.name in kept_names(graph):
-            continue
-        other = next((operand for operand in reader.inputs if operand is not result), result)
-        if not is_constant(other) or dtype_name(other) != dtype_name(result):
-            continue
-        values = np.asarray(other.values).astype(np.float64)
-        aligned = values.reshape(*[1] * (found.rank - values.ndim), *values.shape)
-        end = found.start + len(found.varies)
-        if values.ndim > found.rank or {*aligned.shape[: found.start], *aligned.shape[end:]} - {1}:
-            continue
-        try:
-            spread = np.broadcast_to(aligned.reshape(aligned.shape[found.start : end]), found.varies)
-        except ValueError:
-            continue
-        found.nodes.append(found.root)
-        found.root = reader
-        if op == "Mul":
-            found.scale = spread
-        else:
-            found.bias = spread

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedeploy.export.affine.scale_shift import Array
+from edgedeploy.export.affine.value import Array
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,

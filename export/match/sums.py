@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgedeploy.export.affine.scale_shift import read
+from edgedeploy.export.affine.chain import is_private
+from edgedeploy.export.affine.reader import is_affine
 from edgedeploy.export.match.kernels import is_linear
 from edgedeploy.graphs.surgeon import (
     Graph,
@@ -51,7 +52,7 @@ def is_root(graph: Graph, node: Node) -> bool:
     if not is_sum(node):
         return False
     result = node.outputs[0]
-    return not (_is_private(result, kept_names(graph)) and is_sum(result.outputs[0]))
+    return not (is_private(result, kept_names(graph)) and is_sum(result.outputs[0]))
 
 
 def terms(graph: Graph, root: Node) -> list[Term]:
@@ -64,7 +65,7 @@ def terms(graph: Graph, root: Node) -> list[Term]:
         for index, tensor in enumerate(node.inputs):
             own = -sign if node.op == "Sub" and index == 1 else sign
             maker = producer(tensor)
-            if maker is not None and is_sum(maker) and _is_private(tensor, kept):
+            if maker is not None and is_sum(maker) and is_private(tensor, kept):
                 stack.append((maker, own))
             else:
                 found.append(Term(tensor, own, node, index))
@@ -84,16 +85,12 @@ def starts(graph: Graph, term: Term) -> list[tuple[Tensor, list[Node]]]:
     found = [(tensor, list(row))]
     while len(row) < MAX_ROW:
         maker = producer(tensor)
-        shared = shared or not _is_private(tensor, kept)
+        shared = shared or not is_private(tensor, kept)
         if maker is None or not is_standard(maker) or not is_linear(maker):
             break
-        if shared and read(maker) is None:
+        if shared and not is_affine(maker):
             break
         row.insert(0, maker)
         tensor = next(t for t in maker.inputs if not is_constant(t))
         found.append((tensor, list(row)))
     return found
-
-
-def _is_private(tensor: Tensor, kept: set[str]) -> bool:
-    return len(tensor.outputs) == 1 and tensor.name not in kept

@@ -1,21 +1,23 @@
 """y = (x - mean) / std moves into the graph, which then takes pixels 0..255.
 
-1/std always joins the first convolution's weights, and mean its bias where nothing is padded. Padding must be
-0 in y, which in pixels is mean: equal means become an explicit Pad with that value, different ones stay one
-Sub on the input. With uint8_input the graph takes uint8 NHWC, as cameras and decoders give it.
+Sub and Mul stand behind the input first. Then 1/std folds into the weights of the first convolution, and
+mean into its bias if the convolution does not pad. Padding is 0 in y, which is mean in pixels: equal means
+become a Pad with that value, different means stay a Sub on the input. With uint8_input the graph takes
+uint8 NHWC, as cameras and decoders give it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from edgedeploy.export.affine.fold import Vector, absorb, is_padded
+from edgedeploy.export.affine.search import fold
+from edgedeploy.export.affine.value import Array
 from edgedeploy.export.graph_pass import Feeds, graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -23,7 +25,6 @@ from edgedeploy.graphs.surgeon import (
     Tensor,
     constant,
     dtype_name,
-    has,
     insert,
     is_constant,
     kept_names,
@@ -44,7 +45,7 @@ class PreprocessOptions:
     uint8_input: bool = False
 
 
-def cases(rng: np.random.Generator) -> Sequence[tuple[onnx.ModelProto, PreprocessOptions]]:
+def cases(rng: Rng) -> Models:
     weights = {"w": floats(rng, 8, 3, 3, 3), "b": floats(rng, 8)}
     padded, bare = "y = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w, b)", "y = Conv(x, w)"
     two = "y = Conv(x, w) \n z = Relu(x)"
@@ -100,54 +101,42 @@ def embed_preprocess(graph: Graph, options: PreprocessOptions) -> int:
     mean, std = (np.broadcast_to(np.asarray(v, np.float64), x.shape[1]) for v in (options.mean, options.std))
     if not np.any(mean) and np.all(std == 1) and not options.uint8_input:
         return 0
-    readers = list(x.outputs)
-    only = readers[0] if len(readers) == 1 else None
-    if only is not None and (only.op != "Conv" or only.inputs[0] is not x or not _has_constant_weights(only)):
-        only = None
     pixels = _uint8_input(graph, x) if options.uint8_input else x
-    if only is not None:
-        _into_convolution(graph, only, pixels, mean, std)
-    else:
-        _explicitly(graph, readers, x, pixels, mean, std)
+    readers = list(pixels.outputs)
+    if len(readers) == 1 and np.any(mean) and np.all(mean == mean[0]):
+        pixels = _padded(graph, readers[0], pixels, mean[0])
+    shape, dtype = shape_of(pixels, "the input"), np.float32
+    centered, scaled = (
+        variable(graph, f"preprocess_{name}", dtype, shape) for name in ("centered", "scaled")
+    )
+    redirect(pixels, scaled)
+    middle = constant(graph, "preprocess_mean", mean.reshape(1, -1, 1, 1), dtype)
+    factor = constant(graph, "preprocess_factor", (1 / std).reshape(1, -1, 1, 1), dtype)
+    subtract = insert(graph, "Sub", [pixels, middle], [centered])
+    multiply = insert(graph, "Mul", [centered, factor], [scaled])
+    for node in (multiply, subtract):
+        with suppress(Skip):  # what does not fold into a convolution stays explicit
+            fold(graph, node, ("Conv",))
     return 1
 
 
-def _has_constant_weights(reader: Node) -> bool:
-    return is_constant(reader.inputs[1]) and (not has(reader, 2) or is_constant(reader.inputs[2]))
+def _padded(graph: Graph, reader: Node, pixels: Tensor, mean: float) -> Tensor:
+    """The pixels, padded with the mean by a Pad instead of with 0 by the convolution that reads them.
 
-
-def _into_convolution(graph: Graph, reader: Node, x: Tensor, mean: Vector, std: Vector) -> None:
-    reader.inputs[0] = x
-    if not (np.any(mean) and is_padded(reader)):
-        absorb(graph, reader, x, 1 / std, -mean / std)
-    elif np.all(mean == mean[0]) and "pads" in reader.attrs:  # not where auto_pad depends on the size
-        half = len(reader.attrs["pads"]) // 2
-        begin, end = reader.attrs["pads"][:half], reader.attrs["pads"][half:]
-        pads = constant(graph, "preprocess_pads", np.array([0, 0, *begin, 0, 0, *end], np.int64))
-        filler = constant(graph, "preprocess_mean", np.asarray(mean[0]), np.float32)
-        padded = variable(graph, "preprocess_padded", np.float32)
-        insert(graph, "Pad", [x, pads, filler], [padded], mode="constant")
-        reader.inputs[0] = padded
-        reader.attrs["pads"] = [0] * (2 * half)
-        absorb(graph, reader, padded, 1 / std, -mean / std)
-    else:
-        centered = variable(graph, "preprocess_centered", np.float32)
-        middle = constant(graph, "preprocess_mean", mean.reshape(1, -1, 1, 1), np.float32)
-        insert(graph, "Sub", [x, middle], [centered])
-        reader.inputs[0] = centered
-        absorb(graph, reader, centered, 1 / std, np.zeros_like(mean))
-
-
-def _explicitly(graph: Graph, readers: list[Node], old: Tensor, x: Tensor, mean: Vector, std: Vector) -> None:
-    centered, scaled = (variable(graph, f"preprocess_{name}", np.float32) for name in ("centered", "scaled"))
-    for node in readers:
-        for index, tensor in enumerate(node.inputs):
-            if tensor is old or tensor is x:
-                node.inputs[index] = scaled
-    middle = constant(graph, "preprocess_mean", mean.reshape(1, -1, 1, 1), np.float32)
-    factor = constant(graph, "preprocess_factor", (1 / std).reshape(1, -1, 1, 1), np.float32)
-    insert(graph, "Sub", [x, middle], [centered])
-    insert(graph, "Mul", [centered, factor], [scaled])
+    Not where the padding depends on the size (auto_pad), and not where weights are computed.
+    """
+    constants = all(is_constant(tensor) for tensor in reader.inputs[1:])
+    if reader.op != "Conv" or not any(reader.attrs.get("pads", ())) or not constants:
+        return pixels
+    half, shape = len(reader.attrs["pads"]) // 2, [*shape_of(pixels, "the input")[:2], None, None]
+    begin, end = reader.attrs["pads"][:half], reader.attrs["pads"][half:]
+    pads = constant(graph, "preprocess_pads", np.array([0, 0, *begin, 0, 0, *end], np.int64))
+    filler = constant(graph, "preprocess_mean", np.asarray(mean), np.float32)
+    padded = variable(graph, "preprocess_padded", np.float32, shape)
+    redirect(pixels, padded)
+    insert(graph, "Pad", [pixels, pads, filler], [padded], mode="constant")
+    reader.attrs["pads"] = [0] * (2 * half)
+    return padded
 
 
 def _uint8_input(graph: Graph, x: Tensor) -> Tensor:
@@ -165,6 +154,6 @@ def _uint8_input(graph: Graph, x: Tensor) -> Tensor:
     return planar
 
 
-def _columns(options: PreprocessOptions, channels: int) -> tuple[Vector, Vector]:
+def _columns(options: PreprocessOptions, channels: int) -> tuple[Array, Array]:
     mean, std = (np.broadcast_to(np.asarray(v, np.float64), channels) for v in (options.mean, options.std))
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)

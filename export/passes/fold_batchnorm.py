@@ -1,23 +1,21 @@
 """y = (x - mean) * scale / sqrt(var + eps) + shift = a*x + b, folded into the operator before or after it.
 
-After Conv, ConvTranspose, Gemm, MatMul: always exact. Before Conv: only where the convolution does not pad,
-since its zeros would not be shifted by b. Ioffe and Szegedy, Batch Normalization, 2015.
+Behind Conv, ConvTranspose, Gemm, MatMul: always exact. Before Conv: only without padding, because the padded
+zeros would not be shifted by b. Ioffe and Szegedy, Batch Normalization, 2015.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
-from edgedeploy.export.affine.fold import WEIGHTED, fold_after, fold_before, of_batchnorm, output_channels
+from edgedeploy.export.affine.search import fold
+from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
+from edgedeploy.export.samples import Models, Rng, floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     def bn(c: int) -> dict[str, np.ndarray]:
         return {
             "s": floats(rng, c) + 1.5,
@@ -55,13 +53,4 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
 
 @graph_pass("fold-batchnorm", atol=1e-5, cases=cases, ops=("BatchNormalization",), phase="fold")
 def fold_batchnorm(graph: Graph, node: Node) -> int:
-    a, b = of_batchnorm(node)
-    maker = producer(node.inputs[0])
-    if maker is not None and maker.op in WEIGHTED:
-        rank, channels = output_channels(maker)
-        if channels != len(a):
-            raise Skip(f"it normalizes {len(a)} channels of {channels}")
-        if maker.op == "MatMul" and rank != 2:
-            raise Skip("the matrix product is not of rank 2")
-        return fold_after(graph, node, maker, a, b)
-    return fold_before(graph, node, node.inputs[0], a, b)
+    return fold(graph, node, WEIGHTED)

@@ -9,17 +9,15 @@ DequantizeLinear stays, for it says where INT8 is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.export.affine.fold import WEIGHTED
+from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import EVERY, graph_pass
 from edgedeploy.export.match.shapes import infer, is_static
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.evaluate import Evaluator, NotRunnable
 from edgedeploy.graphs.surgeon import (
     RANDOM,
@@ -43,7 +41,7 @@ _GROWING = frozenset(
 )
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {"w": floats(rng, 3, 1, 1), "i": np.array(1), "two": np.array([2]), "axis": np.array([0])}
     flat = "s = Shape(x) \n n = Gather(s, i) \n c = Unsqueeze(n, axis) \n r = Concat<axis=0>(two, c) \n "
     # a kernel for every place, made by a convolution of fewer maps: larger than what it is made of

@@ -1,31 +1,24 @@
 """x*c, x/c, x+c, x-c, c-x = a*x + b per channel, folded into the operator before or after it.
 
-The constant must be a scalar or one value per channel (axis 1). Before a padded convolution only factors
-fold.
+The constant is a scalar or holds one value per channel of the operator. Before a padded convolution only
+factors fold. This is `propagate-affine` with reach 1 and a pass of its own, because the Add behind a MatMul
+of rank 2 becomes the bias of a Gemm here, while `propagate-affine` leaves the bias of a matrix product
+alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
-from edgedeploy.export.affine.fold import (
-    WEIGHTED,
-    Vector,
-    channel_vector,
-    fold_after,
-    fold_before,
-    input_channels,
-    output_channels,
-)
+from edgedeploy.export.affine.reader import ARITHMETIC
+from edgedeploy.export.affine.search import fold
+from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, float_of, is_constant, producer
+from edgedeploy.export.samples import Models, Rng, floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     image, rows = "float[1,4,h,v] x", "float[3,5] x"
     weights = {
         "w": floats(rng, 8, 4, 3, 3),
@@ -57,43 +50,9 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     "fold-mul-add",
     atol=1e-5,
     cases=cases,
-    ops=("Mul", "Div", "Add", "Sub"),
+    ops=ARITHMETIC,
     phase="fold",
     after=("fold-batchnorm",),
 )
 def fold_mul_add(graph: Graph, node: Node) -> int:
-    index = next((i for i in (0, 1) if is_constant(node.inputs[i])), None)
-    if index is None:
-        raise Skip("neither operand is a constant")
-    x = node.inputs[1 - index]
-    if is_constant(x):
-        raise Skip("both operands are constants")
-    values = float_of(node.inputs[index], "the operand")
-    maker = producer(x)
-    if maker is not None and maker.op in WEIGHTED:
-        a, b = _affine(node, index, channel_vector(values, *output_channels(maker)))
-        return fold_after(graph, node, maker, a, b)
-    follower = node.outputs[0].outputs[0] if node.outputs[0].outputs else None
-    if follower is None or follower.op not in WEIGHTED:
-        raise Skip("it stands beside no convolution or matrix product")
-    rank, channels = input_channels(follower)
-    if x.shape is None or len(x.shape) != rank or x.shape[1] != channels:
-        raise Skip(f"the tensor is not known to have rank {rank} and {channels} channels before it")
-    a, b = _affine(node, index, channel_vector(values, rank, channels))
-    return fold_before(graph, node, x, a, b)
-
-
-def _affine(node: Node, index: int, c: Vector) -> tuple[Vector, Vector]:
-    """(a, b) with node = a*x + b, its constant being operand `index`."""
-    one, zero = np.ones_like(c), np.zeros_like(c)
-    if node.op == "Mul":
-        return c, zero
-    if node.op == "Add":
-        return one, c
-    if node.op == "Sub":
-        return (one, -c) if index == 1 else (-one, c)
-    if index == 0:
-        raise Skip("it divides by the tensor")
-    if not np.all(c):
-        raise Skip("it divides by zero")
-    return 1 / c, zero
+    return fold(graph, node, WEIGHTED)

@@ -7,12 +7,10 @@ computes x for this node alone, a x + b folds into its weights and Clip is left 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-import onnx
 
-from edgedeploy.export.affine.fold import WEIGHTED
+from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.bounds import BOUNDING, bounds_of
 from edgedeploy.export.match.polynomial import (
@@ -24,13 +22,13 @@ from edgedeploy.export.match.polynomial import (
     same_rank,
     scalar,
 )
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, bypass, kept_names, producer
 
 MAX_STEPS = 4
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {
         "three": np.float32(3), "six": np.float32(6), "zero": np.float32(0), "sixth": np.float32(1 / 6),
         "one": np.float32(1), "half": np.ones(1, np.float32) / 2,

@@ -7,16 +7,12 @@ Ulyanov et al., Instance Normalization: The Missing Ingredient for Fast Stylizat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.moments import axes_of, standardized
-from edgedeploy.export.match.polynomial import fuse
-from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, constant, is_constant, producer
+from edgedeploy.export.match.moments import fuse_norm, standardized
+from edgedeploy.export.samples import Models, Rng, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, is_constant
 
 _HEAD = (
     "m = ReduceMean{0}(x{1}) \n d = Sub(x, m) \n q = Mul(d, d) \n "
@@ -24,7 +20,7 @@ _HEAD = (
 )
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {
         "e": np.float32(1e-5), "space": np.array([2, 3]), "deep": np.array([-1, -2, -3]),
         "g": np.asarray(rng.standard_normal((6, 1, 1)), np.float32),
@@ -46,33 +42,12 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
 
 @graph_pass("fuse-instancenorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognize")
 def fuse_instancenorm(graph: Graph, node: Node) -> int:
-    found = standardized(graph, node, ("Mul", "Add"), per_channel=True)
-    center = producer(found.d)
-    mean = producer(center.inputs[1]) if center is not None and center.op == "Sub" else None
-    if center is None or mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not center.inputs[0]:
-        raise Skip("what it normalizes is not x less the mean of x")
-    rank = found.rank
+    found = standardized(node)
+    center, rank = found.require_centered(), found.rank
     if found.axis != 2 or rank < 4:
         raise Skip("it does not average over height and width alone")
-    if sorted(axis % rank for axis in axes_of(mean)) != list(range(2, rank)) or not mean.attrs.get(
-        "keepdims", 1
-    ):
-        raise Skip("mean and variance are of different axes")
-    _require_affine_per_channel(found.root.outputs[0])
-    x, name = center.inputs[0], found.root.outputs[0].name
-    bias = np.zeros(found.varies) if found.bias is None else found.bias
-    inputs = [
-        x,
-        constant(graph, f"{name}_scale", found.scale, x.dtype),
-        constant(graph, f"{name}_bias", bias, x.dtype),
-    ]
-    nodes = [*found.nodes, center, mean]
-    return fuse(graph, found.root, nodes, "InstanceNormalization", inputs, epsilon=found.epsilon)
-
-
-def _require_affine_per_channel(result: Tensor) -> None:
-    """Raise Skip where a scale or shift follows that varies in space: with it, it is a LayerNorm."""
-    for reader in result.outputs:
-        constants = [operand for operand in reader.inputs if is_constant(operand)]
-        if reader.op in ("Mul", "Add") and any(np.size(each.values) > 1 for each in constants):
-            raise Skip("the scale or shift that follows varies in height and width")
+    for reader in found.root.outputs[0].outputs:
+        sizes = [size for t in reader.inputs if is_constant(t) for size in t.values.shape[2 - rank :]]
+        if reader.op in ("Mul", "Add") and any(size > 1 for size in sizes):
+            raise Skip("the scale or shift that follows varies in height and width: that is a LayerNorm")
+    return fuse_norm(graph, found, "InstanceNormalization", center[0].inputs[0], center)

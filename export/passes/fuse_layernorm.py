@@ -6,22 +6,19 @@ runtimes keep its sums in float32 where the network runs in float16. Ba, Kiros a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.moments import axes_of, standardized
-from edgedeploy.export.match.polynomial import fuse, require_opset
-from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, producer
+from edgedeploy.export.match.moments import fuse_norm, standardized
+from edgedeploy.export.match.polynomial import require_opset
+from edgedeploy.export.samples import Models, Rng, text_model
+from edgedeploy.graphs.surgeon import Graph, Node
 
 _HEAD = "m = ReduceMean{0}(x{1}) \n d = Sub(x, m) \n "
 _TAIL = "v = ReduceMean{0}(q{1}) \n s = Add(v, e) \n r = Sqrt(s) \n "
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {
         "two": np.float32(2), "e": np.float32(1e-5), "last": np.array([-1]), "pair": np.array([1, 2]),
         "g": np.asarray(rng.standard_normal(8), np.float32),
@@ -56,21 +53,8 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     after=("fuse-instancenorm",),
 )
 def fuse_layernorm(graph: Graph, node: Node) -> int:
-    found = standardized(graph, node, ("Mul", "Add"))
-    center = producer(found.d)
-    mean = producer(center.inputs[1]) if center is not None and center.op == "Sub" else None
-    if center is None or mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not center.inputs[0]:
-        raise Skip("what it normalizes is not x less the mean of x")
-    x = center.inputs[0]
-    rank = found.rank
-    axes = sorted(axis % rank for axis in axes_of(mean))
-    if axes != list(range(found.axis, rank)) or not mean.attrs.get("keepdims", 1):
-        raise Skip("mean and variance are of different axes")
+    found = standardized(node)
+    center = found.require_centered()
     require_opset(graph, "LayerNormalization", 17)
-    name, dtype = found.root.outputs[0].name, x.dtype
-    inputs = [x, constant(graph, f"{name}_scale", found.scale, dtype)]
-    if found.bias is not None:
-        inputs.append(constant(graph, f"{name}_bias", found.bias, dtype))
-    nodes = [*found.nodes, center, mean]
-    attrs = {"axis": found.axis - rank, "epsilon": found.epsilon}
-    return fuse(graph, found.root, nodes, "LayerNormalization", inputs, **attrs)
+    x, axis = center[0].inputs[0], found.axis - found.rank
+    return fuse_norm(graph, found, "LayerNormalization", x, center, axis=axis)

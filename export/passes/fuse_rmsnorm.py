@@ -6,19 +6,16 @@ Normalization, NeurIPS 2019, equation 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.moments import standardized
-from edgedeploy.export.match.polynomial import fuse, require_opset
-from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, producer
+from edgedeploy.export.match.moments import fuse_norm, standardized
+from edgedeploy.export.match.polynomial import require_opset
+from edgedeploy.export.samples import Models, Rng, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {
         "two": np.float32(2), "e": np.float32(1e-6), "last": np.array([-1]),
         "g": np.asarray(rng.standard_normal(8), np.float32),
@@ -34,18 +31,8 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
 
 @graph_pass("fuse-rmsnorm", atol=1e-5, cases=cases, ops=("Sqrt", "Pow"), phase="recognize")
 def fuse_rmsnorm(graph: Graph, node: Node) -> int:
-    found = standardized(graph, node, ("Mul",))
-    maker = producer(found.d)
-    mean = producer(maker.inputs[1]) if maker is not None and maker.op == "Sub" else None
-    if (
-        maker is not None
-        and mean is not None
-        and mean.op == "ReduceMean"
-        and mean.inputs[0] is maker.inputs[0]
-    ):
+    found = standardized(node)
+    if found.centering is not None:
         raise Skip("what it normalizes is centered: that is a LayerNorm")
     require_opset(graph, "RMSNormalization", 23)
-    x, name = found.d, found.root.outputs[0].name
-    inputs = [x, constant(graph, f"{name}_scale", found.scale, x.dtype)]
-    attrs = {"axis": found.axis - found.rank, "epsilon": found.epsilon}
-    return fuse(graph, found.root, found.nodes, "RMSNormalization", inputs, **attrs)
+    return fuse_norm(graph, found, "RMSNormalization", found.d, [], axis=found.axis - found.rank)

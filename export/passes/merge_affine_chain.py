@@ -1,25 +1,25 @@
-"""a2*(a1*x + b1) + b2 = (a2 a1)*x + (a2 b1 + b2): constants in a row become one scale and one shift.
+"""a2*(a1*x + b1) + b2 = (a2 a1)*x + (a2 b1 + b2): a chain of constants becomes one scale and one shift.
 
-PowerNorm and Unified Normalization, whose running statistics are constants (x / sqrt(phi) * w + b), come down
-to this, and so does a BatchNormalization of tokens between two Transposes. The result is a BatchNormalization
-where one was among them, else Mul and Add; a row that would not get shorter stays. Shen et al., PowerNorm,
-2020; Yang et al., Unified Normalization, 2022.
+PowerNorm and Unified Normalization, whose running statistics are constants (x / sqrt(phi) * w + b), are
+such chains, and so is a BatchNormalization of tokens between two Transposes. The result is a
+BatchNormalization where the chain has one, else Mul and Add; a chain that would not get shorter stays.
+`propagate-affine` reaches the node counts of 5 of the 8 cases only: it moves one node into its neighbors,
+while a pair of Transposes, constants that widen x, and one BatchNormalization instead of Mul and Add need
+the whole chain. Shen et al., PowerNorm, 2020; Yang et al., Unified Normalization, 2022.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
-from edgedeploy.export.affine.scale_shift import OPERATORS, chain, emit, plan
+from edgedeploy.export.affine.chain import chains, is_private, write
+from edgedeploy.export.affine.reader import AFFINE
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, kept_names
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     image, tokens = "float[1,4,h,v] x", "float[2,n,6] x"
     c = {
         "c": floats(rng, 4, 1, 1) + 3,
@@ -50,21 +50,19 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
     ]  # fmt: skip
 
 
-@graph_pass("merge-affine-chain", atol=1e-5, cases=cases, ops=(*OPERATORS, "Transpose"), phase="merge")
+@graph_pass("merge-affine-chain", atol=1e-5, cases=cases, ops=(*AFFINE, "Transpose"), phase="merge")
 def merge_affine_chain(graph: Graph, node: Node) -> int:
-    result = node.outputs[0]
-    rows = chain(graph, node)
-    if not rows:
+    found, result = chains(graph, node), node.outputs[0]
+    if not found:
         return 0  # two computed operands, or a Transpose of its own
-    private = len(result.outputs) == 1 and result.name not in kept_names(graph)
-    if private and chain(graph, result.outputs[0]):
-        return 0  # tried from the end of the row
-    for whole in reversed(rows):
-        if len(plan(whole)) < len(whole.nodes):
-            emit(graph, whole)
+    if is_private(result, kept_names(graph)) and chains(graph, result.outputs[0]):
+        return 0  # the last node of the chain is the candidate
+    for chain in reversed(found):
+        if chain.is_shorter_written:
+            write(graph, chain)
             return 1
-    if len(rows) == 1:
+    if len(found) == 1:
         raise Skip(
-            "no scale or shift that it can join stands before it: others read that too, or its axes differ"
+            "no scale or shift stands before it that it can join: others read that too, or its axes differ"
         )
-    raise Skip("a scale and a shift are what it takes already")
+    raise Skip("no fewer operators than these compute the scale and the shift")

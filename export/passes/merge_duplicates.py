@@ -5,14 +5,13 @@ Weights and biases stay apart even where equal: quantization equalizes and scale
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 import numpy as np
-import onnx
 
-from edgedeploy.export.affine.fold import WEIGHTED
+from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     RANDOM,
     Constant,
@@ -32,7 +31,7 @@ _VARYING = RANDOM | {"Dropout"}
 _COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal"})  # f(x, y) = f(y, x), to the last bit
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = floats(rng, 4, 3, 3, 3)
     twice = "a = Relu(x) \n b = Relu(x) \n y = Conv(a, w) \n z = Conv<strides=[1,1]>(b, v)"
     swapped = "a = Tanh(x) \n b = Sin(x) \n c = Add(a, b) \n d = Mul(c, a) \n e = Sin(x) \n f = Tanh(x) \n "

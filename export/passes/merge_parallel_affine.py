@@ -1,23 +1,23 @@
 """(a1*x + b1) + (a2*x + b2) = (a1 + a2)*x + (b1 + b2): normalizations of one tensor that are summed are one.
 
-RepBN, BN(x) + alpha*x, becomes the one BatchNormalization that folding knows. Guo et al., SLAB, 2024.
+RepBN, BN(x) + alpha*x, becomes one BatchNormalization, which then folds. `propagate-affine` reaches none of
+these cases: it moves a value along a path and joins no two paths. Guo et al., SLAB, 2024.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
-import onnx
 
-from edgedeploy.export.affine.scale_shift import ScaleShift, add, chain, emit, nothing, plan, turned
+from edgedeploy.export.affine.chain import Chain, chains, empty, is_private, transposed_chains, write
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.sums import is_sum
-from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, kept_names, producer
+from edgedeploy.export.samples import Models, Rng, floats, text_model
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, kept_names, producer
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     image, tokens, image3 = "float[1,4,h,v] x", "float[2,n,6] x", "float[2,4,n] x"
     c = {
         "s": rng.uniform(0.5, 2, 4).astype(np.float32),
@@ -56,29 +56,27 @@ def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
 def merge_parallel_affine(graph: Graph, node: Node) -> int:
     if not is_sum(node) or len(node.inputs) != 2:
         return 0
-    left, right = (_ways(graph, node, index) for index in (0, 1))
+    sign = 1 if node.op == "Add" else -1
+    left, right = (_operand_chains(graph, tensor) for tensor in node.inputs)
     left, right = (
-        [*left, *turned(graph, node.inputs[0], right)],
-        [*right, *turned(graph, node.inputs[1], left)],
+        [*left, *transposed_chains(graph, node.inputs[0], right)],
+        [*right, *transposed_chains(graph, node.inputs[1], left)],
     )
     reason = "its operands are not scales and shifts of one tensor"
-    for one in left:
-        for two in right:
-            if one.x is not two.x:
-                continue
-            merged = add(one, two, 1 if node.op == "Add" else -1, node)
-            if len(plan(merged)) < len(merged.nodes):
-                emit(graph, merged)
-                return 1
-            reason = "merged it would take as many operators"
+    for one, two in product(left, right):
+        if one.x is not two.x:
+            continue
+        dtype = one.dtype if one.dtype is not None else two.dtype
+        merged = Chain(one.x, one.value.plus(two.value, sign), (node, *one.nodes, *two.nodes), dtype)
+        if merged.is_shorter_written:
+            write(graph, merged)
+            return 1
+        reason = "merged it would take as many operators"
     raise Skip(reason)
 
 
-def _ways(graph: Graph, node: Node, index: int) -> list[ScaleShift]:
-    """An operand as a scale and shift of itself, and of each tensor before it that leads here alone."""
-    tensor = node.inputs[index]
-    found = [nothing(tensor)]
+def _operand_chains(graph: Graph, tensor: Tensor) -> list[Chain]:
+    """An operand as a chain of no node, and as the chains that end in it where nothing else reads it."""
     maker = producer(tensor)
-    if maker is not None and len(tensor.outputs) == 1 and tensor.name not in kept_names(graph):
-        found += chain(graph, maker)
-    return found
+    found = chains(graph, maker) if maker is not None and is_private(tensor, kept_names(graph)) else []
+    return [empty(tensor), *found]

@@ -8,17 +8,15 @@ Merged only where multiplications do not rise. Ding et al., RepVGG, 2021; ACNet,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
-import onnx
 
-from edgedeploy.export.affine.scale_shift import require_storable
+from edgedeploy.export.affine.value import require_storable
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.kernels import Kernel, add, compose, identity, kernel_of, row_work, store
 from edgedeploy.export.match.sums import SUMS, Term, is_root, starts, terms
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -36,7 +34,7 @@ Row = list[Node]
 Ways = list[tuple[Tensor, Row]]
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     image, big = "float[1,4,h,v] x", "float[1,4,15,14] x"
     c = {
         "w": floats(rng, 4, 4, 3, 3), "b": floats(rng, 4), "p": floats(rng, 4, 4, 1, 1),

@@ -7,19 +7,14 @@ Diverse Branch Block, 2021, transform III; Bhardwaj et al., Collapsible Linear B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
-from edgedeploy.export.affine.scale_shift import require_storable
+from edgedeploy.export.affine.value import require_storable
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.kernels import compose, kernel_of, store
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, detach, float_of, producer, require_private
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     image = "float[1,4,h,v] x"
     c = {
         "wide": floats(rng, 32, 4, 3, 3), "down": floats(rng, 6, 32, 1, 1), "b": floats(rng, 32),

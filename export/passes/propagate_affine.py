@@ -1,22 +1,17 @@
-"""y = s*x + t moves through all it commutes with, until weights take it and, at other readers, take it back.
+"""y = s*x + t moves through all operators that commute with it, until weights absorb it.
 
     s f(x) + t = f(s x + t)    for f that moves, averages, sums, or takes maxima (s >= 0)
     W(s x + t) + c = (W s) x + (W t + c)    and where others read x:    W x = (W / s)(s x + t) - (W / s) t
 
-Rules of every operator: export/affine/rules.py, affine_layout.py, affine_linear.py. A norm may leave an Add
-behind a MatMul that has no bias; nothing else may cost a node.
+The rules of the operators stand in export/affine: commuting.py, layout.py, absorbing.py. A norm may leave an
+Add behind a MatMul without bias; nothing else may cost a node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.affine.cases import propagated
-from edgedeploy.export.affine.linear import affine_of
-from edgedeploy.export.affine.search import Plan, Search, commit
+from edgedeploy.export.affine.reader import AFFINE
+from edgedeploy.export.affine.search import Plan, Search, candidate_value, commit
 from edgedeploy.export.affine.value import Affine
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, bypass, producer
@@ -25,33 +20,29 @@ from edgedeploy.graphs.surgeon import Graph, Node, Skip, bypass, producer
 MAP = 1 << 10  # values
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
-    return propagated(rng)
-
-
 @graph_pass(
     "propagate-affine",
     atol=1e-5,
-    cases=cases,
-    ops=("BatchNormalization", "Mul", "Div", "Add", "Sub"),
+    cases=propagated,
+    ops=AFFINE,
     phase="fold",
     after=("fold-mul-add",),
 )
 def propagate_affine(graph: Graph, node: Node) -> int:
-    place, value = affine_of(node)
-    x, y = node.inputs[place], node.outputs[0]
+    index, value = candidate_value(node)
+    x = node.inputs[index]
     maker = producer(x)
-    if max(array.size for array in value.arrays) > MAP and sum(map(value.varies, range(value.rank))) > 1:
+    if value.size > MAP and sum(map(value.varies, range(value.rank))) > 1:
         raise Skip("its constant is a map over several axes, which no weights take")
     if node.op in ("Add", "Sub") and maker is not None and maker.op == "MatMul":
         raise Skip("it is the bias of a matrix product, where it costs nothing")
     room = 1 if node.op == "BatchNormalization" else 0
-    found = [_plan(Search(graph, node, x, y, forward=forward), value, room) for forward in (False, True)]
+    found = [_plan(Search(graph, node, x, forward=forward), value, room) for forward in (False, True)]
     plans = [plan for plan in found if isinstance(plan, Plan)]
     if not plans:
         raise Skip(f"backwards: {found[0]}; forwards: {found[1]}")
     commit(graph, min(plans, key=lambda plan: (plan.added, plan.size)))
-    bypass(graph, node, place)
+    bypass(graph, node, index)
     return 1
 
 

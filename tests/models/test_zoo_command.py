@@ -141,7 +141,7 @@ def test_norms_are_counted_with_the_reason_that_the_pass_gives() -> None:
         {"one": one, "zero": zero, "scale": torch.ones(4).numpy()},
     )
     assert norms_left(model) == {
-        "BatchNormalization: it is not followed by a convolution or a matrix product": 1,
+        "BatchNormalization: it stands beside no convolution or matrix product": 1,
         "LayerNormalization: its statistics are those of the input": 1,
     }
 

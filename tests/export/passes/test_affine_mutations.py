@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedeploy.export.affine import fold as affine
-from edgedeploy.export.affine import layout as affine_layout
-from edgedeploy.export.affine import linear as affine_linear
+from edgedeploy.export.affine import absorbing, layout
+from edgedeploy.export.affine.commuting import COMMUTING, alike, rising, symmetric, without_shift
 from edgedeploy.export.affine.layout import LAYOUT
-from edgedeploy.export.affine.place import Implied, Place, Rule
-from edgedeploy.export.affine.rules import COMMUTING, alike, rising, symmetric, without_shift
+from edgedeploy.export.affine.rule import Context, Implied, Rule
 from edgedeploy.export.affine.value import Affine, Array
 from tests.support.random_graphs import build, error_of
 
@@ -35,45 +33,44 @@ def attribute(target: Any, name: str, broken: Any) -> Patch:
     return lambda patch: patch.setattr(target, name, broken)
 
 
-def all_equal(at: Place) -> Implied:
+def all_equal(ctx: Context) -> Implied:
     """The same scale and the same shift on both operands and the result."""
-    value = next(v for t in (*at.node.inputs, at.y) if (v := at.get(t)) is not None)
-    for tensor in (*at.node.inputs, at.y):
+    value = next(v for t in (*ctx.node.inputs, ctx.y) if (v := ctx.get(t)) is not None)
+    for tensor in (*ctx.node.inputs, ctx.y):
         yield tensor, value
 
 
-REAL_BLOCKED, REAL_SLICES = affine_layout._blocked, affine_layout._slices
+REAL_BLOCKED, REAL_SLICES, REAL_CONCATENATED = layout._blocked, layout._slices, layout._concatenated
 
 
-def exchanged_modes(at: Place, deep: bool) -> Callable[[Array], Array]:
+def exchanged_modes(ctx: Context, deep: bool) -> Callable[[Array], Array]:
     """Channels of DCR where they are those of CRD, and the reverse."""
-    mode = "DCR" if at.node.attrs.get("mode", "DCR") == "CRD" else "CRD"
-    node = SimpleNamespace(op="DepthToSpace", attrs={**at.node.attrs, "mode": mode})
-    return REAL_BLOCKED(replace(at, node=node), deep)
+    mode = "DCR" if ctx.node.attrs.get("mode", "DCR") == "CRD" else "CRD"
+    node = SimpleNamespace(op="DepthToSpace", attrs={**ctx.node.attrs, "mode": mode})
+    return REAL_BLOCKED(replace(ctx, node=node), deep)
 
 
-def mirrored(array: Array, places: range, axis: int) -> Array:
+def mirrored(array: Array, positions: range, axis: int) -> Array:
     size = array.shape[axis]
-    return array if size == 1 else np.take(array, range(size - places.stop, size - places.start), axis)
+    return array if size == 1 else np.take(array, range(size - positions.stop, size - positions.start), axis)
+
+
+def reversed_parts(arrays: Sequence[Array], sizes: Sequence[int], axis: int) -> Array:
+    return REAL_CONCATENATED(arrays[::-1], sizes[::-1], axis)
 
 
 def last_first(patch: pytest.MonkeyPatch) -> None:
     # On both ways through a Concat: one alone contradicts the other, and the search gives up.
-    patch.setattr(affine_layout, "join_order", lambda parts: parts[::-1])
-    patch.setattr(affine_layout, "_among", mirrored)
+    patch.setattr(layout, "_concatenated", reversed_parts)
+    patch.setattr(layout, "_positions", mirrored)
 
 
-def from_the_start(at: Place, rank: int) -> tuple[slice, ...]:
-    return tuple(slice(0, s.stop - s.start) if s.start else s for s in REAL_SLICES(at, rank))
+def from_the_start(ctx: Context, rank: int) -> tuple[slice, ...]:
+    return tuple(slice(0, s.stop - s.start) if s.start else s for s in REAL_SLICES(ctx, rank))
 
 
 def never(_: Any) -> bool:
     return False
-
-
-def both_padded(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(affine, "is_padded", never)
-    patch.setattr(affine_linear, "is_padded", never)
 
 
 # What is broken -> (how, operators of the graphs drawn around it)
@@ -109,23 +106,25 @@ MUTATIONS: dict[str, tuple[Patch, Sequence[str]]] = {
         last_first, ("conv", "norm", "concat"),
     ),
     "channels of a DepthToSpace of the other mode": (
-        attribute(affine_layout, "_blocked", exchanged_modes), ("conv", "norm", "depth"),
+        attribute(layout, "_blocked", exchanged_modes), ("conv", "norm", "depth"),
     ),
     "a Slice starts at 0": (
-        attribute(affine_layout, "_slices", from_the_start), ("conv", "norm", "cut"),
+        attribute(layout, "_slices", from_the_start), ("conv", "norm", "cut"),
     ),
     "other readers do not take it back": (
         attribute(Affine, "inverse", lambda value: value), ("conv", "norm", "pool"),
     ),
-    "a convolution reads a shift in its padding": (both_padded, ("conv", "norm", "transpose")),
+    "a convolution reads a shift in its padding": (
+        attribute(absorbing, "is_padded", never), ("conv", "norm", "transpose"),
+    ),
     "weights are not scaled": (
-        attribute(affine_linear, "scale_outputs", lambda _, w, *__: w), ("conv", "norm", "pad"),
+        attribute(absorbing, "scale_outputs", lambda _, w, *__: w), ("conv", "norm", "pad"),
     ),
     "a norm forgets its mean": (
-        attribute(affine_linear, "norm_parameters", lambda _, s, t: (s, t)), ("norm", "pad", "both"),
+        attribute(absorbing, "batchnorm_parameters", lambda _, s, t: (s, t)), ("norm", "pad", "both"),
     ),
     "a bias loses the shift": (
-        attribute(affine_linear, "sum_of", lambda first, *_: first), ("conv", "norm", "both"),
+        attribute(absorbing, "sum_of", lambda first, *_: first), ("conv", "norm", "both"),
     ),
 }  # fmt: skip
 
