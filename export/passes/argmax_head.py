@@ -6,17 +6,15 @@ network's head; the task enlarges the map. The first of equal logits wins. The o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 
 from edgedeploy.export.graph_pass import Feeds, graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Skip, displace, insert, kept_names, producer, variable
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {"w": floats(rng, 5, 3, 3, 3)}
     return [
         text_model("float[1,3,8,6] x", "y", "y = Conv(x, w)", w),

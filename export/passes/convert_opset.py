@@ -7,14 +7,12 @@ converter cannot carry (operators of other domains, local functions, bodies) is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.opset import convert, require_convertible
 from edgedeploy.graphs.surgeon import Graph, Skip
 
@@ -26,7 +24,7 @@ class OpsetOptions:
     opset: int = 20
 
 
-def cases(_: np.random.Generator) -> Sequence[tuple[onnx.ModelProto, OpsetOptions]]:
+def cases(_: Rng) -> Models:
     body = "a = Clip<min=0.0, max=6.0>(x) \n s = ReduceMean<axes=[2, 3]>(a) \n y = Softmax<axis=1>(s)"
     pad = "a = Pad<pads=[0,0,1,1,0,0,1,1]>(x) \n b = Upsample(a, k) \n y = Squeeze<axes=[0]>(b)"
     w = {"k": np.array([1, 1, 2, 2], np.float32)}

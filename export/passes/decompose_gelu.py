@@ -6,18 +6,14 @@ For runtimes older than opset 20's Gelu. Hendrycks and Gimpel, 2016, equations 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.rebuild import Formula
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     bodies = ("y = Gelu(x)", 'y = Gelu<approximate="tanh">(x)', "a = Gelu(x) \n y = Add(a, x)")
     return [
         text_model(kind, "y", body, {}) for body in bodies for kind in ("float[2,3] x", "float[n,3,h,v] x")

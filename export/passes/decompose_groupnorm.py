@@ -6,18 +6,15 @@ Wu and He, Group Normalization, ECCV 2018, equation 7.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.rebuild import Formula
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, dtype_name, float_of
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {
         "g": np.asarray(rng.standard_normal(6), np.float32),
         "b": np.asarray(rng.standard_normal(6), np.float32),

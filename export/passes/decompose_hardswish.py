@@ -5,18 +5,13 @@ Howard et al., Searching for MobileNetV3, ICCV 2019, section 5.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.rebuild import Formula
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     bodies = ("y = HardSwish(x)", "a = HardSwish(x) \n y = Add(a, x)")
     return [
         text_model(kind, "y", body, {}) for body in bodies for kind in ("float[2,3] x", "float[n,3,h,v] x")

@@ -5,18 +5,13 @@ Ramachandran, Zoph and Le, Searching for Activation Functions, 2017, equation 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.rebuild import Formula
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     bodies = ("y = Swish(x)", "a = Swish<alpha=1.7>(x) \n y = Add(a, x)")
     kinds = ("float[2,3] x", "float[n,3,h,v] x")
     return [text_model(kind, "y", body, {}, opset=24) for body in bodies for kind in kinds]

@@ -6,13 +6,12 @@ Resize by 1, whole Slices, Concat and Sum of one, Clip without bounds, Relu of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, bypass, dtype_name, has, producer, value_of
 
 # Coordinate modes in which output pixel i reads input pixel i when sizes are equal.
@@ -21,7 +20,7 @@ _SHAPERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand")
 _OF_ONE = ("Concat", "Sum", "Max", "Min", "Mean")
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     image, dynamic = "float[1,3,8,6] x", "float[n,3,h,v] x"
     constants = {
         "none": np.zeros(8, np.int64),

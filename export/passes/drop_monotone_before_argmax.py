@@ -6,20 +6,15 @@ ArgMax of f took the first of them; now it takes the larger, which is what the n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import FLOATS, Graph, Node, Skip, dtype_name, is_standard, producer
 
 _INCREASING = frozenset({"Sigmoid", "Tanh", "Exp", "Softplus", "Erf", "Atan"})
 _NORMALIZED = frozenset({"Softmax", "LogSoftmax"})
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     image = "float[n,5,h,w] x"
     return [
         text_model(image, "y", "s = Softmax<axis=1>(x) \n y = ArgMax<axis=1, keepdims=0>(s)", {}),

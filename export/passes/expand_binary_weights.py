@@ -6,17 +6,15 @@ constants alone (a table look-up of bits, a cast) is run once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.ternary import ternary_values
 from edgedeploy.export.passes.pack_binary_weights import TABLE
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.evaluate import Evaluator, NotRunnable
 from edgedeploy.graphs.surgeon import (
     FLOATS,
@@ -37,7 +35,7 @@ from edgedeploy.graphs.surgeon import (
 LONGEST = 32  # operators between the constants and the weight
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w: dict[str, NDArray[Any]] = {
         "bits": rng.integers(0, 256, (24, 2)),
         "table": TABLE,

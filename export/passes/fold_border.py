@@ -7,15 +7,12 @@ have to be known. Ding et al., Diverse Branch Block, CVPR 2021; BNAndPadLayer of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.border import border, chain_behind, padding
 from edgedeploy.export.match.shapes import is_static
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -32,7 +29,7 @@ from edgedeploy.graphs.surgeon import (
 CLOSE = 1e-6  # of the largest: the bias and the border were rounded on different ways
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     bias, (height, width) = floats(rng, 4), (5, 6)
     places = np.stack(np.meshgrid([0], range(4), range(height), range(width), indexing="ij"), axis=-1)
     w = {

@@ -6,13 +6,10 @@ join only where x >= 0 and no window lies in the padding alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -29,7 +26,7 @@ from edgedeploy.graphs.surgeon import (
 _NON_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp")
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     image = "float[1,4,h,v] x"
     c = {
         "w": floats(rng, 8, 4, 3, 3),

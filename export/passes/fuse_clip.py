@@ -7,19 +7,17 @@ Clip(x, 0, 6); a Clip by 0 and nothing else becomes Relu.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.bounds import BOUNDING, bounds_of, clip_arguments
 from edgedeploy.export.match.polynomial import fuse
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, dtype_name, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {"zero": np.float32(0), "six": np.float32(6), "low": np.float32(-2), "one": np.ones(1, np.float32)}
     kinds = ("float[2,3,8] x", "float[n,3,h,v] x")
     bodies = [

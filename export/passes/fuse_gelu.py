@@ -7,10 +7,8 @@ one place for Q/DQ. Hendrycks and Gimpel, 2016, equations 1 and 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import (
@@ -23,7 +21,7 @@ from edgedeploy.export.match.polynomial import (
     require_opset,
     same_rank,
 )
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 _TANH = math.sqrt(2 / math.pi)
@@ -35,7 +33,7 @@ _OUTER: Coefficients = {(1, 0): 0.5, (1, 1): 0.5}
 _APPROXIMATE = {"Erf": "none", "Tanh": "tanh"}
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {
         "r": np.float32(math.sqrt(2)),
         "q": np.float32(math.sqrt(0.5)),

@@ -5,19 +5,15 @@ Howard et al., Searching for MobileNetV3, ICCV 2019, section 5.2. `fuse-hardsigm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import isclose
-
-import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import fuse, require_opset
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     bodies = ("y = Mul(a, s)", "y = Mul(s, a)")
     kinds = ("float[2,3,8] x", "float[n,3,h,v] x")
     start = "a = Sin(x) \n s = HardSigmoid<alpha=0.16666667, beta=0.5>(a) \n "

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import fuse
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     return [
         text_model("float[2,10] x", "y", "s = Softmax(x) \n y = Log(s)", {}),
         text_model("float[n,5,h,w] x", "y", "s = Softmax<axis=1>(x) \n y = Log(s)", {}),

@@ -5,18 +5,13 @@ Misra, Mish: A Self Regularized Non-Monotonic Activation Function, 2019, equatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import fuse, require_opset
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     bodies = ("y = Mul(a, t)", "y = Mul(t, a)")
     kinds = ("float[1,3,8,6] x", "float[n,3,h,v] x")
     start = "a = Sin(x) \n p = Softplus(a) \n t = Tanh(p) \n "

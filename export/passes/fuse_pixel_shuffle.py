@@ -6,22 +6,19 @@ no pixels, is left alone. Shi et al., Real-Time Single Image and Video Super-Res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import fuse, require_opset
 from edgedeploy.export.match.sizes import agree, dim, reshaped, times
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 # mode: (order of axes, place of the channels, places of the block) in the six sizes
 _MODES = {"CRD": ([0, 1, 4, 2, 5, 3], 1, (2, 3)), "DCR": ([0, 3, 4, 1, 5, 2], 3, (1, 2))}
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {
         "crd": np.array([2, 3, 2, 2, 4, 5]), "dcr": np.array([0, 2, 2, 3, 4, 5]),
         "out": np.array([2, 3, 8, 10]),

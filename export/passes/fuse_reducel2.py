@@ -5,19 +5,16 @@ The division and its guard against zero stay: LpNormalization has no guard, so i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.moments import axes_of, squared
 from edgedeploy.export.match.polynomial import fuse, scalar
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {"two": np.float32(2), "one": np.array([-1]), "e": np.float32(1e-12), "half": np.float32(0.5)}
     return [
         text_model(

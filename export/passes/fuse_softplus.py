@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import below, fuse, polynomial, require_float, same_rank
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {"one": np.ones(1, np.float32)}
     bodies = ("e = Exp(x) \n s = Add(e, one) \n y = Log(s)", "e = Exp(x) \n s = Add(one, e) \n y = Log(s)")
     return [

@@ -6,21 +6,18 @@ for one channel only, and left alone otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import fuse
 from edgedeploy.export.match.sizes import agree, dim, reshaped
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
 
 _PERM, _UNSHUFFLE = [0, 3, 5, 1, 2, 4], [0, 1, 3, 5, 2, 4]
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {
         "three": np.array([2, 3, 4, 2, 5, 2]), "joined": np.array([2, 12, 4, 5]),
         "one": np.array([-1, 1, 4, 2, 5, 2]), "four": np.array([-1, 4, 4, 5]),

@@ -6,10 +6,7 @@ and Le, Searching for Activation Functions, 2017, equation 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.polynomial import (
@@ -20,11 +17,11 @@ from edgedeploy.export.match.polynomial import (
     require_opset,
     same_rank,
 )
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {"k": np.array(1.702, np.float32)}
     bodies = ("s = Sigmoid(a) \n y = Mul(a, s)", "b = Mul(a, k) \n s = Sigmoid(b) \n y = Mul(s, a)")
     kinds = ("float[2,3,8] x", "float[n,3,h,v] x")

@@ -5,14 +5,11 @@ All readers of all outputs of the move must quantize in one and the same way, wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.ternary import MOVES
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -28,7 +25,7 @@ from edgedeploy.graphs.surgeon import (
 )
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {
         "s": np.float32(np.exp(rng.standard_normal()) / 20),
         "z": np.int8(0),

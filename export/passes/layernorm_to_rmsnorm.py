@@ -7,21 +7,18 @@ here gains by it: on request only. Jiang et al., Pre-RMSNorm and Pre-CRMSNorm Tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.stream import Stream
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, float_of, has
 
 OPSET = 23  # of RMSNormalization
 EPSILON = 1e-5
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     c = {
         "e": floats(rng, 5, 8), "pos": floats(rng, 1, 6, 8), "cls": floats(rng, 2, 1, 8),
         "g": floats(rng, 8) + 2,

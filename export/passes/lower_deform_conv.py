@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.shapes import is_static
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -34,7 +33,7 @@ from edgedeploy.graphs.surgeon import (
 LINEAR_SINCE = 20  # GridSample called the mode "bilinear" before
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     c = {
         "w": floats(rng, 5, 4, 3, 3),
         "b": floats(rng, 5),

@@ -7,14 +7,12 @@ operators: 14, say, where 13 was asked for. onnx-tensorrt, release/8.5-GA, built
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.opset import convert, require_convertible
 from edgedeploy.graphs.surgeon import Graph, Skip
 
@@ -26,7 +24,7 @@ class NewestOpset:
     opset: int = 17
 
 
-def cases(rng: np.random.Generator) -> Sequence[tuple[onnx.ModelProto, NewestOpset]]:
+def cases(rng: Rng) -> Models:
     w = {"w": floats(rng, 4, 3, 3, 3), "axes": np.array([2, 3]), "up": np.array([1, 1, 2, 2], np.float32)}
     mean = "c = Conv(x, w) \n y = ReduceMean(c, axes)"
     resized = 'c = Resize<mode="nearest">(x, , up) \n r = Relu(c) \n y = HardSwish(r)'

@@ -6,13 +6,10 @@ The other way round a rounding or a wrap would be lost: float32 through float16 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, bypass, dtype_name, kept_names, producer
 
 _KINDS = (
@@ -24,7 +21,7 @@ _KINDS = (
 )
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     f32, f16, f64, i32, i64 = 1, 10, 11, 6, 7
     chains = {
         "float16[n,3]": (f32, f16), "uint8[2,3]": (f32, f16), "bool[2,3]": (i32, f32), "int32[n]": (i64, f32),

@@ -5,19 +5,16 @@ f is Reshape, Flatten, Squeeze, Unsqueeze, or a Transpose that moves only axes o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, kept_names, producer, value_of
 
 _KEEPS_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     c = {
         "flat": np.array([2, -1]),
         "wide": np.array([2, 4, 3, 2]),

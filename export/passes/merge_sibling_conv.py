@@ -6,14 +6,12 @@ or less, but one operator is launched and x is read once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -30,7 +28,7 @@ from edgedeploy.graphs.surgeon import (
 )
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     image = "float[1,4,h,v] x"
     c = {
         "w": floats(rng, 5, 4, 3, 3),

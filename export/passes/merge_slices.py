@@ -5,18 +5,15 @@ For constant ranges that run forwards; those that count from the end need the si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.slices import ranges, write
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, is_standard, kept_names, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     c = {
         "one": np.array([1]), "two": np.array([2]), "five": np.array([5]), "end": np.array([2**63 - 1]),
         "last": np.array([-1]), "axis2": np.array([2]), "axis3": np.array([3]), "from": np.array([1, 2]),

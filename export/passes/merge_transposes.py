@@ -5,17 +5,12 @@ y = f(Transpose(x)) with elementwise f stays: which side of f is cheaper depends
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.graph_pass import Skip, graph_pass
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, bypass, kept_names, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     image, dynamic = "float[2,4,3,5] x", "float[n,4,h,v] x"
     there, back = "Transpose<perm=[0,2,3,1]>", "Transpose<perm=[0,3,1,2]>"
     turn = "Transpose<perm=[1,2,3,0]>"

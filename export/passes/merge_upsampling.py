@@ -7,14 +7,11 @@ Runtimes have faster kernels for 1x1 convolutions. Head of DBNet: Liao et al., A
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -34,7 +31,7 @@ MOST = 1.5  # of the multiplications before: those of B's zeros cost less than t
 ELEMENTWISE = frozenset({"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     c = {
         "w": floats(rng, 24, 6, 2, 2), "b": floats(rng, 6), "v": floats(rng, 6, 1, 2, 2), "a": floats(rng, 1),
         "d": floats(rng, 96, 6, 2, 2), "u": floats(rng, 6, 2, 3, 3),

@@ -7,7 +7,6 @@ fold-constants leaves such a look-up alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.passes.fold_constants import SMALL
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -35,7 +34,7 @@ LEAST_BYTES = SMALL // 8  # of the bits: their int64 indices then pass the limit
 TABLE = (2 * (np.arange(256)[:, None] >> np.arange(7, -1, -1) & 1) - 1).astype(np.float32)
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     def signs(*shape: int) -> NDArray[np.float32]:
         return rng.choice((-1.0, 1.0), shape).astype(np.float32)
 

@@ -8,16 +8,14 @@ Performance Guide, "Channels In and Out".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.channels import channels_of, region_of, widen
 from edgedeploy.export.match.shapes import infer
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 
@@ -34,7 +32,7 @@ class PadOptions:
     most: float = 1.34
 
 
-def cases(rng: np.random.Generator) -> Sequence[tuple[onnx.ModelProto, PadOptions]]:
+def cases(rng: Rng) -> Models:
     w = {
         "a": floats(rng, 6, 3, 3, 3), "b": floats(rng, 6), "c": floats(rng, 5, 6, 1, 1),
         "d": floats(rng, 6, 1, 3, 3), "e": floats(rng, 6, 6, 3, 3), "t": floats(rng, 3, 6, 2, 2),

@@ -6,13 +6,10 @@ nearer to zero than TINY / 2 become 0: float32 has such, the sums and norms of n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -29,7 +26,7 @@ from edgedeploy.graphs.surgeon import (
 TINY = 2.0**-64
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {
         "one": np.float32(1),
         "zero": np.int8(0),

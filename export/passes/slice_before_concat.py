@@ -5,18 +5,15 @@ The piece itself where the range is all of it. Then what joins the pieces may ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.slices import Range, ranges, write
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, bypass, is_standard, producer
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     c = {
         "zero": np.array([0]), "three": np.array([3]), "six": np.array([6]), "five": np.array([5]),
         "end": np.array([2**63 - 1]), "axis": np.array([1]), "back": np.array([-2]), "two": np.array([2]),

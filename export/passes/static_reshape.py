@@ -6,18 +6,15 @@ same size as before at the same place, and the number of elements gives one more
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.sizes import dim, sizes
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, is_constant
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {
         "i0": np.array(0),
         "i2": np.array([2]),

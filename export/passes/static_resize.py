@@ -7,20 +7,17 @@ known and their ratio has no rounding. Then the graph computes no sizes, which n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.sizes import Dim, Size, dim, sizes
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, absent, constant, has, is_constant
 
 _LINEAR = 'mode="linear", coordinate_transformation_mode="pytorch_half_pixel"'
 
 
-def cases(_: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(_: Rng) -> Models:
     w = {
         "from0": np.array([0]), "to2": np.array([2]), "far": np.array([9]), "two": np.array([2, 3]),
         "fixed": np.array([12, 20]), "large": np.array([16, 24]), "double": np.array([2.0], np.float32),

@@ -6,20 +6,18 @@ the file. Constants of fewer than 64 values, and those that float16 does not hol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 
 from edgedeploy.export.graph_pass import Skip, graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, constant, insert, is_constant, variable
 
 FEWEST = 64  # a Cast costs about as many bytes as it saves there
 _LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     c = {"w": floats(rng, 8, 3, 3, 3), "v": floats(rng, 8, 8, 1, 1), "b": floats(rng, 8)}
     return [
         text_model("float[1,3,h,v] x", "y", "a = Conv(x, w, b) \n r = Relu(a) \n y = Conv(r, v)", c),

@@ -6,18 +6,13 @@ pass where that was measured (docs/cpus.md). In float32 the two differ by roundi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import onnx
-
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.rebuild import Formula
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, is_constant, producer, require_private
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {"w": floats(rng, 4, 3, 3, 3), "b": floats(rng, 4), "m": floats(rng, 8, 5)}
     return [
         text_model("float[1,3,h,v] x", "y", "a = Conv<pads=[1,1,1,1]>(x, w, b) \n y = Tanh(a)", w),

@@ -17,7 +17,7 @@ from onnx.defs import SchemaError, get_schema
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.keep_float32 import sampling_coordinates, square_to_root
 from edgedeploy.export.match.shapes import infer
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
     Graph,
     Node,
@@ -55,7 +55,7 @@ class Fp16Options:
     keep_nodes: tuple[str, ...] = ()
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     c = {
         "w": floats(rng, 8, 3, 3, 3),
         "g": floats(rng, 8, 4, 3, 3),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 
 from edgedeploy.export.graph_pass import Feeds, graph_pass
-from edgedeploy.export.samples import floats, text_model
+from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Skip, constant, displace, dtype_name, insert, producer, variable
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto]:
+def cases(rng: Rng) -> Models:
     w = {"w": floats(rng, 4, 1, 3, 3)}
     body = 'a = Conv(x, w) \n y = DepthToSpace<blocksize=2, mode="CRD">(a)'
     return [
