@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.export.affine.reader import affine_of, is_affine
+from edgedeploy.export.affine.weights import bias
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, Tensor, constant, float_of, has, is_constant
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def kernel_of(node: Node, channels: int, rank: int) -> Kernel:
         group = int(node.attrs.get("group", 1))
         if w.ndim != rank or w.shape[1] * group != channels:
             raise Skip(f"'{node.name}' does not read {channels} channels of rank {rank}")
-        b = float_of(node.inputs[2], f"the bias of '{node.name}'") if has(node, 2) else np.zeros(len(w))
-        return Kernel(_window(node, w.shape[2:]), group, w, b, w.size)
+        return Kernel(_window(node, w.shape[2:]), group, w, bias(node), w.size)
     if node.op == "AveragePool":
         window = _window(node, tuple(node.attrs["kernel_shape"]))
         if node.attrs.get("ceil_mode", 0):

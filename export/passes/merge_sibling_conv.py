@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from edgedeploy.export.affine.weights import bias
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
@@ -108,10 +109,7 @@ def _join(graph: Graph, one: Node, two: Node) -> None:
     """Let the first compute the channels of both."""
     pair = (one, two)
     weights = [float_of(conv.inputs[1], "the weight") for conv in pair]
-    biases = [
-        float_of(conv.inputs[2], f"the bias of '{conv.name}'") if has(conv, 2) else np.zeros(len(w))
-        for conv, w in zip(pair, weights, strict=True)
-    ]
+    biases = [bias(conv) for conv in pair]
     weight = one.inputs[1]
     inputs = [one.inputs[0], constant(graph, weight.name, np.concatenate(weights), weight.dtype)]
     if any(has(conv, 2) for conv in pair):
