@@ -17,8 +17,8 @@ from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.export.capture.capture import capture
-from edgedeploy.export.signs import lower_signs
-from edgedeploy.export.surgery import operate
+from edgedeploy.export.optimize import optimize_artifact
+from edgedeploy.export.signs import quantize_signs
 from edgedeploy.models import MODELS
 from edgedeploy.models.layers.bivit import BinaryAttention, BinaryLinear
 
@@ -34,7 +34,9 @@ def exported(name: str, binary: bool, folder: Path) -> Artifact:
         if isinstance(layer, BinaryLinear | BinaryAttention):
             layer.binary = binary
     out = folder / f"{name}{'' if binary else '.twin'}.onnx"
-    return operate(capture(network, RECIPE.capture, out, info=info, name=name), RECIPE.surgery, out)
+    return optimize_artifact(
+        capture(network, RECIPE.capture, out, info=info, name=name), RECIPE.optimize, out
+    )
 
 
 def main() -> None:
@@ -51,7 +53,7 @@ def main() -> None:
         contestants = []
         for backend in target.backends:
             form = load_rules(target.rules(backend)).signs
-            signs = lower_signs(packed, form, RECIPE.surgery, folder / f"signs-{form}.onnx")
+            signs = quantize_signs(packed, form, RECIPE.optimize, folder / f"signs-{form}.onnx")
             if signs is None:
                 raise SystemExit(f"{arguments.model} has no products of signs")
             contestants += [f"{a.path}@{backend}" for a in (twin, packed, signs)]

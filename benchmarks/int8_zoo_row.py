@@ -59,7 +59,7 @@ def measure(name: str) -> Row:
         with TemporaryDirectory() as folder:
             weights = Path(folder) / "weights.pth"
             torch.save(network.state_dict(), weights)
-            recipe = Recipe().edited(["precision=fp32", "capture.seeds=1", "surgery.seeds=1"])
+            recipe = Recipe().edited(["precision=fp32", "capture.seeds=1", "optimize.seeds=1"])
             # Both OpenVINO and TensorRT-RTX lack DeformConv, which the step "adapt" rewrites for this target.
             job = Job(name, recipe, load_target("cpu"), weights=str(weights))
             folded = deploy(job, Log(), Cache(Path(folder) / "cache"), "adapt")

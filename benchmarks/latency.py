@@ -32,7 +32,7 @@ from edgedeploy.core.cpu import processor
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
-from edgedeploy.export.census import census
+from edgedeploy.export.counts import count_model
 from edgedeploy.pipeline import deliver, run
 from edgedeploy.runtime.feeds import random_feeds
 from edgedeploy.runtime.select import open_artifact
@@ -106,7 +106,7 @@ def main() -> None:
         size = MODELS[model]
         plain = build(model, size, "fp32", arguments.out, until="optimize")
         int8 = build(model, size, "int8", arguments.out)
-        floor = 1e3 * (census(onnx.load(plain.path)).macs or 0) / rate
+        floor = 1e3 * (count_model(onnx.load(plain.path)).macs or 0) / rate
         with ExitStack() as stack:
             options = OpenOptions(threads=arguments.threads)
             sessions = {

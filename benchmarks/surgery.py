@@ -26,7 +26,7 @@ import onnx.backend.test
 
 from benchmarks.survey import by_size
 from edgedeploy.core.parity import of_pass
-from edgedeploy.export.census import census
+from edgedeploy.export.counts import count_model
 from edgedeploy.export.prove.proof import Refuted, output_difference
 from edgedeploy.graphs.evaluate import Evaluator, NotRunnable, feed_sets
 
@@ -96,7 +96,7 @@ def judge(worker: Worker, source: Path, folder: Path, runs: int) -> Row:
     if answer["error"]:
         return Row(answer["error"])
     before, after = onnx.load(source), onnx.load(out)
-    counts = census(after)
+    counts = count_model(after)
     try:
         evaluator, changed = Evaluator(before), Evaluator(after)
         found = [output_difference(y, changed(x)) for x, y in feed_sets(evaluator, 1)]
@@ -163,7 +163,7 @@ def print_models(workers: list[Worker], models: list[Path], folder: Path, runs: 
     behind = []
     for path in models:
         rows = {worker.tool: judge(worker, path, folder, runs) for worker in workers}
-        own = census(onnx.load(path))
+        own = count_model(onnx.load(path))
         cells = [
             f"{row.nodes} / {row.norms} ({row.seconds:.3f})" + ("" if row.verdict == "right" else " wrong")
             if row.nodes

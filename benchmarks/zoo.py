@@ -34,7 +34,7 @@ def problems(row: Row) -> list[str]:
     for field, limit in (("error_fp32", FP32_LIMIT), ("error_fp16", FP16_LIMIT)):
         if field in row and not row[field] <= limit:  # NaN is wrong too
             found.append(f"{field} is {row[field]:.1e}, more than {limit:.0e}")
-    found += [note for note in row.get("notes", []) if "taken back" in note or "stays" in note]
+    found += [note for note in row.get("notes", []) if "reverted" in note or "stays" in note]
     engines = row.get("engines", {})
     found += [f"{label}: {engine['failed']}" for label, engine in engines.items() if "failed" in engine]
     return found

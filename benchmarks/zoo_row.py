@@ -109,7 +109,7 @@ def _travel(row: Row, network: nn.Module, inputs: Tensor, folder: Path, log: Log
     torch.save(network.state_dict(), weights)
 
     def reach(until: str, target: str, precision: str) -> Artifact:
-        recipe = Recipe().edited([f"precision={precision}", "capture.seeds=1", "surgery.seeds=1"])
+        recipe = Recipe().edited([f"precision={precision}", "capture.seeds=1", "optimize.seeds=1"])
         job = Job(name, recipe, load_target(target), weights=str(weights))
         return run(job, log, Cache(folder / "cache"), until)
 

@@ -59,9 +59,9 @@ def lower(
     if precision == "int4":
         return _quantize_weights(artifact, _calibration_data(artifact, job, statistics), out, progress)
     if precision == "fp16":
-        from edgedeploy.export.surgery import to_fp16
+        from edgedeploy.export.half import to_fp16
 
-        return Lowered(to_fp16(artifact, job.recipe.surgery, out))
+        return Lowered(to_fp16(artifact, job.recipe.optimize, out))
     # The runtime computes in bfloat16 on CPUs: the file stays float32 and names the precision to run in.
     step = Step(name="lower", options={"precision": precision}, hits=1)
     return Lowered(artifact.saved_at(out, precision=precision, history=(*artifact.history, step)))
@@ -82,13 +82,13 @@ def sign_forms(artifact: Artifact, job: Job, folder: Path) -> dict[str, Artifact
         return {}
     from edgedeploy.backend import BACKENDS
     from edgedeploy.calibration.place.ruleset import load_rules
-    from edgedeploy.export.signs import lower_signs
+    from edgedeploy.export.signs import quantize_signs
 
     usable = [name for name in job.target.backends if not BACKENDS.get(name).why_not()]
     form_of = {name: load_rules(job.target.rules(name)).signs for name in usable}
     made = {
-        form: lower_signs(
-            artifact, form, job.recipe.surgery, folder / f"{artifact.path.stem}.signs-{form}.onnx"
+        form: quantize_signs(
+            artifact, form, job.recipe.optimize, folder / f"{artifact.path.stem}.signs-{form}.onnx"
         )
         for form in set(form_of.values())
     }
@@ -153,11 +153,11 @@ def _with_passes(
     """The model after the passes that a rule set asks for, and the artifact with them in its history."""
     from edgedeploy.export.runner import optimize
 
-    surgery = job.recipe.surgery
-    names = [name for name in passes if name not in surgery.skip]
+    options = job.recipe.optimize
+    names = [name for name in passes if name not in options.skip]
     if not names:
         return artifact, model
-    result = optimize(model, [*names, "fold-mul-add"], verify=surgery.verify, seeds=surgery.seeds)
+    result = optimize(model, [*names, "fold-mul-add"], verify=options.verify, seeds=options.seeds)
     if not any(step.hits and not step.reverted for step in result.steps if step.name in names):
         return artifact, model
     return artifact.model_copy(update={"history": (*artifact.history, *result.history())}), result.model

@@ -6,25 +6,26 @@ This file alone knows the order; what the steps do is in `edgedeploy.steps`.
 from __future__ import annotations
 
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from edgedeploy.core.cache import Cache, step_key
+from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import UnknownNameError
 from edgedeploy.core.files import replacing
-from edgedeploy.core.progress import Progress
+from edgedeploy.core.job import Job
 from edgedeploy.core.spec import Artifact, sidecar_path
-from edgedeploy.steps.adapt import ADAPT
-from edgedeploy.steps.adopt import ADOPT
-from edgedeploy.steps.base import Job, PipelineStep
-from edgedeploy.steps.build import BUILD
-from edgedeploy.steps.capture import CAPTURE
-from edgedeploy.steps.lower import LOWER, check_data, check_precision
-from edgedeploy.steps.optimize import OPTIMIZE
+from edgedeploy.steps.adopt import Adopt
+from edgedeploy.steps.base import PipelineStep
+from edgedeploy.steps.build import Build
+from edgedeploy.steps.capture import Capture
+from edgedeploy.steps.lower import Lower, check_data, check_precision
+from edgedeploy.steps.optimize import Optimize
+from edgedeploy.steps.replace import Replace
 
-# Where precision is "auto", LOWER rests: BUILD lowers to every precision.
-STEPS = (ADOPT, CAPTURE, OPTIMIZE, ADAPT, LOWER, BUILD)
+# With precision "auto", Lower is not wanted: Build lowers to every precision.
+STEPS: tuple[type[PipelineStep], ...] = (Adopt, Capture, Optimize, Replace, Lower, Build)
 
 
 class Stage(Protocol):
@@ -46,28 +47,59 @@ class Monitor(Protocol[S]):
     def note(self, text: str) -> None: ...
 
 
-def run(job: Job, monitor: Monitor[Stage], cache: Cache, until: str = "build") -> Artifact:
+class Silent:
+    """A monitor that prints nothing."""
+
+    summary = ""
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Silent]:  # noqa: ARG002
+        yield self
+
+    def progress(self, done: int, total: int | None) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+def run(
+    job: Job, monitor: Monitor[Stage], cache: Cache, until: str = "build", since: str | None = None
+) -> Artifact:
     """Run the steps up to and including `until`; the result lies in the cache, see `deliver`.
+
+    Args:
+        since: name of the step to start at, whatever the artifact; `job.source` is then an .onnx file, which
+            that step takes as it is.
 
     Raises the EdgeDeployError family; the cache then holds the steps before the failed one, and no half one.
     """
-    if until not in {step.name for step in STEPS}:
-        raise UnknownNameError("step", until, [step.name for step in STEPS])
+    names = [step.name for step in STEPS]
+    for name in (until, *((since,) if since else ())):
+        if name not in names:
+            raise UnknownNameError("step", name, names)
     check_precision(job, until)
-    # Nothing is known of it before the first step.
-    artifact = Artifact(path=Path(job.source), kind="onnx", model="", inputs=(), outputs=())
-    for step in STEPS:
-        if step.wanted(artifact, job):
-            with monitor.stage(step.title) as stage:
-                artifact, cached = _run_step(step, artifact, job, cache, stage.progress)
-                stage.summary = "(from cache)" if cached else ""
-            for note in step.notes(artifact):
-                monitor.note(note)
-            if step is ADOPT:  # what precision a file has is known now; the next step takes minutes
-                check_data(artifact.precision, job, until)
-        if step.name == until:
-            break
+    artifact = (
+        Artifact.load(job.source)
+        if since
+        else Artifact(path=Path(job.source), kind="onnx", model="", inputs=(), outputs=())
+    )
+    for kind in STEPS[names.index(since) if since else 0 : names.index(until) + 1]:
+        step = kind(artifact, job)
+        if kind.name == since or step.wanted():
+            artifact = _run_step(step, monitor, cache)
+        if (
+            isinstance(step, Adopt) and step.wanted()
+        ):  # the precision of a file is known now; the next step takes minutes
+            check_data(artifact.precision, job, until)
     return artifact
+
+
+def _run_step(step: PipelineStep, monitor: Monitor[Stage], cache: Cache) -> Artifact:
+    with monitor.stage(step.title) as stage:
+        made, cached = cache.get_or_make(step.key, lambda folder: step.run(folder, stage.progress))
+        stage.summary = "(from cache)" if cached else ""
+    for note in step.notes(made):
+        monitor.note(note)
+    return made
 
 
 def deliver(artifact: Artifact, out: Path) -> Artifact:
@@ -83,11 +115,3 @@ def deliver(artifact: Artifact, out: Path) -> Artifact:
     elif sidecar_path(out).exists():  # of an engine that stood here before
         sidecar_path(out).unlink()
     return delivered
-
-
-def _run_step(
-    step: PipelineStep, artifact: Artifact, job: Job, cache: Cache, progress: Progress
-) -> tuple[Artifact, bool]:
-    decides = step.decides(artifact, job)
-    key = None if decides is None else step_key(step.name, artifact.digest, decides)
-    return cache.get_or_make(key, lambda folder: step.work(artifact, job, folder, progress))

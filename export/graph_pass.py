@@ -149,7 +149,7 @@ class GraphPass:
                 return Applied(hits, left, tuple(rewritten))
         raise PassError(
             f"{self.name} still fires after {MAX_SWEEPS} sweeps: its rewrite leaves a candidate behind",
-            f'go on without it: surgery.skip=["{self.name}"]',
+            f'go on without it: optimize.skip=["{self.name}"]',
         )
 
     def _once(self, graph: Graph, extra: tuple[Any, ...]) -> Applied:

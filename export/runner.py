@@ -37,7 +37,7 @@ class PassStep:
         nodes_before, nodes_after: of the graph; equal if reverted.
         reverted: whether the graph was put back; `reason` says why.
         granted: the error let pass beyond the promise, see `proof.Verdict`.
-        offences: rewrites that were taken back one by one; the others stand unless `reverted`.
+        offences: rewrites that were reverted one by one; the others stand unless `reverted`.
     """
 
     name: str
@@ -77,7 +77,7 @@ class OptimizeResult:
 
     @property
     def offences(self) -> tuple[Offence, ...]:
-        """The rewrites that were taken back, of passes that were reverted and of those that were kept."""
+        """The rewrites that were reverted, of passes that were reverted and of those that were kept."""
         return tuple(offence for step in self.steps for offence in step.offences)
 
     def then(self, later: OptimizeResult) -> OptimizeResult:
@@ -96,10 +96,10 @@ class OptimizeResult:
     def problems(self) -> list[str]:
         """What a person should know, in one line each."""
         found = [self.left_alone] if self.left_alone else []
-        found += [f"{step.name} was taken back: {step.reason}" for step in self.reverted]
+        found += [f"{step.name} was reverted: {step.reason}" for step in self.reverted]
         for step in self.steps:
             if not step.reverted:
-                found += [f"{o.name} was taken back at node '{o.node}': {o.reason}" for o in step.offences]
+                found += [f"{o.name} was reverted at node '{o.node}': {o.reason}" for o in step.offences]
             if step.granted is not None:
                 found.append(
                     f"{step.name} moved an output by {step.error:.1e}, beyond its promise; the last bit of "
@@ -217,7 +217,7 @@ class _Run:
             if isinstance(outcome, Offence):
                 offences.append(outcome)
                 if outcome.node and outcome.node not in refused and len(offences) <= MAX_OFFENCES:
-                    refused[outcome.node] = f"its rewrite was taken back: {outcome.reason}"
+                    refused[outcome.node] = f"its rewrite was reverted: {outcome.reason}"
                     continue
             entry = replace(
                 entry, milliseconds=(time.perf_counter() - started) * 1e3, offences=tuple(offences)

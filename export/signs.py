@@ -1,7 +1,7 @@
-"""The form of a binary network in which its matrix products run as INT8, exact and without calibration.
+"""Binary networks with matrix products in INT8, exact and without calibration.
 
-Weights leave their bits for int8, and products of signs get Q/DQ with scale 1: sums of at most 2^31 signs are
-exact in int32, so that nothing but the speed changes. The file grows; the one that travels keeps its bits.
+Packed bits become int8 weights, and products of signs get Q/DQ with scale 1. Sums of at most 2^31 signs are
+exact in int32, so only the speed changes. The file grows; the file that is delivered keeps its packed bits.
 """
 
 from __future__ import annotations
@@ -9,22 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from edgedeploy.core.details import Details, SignDetails
 from edgedeploy.core.onnx_header import operators
-from edgedeploy.core.recipe import SurgeryOptions
+from edgedeploy.core.recipe import OptimizeOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.export.passes.quantize_signs import SignOptions
-from edgedeploy.export.runner import optimize
-from edgedeploy.graphs.metadata import save_model
+from edgedeploy.export.rewrite import Policy, run_passes, write
 
 PRODUCTS = "quantize-signs"
 PASSES = ("drop-before-sign", "expand-binary-weights", PRODUCTS, "hoist-quantize")
 SATURATE = "saturate-sign"
 
 
-def lower_signs(artifact: Artifact, form: str, options: SurgeryOptions, out: Path) -> Artifact | None:
+def quantize_signs(artifact: Artifact, form: str, options: OptimizeOptions, out: Path) -> Artifact | None:
     """Write the INT8 form of a network with products of signs to `out`; None for a network without such.
 
     Args:
@@ -40,16 +37,9 @@ def lower_signs(artifact: Artifact, form: str, options: SurgeryOptions, out: Pat
     kind, _, saturating = form.partition("-")
     passes = [name for name in (*PASSES, *((SATURATE,) if saturating else ())) if name not in options.skip]
     chosen: dict[str, Any] = {PRODUCTS: SignOptions(unsigned=kind == "uint8")}
-    result = optimize(
-        onnx.load(artifact.path), passes, verify=options.verify, seeds=options.seeds, options=chosen
-    )
+    result = run_passes(artifact, [passes], Policy.of(options), options=chosen)
     hits = sum(step.hits for step in result.steps if step.name == PRODUCTS and not step.reverted)
     if not hits:
         return None
-    lowered = artifact.model_copy(
-        update={
-            "history": (*artifact.history, *result.history()),
-            "details": artifact.details | Details(signs=SignDetails(form=form, products=hits)),
-        }
-    )
-    return save_model(result.model, lowered, out)
+    details = artifact.details | Details(signs=SignDetails(form=form, products=hits))
+    return write(artifact, result, out, details=details)

@@ -78,7 +78,7 @@ def simplified(
     except NotRunnable as reason:
         return model, f"{tool} was left out: nothing proves its result: {reason}"
     except Refuted as reason:
-        return model, f"{tool} was taken back: {reason}"
+        return model, f"{tool} was reverted: {reason}"
     return candidate, f"{said}, max error {verdict.error:.1e} of max |y|"
 
 

@@ -1,10 +1,11 @@
-"""Measure latency, throughput and memory of artifacts side by side."""
+"""Latency, throughput and memory of artifacts, side by side; `edgedeploy.bench(...)` calls the verb."""
 
 from edgedeploy.bench.artifacts import bench
 from edgedeploy.bench.budget import Budget, parse_budgets
 from edgedeploy.bench.machine import describe_machine
 from edgedeploy.bench.measure import BenchResult, Rounds, time_interleaved
 from edgedeploy.bench.report import BenchReport
+from edgedeploy.core.callable_package import make_callable
 
 __all__ = [
     "BenchReport",
@@ -16,3 +17,5 @@ __all__ = [
     "parse_budgets",
     "time_interleaved",
 ]
+
+make_callable(__name__)

@@ -41,25 +41,19 @@ def command(
     ] = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.bench import bench
+    from edgedeploy.api import bench
 
-    if report is not None:
-        _check_report(report)
-    for name in artifacts:
-        _check_backend(name)
     reporter = Reporter(quiet=json)
-    height_width = parse_size(size)
     with reporter.stage("interleaved rounds") as stage:
         result = bench(
             artifacts,
+            size=parse_size(size),
             threads=threads,
             runs=runs,
-            size=height_width,
             budget=budget or (),
+            report=report,
             progress=stage.progress,
         )
-    if report is not None:
-        result.write(report)
     if json:
         print_json(result.to_dict())
     else:
@@ -77,31 +71,12 @@ def command(
     result.check()
 
 
-def _check_backend(name: str) -> None:
-    """Refuse `FILE@BACKEND` with a backend that is none; a file may have an @ in its name."""
-    from edgedeploy.backends import BACKENDS
-    from edgedeploy.core.errors import UnknownNameError
-
-    file, at, backend = name.rpartition("@")
-    if at and backend not in BACKENDS.names() and not Path(name).exists() and Path(file).is_file():
-        raise UnknownNameError("backend", backend, BACKENDS.names())
-
-
-def _check_report(path: Path) -> None:
-    """Refuse a report that could not be written, before the minutes of measuring."""
-    from edgedeploy.bench.report import require_report_name
-    from edgedeploy.core.files import check_writable
-
-    require_report_name(path)
-    check_writable(path)
-
-
 def _next_step(name: str) -> str:
     """A demo where a camera's pictures make sense, else the score."""
     from edgedeploy.core.spec import Artifact
+    from edgedeploy.verbs.measure import split_backend
 
-    file, at, _ = name.rpartition("@")
-    path = name if not at or Path(name).exists() else file
+    path, _ = split_backend(name)
     if Artifact.load(path).task.name in LIVE:
         return command_line("demo", path, "--source", "0")
     return command_line("eval", path, "--data", "FOLDER")

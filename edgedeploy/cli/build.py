@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from edgedeploy.cli.options import (
     TargetName,
     TaskName,
     Weights,
+    memory_mb,
 )
 
 
@@ -57,31 +57,37 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
+    from edgedeploy.api import build
     from edgedeploy.cli.build_report import check_report, print_build, write_report
-    from edgedeploy.cli.deploy import calibration_edits, make_job, run_and_deliver
     from edgedeploy.cli.report import describe
+    from edgedeploy.core.recipe import parsed
+    from edgedeploy.core.target import load_target
 
-    flags = [f"precision={precision}"] if precision else []
-    flags += calibration_edits(limit, random_data, mem)
-    flags += [f"task.name={task}"] if task else []
-    flags += [f"guard.budget={dumps(budget)}"] if budget else []
     check_report(report, precision)
     reporter = Reporter(quiet=json)
-    job = make_job(
+    artifact = build(
         source,
-        [*flags, *(edits or [])],
-        target=target,
+        target,
+        out,
+        precision=precision,
         data=data,
+        budget=budget or (),
+        labels=labels,
+        task=task,
+        random_data=random_data,
+        limit=limit,
+        memory_mb=memory_mb(mem),
         size=parse_size(size),
         weights=weights,
-        labeled=labels,
+        recipe=parsed(edits or []),
+        monitor=reporter,
     )
-    artifact = run_and_deliver(job, "build", reporter, out)
     if report is not None:
         write_report(artifact, report)
     if json:
         print_json(describe(artifact))
         return
-    if precision is None and artifact.precision == job.target.default_precision and job.target.precision_note:
-        reporter.note(f"{artifact.precision} because: {job.target.precision_note}")
+    device = load_target(target)
+    if precision is None and artifact.precision == device.default_precision and device.precision_note:
+        reporter.note(f"{artifact.precision} because: {device.precision_note}")
     print_build(artifact)

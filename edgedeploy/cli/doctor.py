@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from edgedeploy.cli.console import print_json, print_next, print_table
-from edgedeploy.cli.imports import EXPORT, SURGERY, TRAIN
 from edgedeploy.cli.options import Json
 from edgedeploy.core.errors import EdgeDeployError, MissingDependencyError
+from edgedeploy.core.extras import EXPORT, ONNX, TRAIN
 from edgedeploy.core.installed import installed_version
 
 ABILITIES = {
     "export models": tuple(EXPORT),
-    "deploy .onnx files": tuple(SURGERY),
-    "quantize": (*SURGERY, "cv2"),
+    "deploy .onnx files": tuple(ONNX),
+    "quantize": (*ONNX, "cv2"),
     "read and write video": ("av", "cv2"),
     "train": tuple(TRAIN),
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgedeploy.cli.console import Reporter, command_line, parse_size, print_json, print_next
 from edgedeploy.cli.options import Edits, Json, Out, Size, Weights
+
+if TYPE_CHECKING:
+    from edgedeploy.export.report import PassReport
 
 
 def command(
@@ -42,32 +45,35 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.deploy import make_job, run_and_deliver
-    from edgedeploy.cli.report import describe, explain_skips, print_passes
+    from edgedeploy.api import export
+    from edgedeploy.cli.passes import print_skips
+    from edgedeploy.cli.report import describe, print_passes
+    from edgedeploy.core.recipe import parsed
 
-    height_width = parse_size(size)
-    flags = [f"capture.exporter={exporter}"]
-    if height_width:
-        flags += [f"capture.height={height_width[0]}", f"capture.width={height_width[1]}"]
-    flags += [
-        f"{field}=true"
-        for field, wanted in (
-            ("capture.dynamic", dynamic),
-            ("surgery.preprocess", preprocess or uint8),
-            ("surgery.uint8_input", uint8),
-            ("surgery.argmax", argmax),
-        )
-        if wanted
-    ]
-    reporter = Reporter(quiet=json)
-    job = make_job(source, [*flags, *(edits or [])], weights=weights, data=data)
-    artifact = run_and_deliver(job, "capture" if raw else "optimize", reporter, out, suffix=".onnx")
+    reports: list[PassReport] = []
+    artifact = export(
+        source,
+        out,
+        size=parse_size(size),
+        dynamic=dynamic,
+        weights=weights,
+        data=data,
+        exporter=exporter,
+        raw=raw,
+        preprocess=preprocess,
+        uint8=uint8,
+        argmax=argmax,
+        recipe=parsed(edits or []),
+        explain=reports.append,
+        monitor=Reporter(quiet=json),
+    )
     if json:
         print_json(describe(artifact))
         return
     print_passes(artifact)
     if explain:
-        explain_skips(job, reporter)
+        for report in reports:
+            print_skips(report.skipped)
     print_next(
         command_line("build", artifact.path, "--target", "cpu"),
         command_line("quantize", artifact.path, "--data", "PHOTOS"),

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgedeploy.cli.console import Reporter, command_line, print_json, print_next, print_table
-from edgedeploy.cli.options import Json, Out
+from edgedeploy.cli.options import Json, Out, names
 from edgedeploy.core.errors import LintError, UsageError
 
 if TYPE_CHECKING:
@@ -45,9 +46,6 @@ def command(
     rules: Annotated[bool, typer.Option("--rules", help="List the rules instead.")] = False,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.imports import require_surgery
-
-    require_surgery(data=False)
     if rules:
         _print_rules(json)
         return
@@ -55,49 +53,35 @@ def command(
         raise UsageError(
             "lint needs a model and --for", "edgedeploy lint MODEL.onnx --for jetson-orin-nano,cpu"
         )
-    if out is not None and not repair:
-        raise UsageError("-o is for what --fix writes", "add --fix")
-    from edgedeploy.calibration.lint import fix, lint
-    from edgedeploy.core.spec import Artifact
-    from edgedeploy.graphs.read import read_model
+    from edgedeploy.api import lint
 
     reporter = Reporter(quiet=json)
-    artifact = Artifact.load(source)
-    model = read_model(artifact.path)
-    subjects = [_subject(name) for name in _names(targets)]
-    ids = _known(_names(only))
-    found = [entry for entry in lint(model, *subjects) if not ids or entry.id in ids]
+    report = lint(source, names(targets) or [], fix=repair, out=out, only=names(only) or (), monitor=reporter)
     document: dict[str, Any] = {
         "path": str(source),
-        "findings": [dataclasses.asdict(entry) for entry in found],
+        "findings": [dataclasses.asdict(entry) for entry in report.findings],
     }
-    if repair:
-        with reporter.stage("repair, prove each fix") as stage:
-            repaired = fix(model, *subjects, only=ids)
-            stage.summary = f"{sum(entry.faults for entry in repaired.repairs if not entry.reverted)} repairs"
-        path = out or Path(f"{source.stem}.fixed.onnx")
-        _save(repaired, artifact, path, targets)
-        left = [entry for entry in lint(repaired.model, *subjects) if not ids or entry.id in ids]
+    if report.repaired is not None and report.artifact is not None:
+        repaired, path = report.repaired, report.artifact.path
         document |= {
             "fixed": str(path),
             "repairs": [dataclasses.asdict(entry) for entry in repaired.repairs],
             "sqnr_db": repaired.sqnr_db,
             "notes": list(repaired.notes),
-            "left": [dataclasses.asdict(entry) for entry in left],
+            "left": [dataclasses.asdict(entry) for entry in report.left],
         }
         if not json:
             _print_repairs(repaired, path)
             for note in repaired.notes:
                 reporter.note(note)
-        found = left
     if json:
         print_json(document)
     else:
-        _print_findings(found)
-    _end(found, source, targets, repair)
+        _print_findings(report.left)
+    _end(report.left, source, targets, repair)
 
 
-def _end(found: list[Finding], source: Path, targets: str, repaired: bool) -> None:
+def _end(found: Sequence[Finding], source: Path, targets: str, repaired: bool) -> None:
     """Exit code 4 where an error or a warning stands; advice alone is none."""
     counts = Counter(entry.severity for entry in found)
     faults = counts["error"] + counts["warning"]
@@ -110,33 +94,7 @@ def _end(found: list[Finding], source: Path, targets: str, repaired: bool) -> No
     print_next(command_line("build", source, "--target", targets.split(",")[0].partition("@")[0]))
 
 
-def _subject(name: str) -> Any:
-    from edgedeploy.backend import BACKENDS
-    from edgedeploy.calibration.lint import subject_named
-    from edgedeploy.core.target import load_target, target_names
-
-    device, _, backend = name.partition("@")
-    if device in target_names() and not backend:
-        names = load_target(device).backends
-        backend = next((entry for entry in names if not BACKENDS.get(entry).why_not()), names[0])
-    elif device in target_names() and backend not in load_target(device).backends:
-        raise UsageError(
-            f"target {device} has no backend '{backend}'", f"it has {', '.join(load_target(device).backends)}"
-        )
-    return subject_named(device, backend or None)
-
-
-def _save(repaired: Repaired, artifact: Any, path: Path, targets: str) -> None:
-    from edgedeploy.core.spec import Step
-    from edgedeploy.graphs.metadata import save_model
-
-    kept = [entry for entry in repaired.repairs if not entry.reverted]
-    options = {"for": targets, "rules": ",".join(dict.fromkeys(entry.id for entry in kept))}
-    step = Step(name="lint-fix", options=options, hits=sum(entry.faults for entry in kept))
-    save_model(repaired.model, artifact.with_step(step, precision="int8"), path)
-
-
-def _print_findings(found: list[Finding]) -> None:
+def _print_findings(found: Sequence[Finding]) -> None:
     if not found:
         print_table(("lint",), [("clean",)])
         return
@@ -177,6 +135,9 @@ def _print_repairs(repaired: Repaired, path: Path) -> None:
 
 
 def _print_rules(json: bool) -> None:
+    from edgedeploy.core.extras import require_onnx
+
+    require_onnx()
     from edgedeploy.calibration.lint import all_rules
     from edgedeploy.calibration.place.ruleset import load_rules, rule_names
 
@@ -198,17 +159,3 @@ def _print_rules(json: bool) -> None:
         return
     rows = [(e["id"], e["name"], e["severity"], e["title"], "yes" if e["fix"] else "") for e in entries]
     print_table(("rule", "name", "severity", "fires where", "--fix"), rows)
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
-def _known(ids: list[str]) -> list[str]:
-    from edgedeploy.calibration.lint import all_rules
-
-    known = {rule.id: rule.id for rule in all_rules()} | {rule.name: rule.id for rule in all_rules()}
-    for name in ids:
-        if name not in known:
-            raise UsageError(f"there is no lint rule '{name}'", "list them: edgedeploy lint --rules")
-    return [known[name] for name in ids]

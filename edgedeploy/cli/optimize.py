@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from edgedeploy.cli.console import Reporter, command_line, print_json, print_next
-from edgedeploy.cli.imports import require_surgery
-from edgedeploy.cli.options import Json, Limit, Out
+from edgedeploy.cli.options import Json, Limit, Out, names
 from edgedeploy.core.errors import UsageError
 
 Names = Annotated[str | None, typer.Option(metavar="A,B", show_default=False, help="Run these passes only.")]
@@ -71,51 +70,38 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    require_surgery(data=data is not None)
-    from edgedeploy.cli.surgery import describe_surgery, print_skips, print_surgery
-    from edgedeploy.steps.optimize_file import optimize
+    from edgedeploy.api import optimize
+    from edgedeploy.cli.passes import describe_optimized, print_optimized, print_skips
 
+    cut = names(split_at)
+    if cut == []:
+        raise UsageError("--split-at names no tensor", "an ONNX viewer such as netron shows their names")
     reporter = Reporter(quiet=json)
-    with reporter.stage("optimize, prove each pass" if not no_verify else "optimize, unproved") as stage:
-        done = optimize(
-            source,
-            out,
-            passes=_names(passes),
-            skip=_names(skip) or (),
-            pad_channels=pad_channels,
-            target=target,
-            data=data,
-            limit=limit or 8,
-            verify=not no_verify,
-            simplify=simplify,
-            split_at=_split(split_at),
-            repro=repro,
-            external_data=external_data,
-            in_place=in_place,
-        )
-        stage.summary = f"{done.before.nodes} to {done.after.nodes} nodes"
+    done = optimize(
+        source,
+        out,
+        passes=names(passes),
+        skip=names(skip) or (),
+        pad_channels=pad_channels,
+        target=target,
+        data=data,
+        limit=limit or 8,
+        verify=not no_verify,
+        simplify=simplify,
+        split_at=cut or (),
+        repro=repro,
+        external_data=external_data,
+        in_place=in_place,
+        monitor=reporter,
+    )
     parts = [done] if done.tail is None else [done, done.tail]
-    for part in parts:
-        for note in (*part.notes, *part.result.problems()):
-            reporter.note(note)
-        for folder in part.repros:
-            reporter.note(f"what was taken back is shown by {folder}")
+    for folder in (folder for part in parts for folder in part.report.repros):
+        reporter.note(f"what was reverted is shown by {folder}")
     if json:
-        print_json(describe_surgery(done))
+        print_json(describe_optimized(done))
         return
     for part in parts:
-        print_surgery(part)
+        print_optimized(part)
         if explain:
-            print_skips(part.result.skipped)
+            print_skips(part.report.skipped)
     print_next(command_line("build", done.artifact.path, "--target", target or "cpu"))
-
-
-def _split(text: str | None) -> list[str]:
-    names = _names(text)
-    if names == []:
-        raise UsageError("--split-at names no tensor", "an ONNX viewer such as netron shows their names")
-    return names or []
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from edgedeploy.cli.console import parse_bytes
+from edgedeploy.core.errors import UsageError
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 Out = Annotated[
     Path | None, typer.Option("-o", "--out", help="File to write; default: in this folder, by name.")
@@ -56,3 +59,20 @@ RandomData = Annotated[
         show_default=False,
     ),
 ]
+
+LEAST_MEMORY_MB = 16  # what the recipe takes at least
+
+
+def memory_mb(text: str | None) -> int | None:
+    """MiB of `--mem`; raises UsageError for a bad or too small amount."""
+    if text is None:
+        return None
+    size = parse_bytes(text) >> 20
+    if size < LEAST_MEMORY_MB:
+        raise UsageError(f"--mem {text} is too little", f"give {LEAST_MEMORY_MB}M or more, better 512M")
+    return size
+
+
+def names(text: str | None) -> list[str] | None:
+    """The words of `A,B`; None where the option was not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -18,6 +18,7 @@ from edgedeploy.cli.options import (
     Size,
     TargetName,
     Weights,
+    memory_mb,
 )
 
 
@@ -37,22 +38,24 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.deploy import calibration_edits, make_job, run_and_deliver
+    from edgedeploy.api import quantize
     from edgedeploy.cli.report import describe, print_quantization
+    from edgedeploy.core.recipe import parsed
 
-    flags = ["precision=int8"]
-    flags += [f"calibration.method={method}"] if method else []
-    flags += calibration_edits(limit, random_data, mem)
-    reporter = Reporter(quiet=json)
-    job = make_job(
+    artifact = quantize(
         source,
-        [*flags, *(edits or [])],
+        data,
+        out,
         target=target,
-        data=data,
+        method=method,
+        random_data=random_data,
+        limit=limit,
+        memory_mb=memory_mb(mem),
         size=parse_size(size),
         weights=weights,
+        recipe=parsed(edits or []),
+        monitor=Reporter(quiet=json),
     )
-    artifact = run_and_deliver(job, "lower", reporter, out, suffix=".int8.onnx")
     if json:
         print_json(describe(artifact))
         return

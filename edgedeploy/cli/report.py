@@ -6,11 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from edgedeploy.cli.console import Reporter, file_title, print_table
-from edgedeploy.core.cache import Cache
+from edgedeploy.cli.console import file_title, print_table
 from edgedeploy.core.spec import Artifact
-from edgedeploy.pipeline import run
-from edgedeploy.steps.base import Job
 
 
 def describe(artifact: Artifact) -> dict[str, Any]:
@@ -35,18 +32,6 @@ def print_passes(artifact: Artifact) -> None:
     surgery = artifact.details.surgery
     if surgery.nodes_before:
         print_table(("nodes before", "nodes after"), [(surgery.nodes_before, surgery.nodes_after)])
-
-
-def explain_skips(job: Job, reporter: Reporter) -> None:
-    """Why each candidate that still stands in the graph was not rewritten."""
-    import onnx
-
-    from edgedeploy.cli.surgery import print_skips
-    from edgedeploy.export.runner import optimize
-
-    captured = run(job, reporter, Cache(), until="capture")
-    result = optimize(onnx.load(captured.path), verify=False)
-    print_skips(result.skipped)
 
 
 def print_quantization(artifact: Artifact) -> None:

@@ -53,12 +53,13 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.deploy import make_job
     from edgedeploy.core.accuracy import parse_accuracy
     from edgedeploy.core.cache import Cache
     from edgedeploy.core.errors import UsageError
+    from edgedeploy.core.recipe import parsed
     from edgedeploy.guard.layers import study_layers
     from edgedeploy.pipeline import run
+    from edgedeploy.verbs.deploy import make_job
 
     if data is None:
         raise UsageError("sensitivity needs data to calibrate and to measure on", "add --data FOLDER")
@@ -68,12 +69,12 @@ def command(
     flags = [f"calibration.limit={limit}"] if limit else []
     flags += [f"task.name={task}"] if task else []
     reporter = Reporter(quiet=json)
-    words = [*flags, *(edits or [])]
+    words = parsed([*flags, *(edits or [])])
     job = make_job(
         source, words, target=target, data=data, size=parse_size(size), weights=weights, labeled=labels
     )
     cache = Cache()
-    artifact = run(job, reporter, cache, "adapt")
+    artifact = run(job, reporter, cache, "replace")
     with (
         tempfile.TemporaryDirectory() as folder,
         reporter.stage("quantize, and measure each layer alone in INT8") as stage,

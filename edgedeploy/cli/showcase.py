@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.cli.console import Reporter
-from edgedeploy.cli.deploy import make_job
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.recipe import parsed
 from edgedeploy.core.spec import Artifact
 from edgedeploy.pipeline import deliver, run
 from edgedeploy.task import Task, task_for
+from edgedeploy.verbs.deploy import make_job
 
 # A user waits for a demo: fewer frames, shorter timing and fewer mixes than `build --precision auto` takes.
 EDITS = (
@@ -40,7 +41,7 @@ def deploy_fastest(
     clip = open_source(source)
     size = (clip.height, clip.width)
     clip.close()
-    job = make_job(model, EDITS, target=target, data=Path(source), size=size)
+    job = make_job(model, parsed(EDITS), target=target, data=Path(source), size=size)
     built = run(job, reporter, Cache())
     artifact = deliver(built, folder / f"{model}.{built.precision}.{target}{built.path.suffix}")
     return artifact, comparison(artifact)

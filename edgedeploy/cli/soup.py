@@ -30,8 +30,8 @@ def command(
     metric: Annotated[str, typer.Option(help="Which one; default: the task's own.")] = "",
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.imports import require_train
     from edgedeploy.core.errors import UsageError
+    from edgedeploy.core.extras import require_train
 
     require_train()
     from edgedeploy.models.training.measure import measure, task_of

@@ -43,7 +43,7 @@ def encode_command(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.imports import require_export
+    from edgedeploy.core.extras import require_export
 
     require_export(data=True)
     from edgedeploy.encode.options import PATCH, EncodeOptions

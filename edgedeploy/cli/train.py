@@ -40,8 +40,8 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.imports import require_train
     from edgedeploy.core.errors import UsageError
+    from edgedeploy.core.extras import require_train
 
     require_train()
     from edgedeploy.models.training.recipe import TrainingRecipe, bundled_recipes, find_recipe

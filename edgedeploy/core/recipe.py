@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgedeploy.core.errors import RecipeError, UnknownNameError
+from edgedeploy.core.renamed import RECIPE_SECTIONS, with_current_keys
 from edgedeploy.core.spec import Precision
 
 
@@ -27,12 +28,26 @@ class CaptureOptions(_Options):
     seeds: int = Field(default=3, ge=1, le=100)
 
 
-class SurgeryOptions(_Options):
-    """Graph passes: `skip` leaves some out, the switches add those that change inputs or outputs."""
+class OptimizeOptions(_Options):
+    """Graph passes of the ONNX file.
 
+    Attributes:
+        passes: names of the passes to run, in this order; None runs all that keep inputs and outputs.
+        skip: names of passes to leave out.
+        verify: whether each pass is proved, on `seeds` random draws and on `real_inputs` of the job's data.
+        simplify: a simplifier that runs before the passes: "onnxslim", "onnxsim" or "onnxoptimizer".
+        pad_channels: channels between convolutions are padded to a multiple of this.
+        preprocess, uint8_input: whether the graph takes pixels, as float32 NCHW or as uint8 NHWC.
+        uint8_output, argmax: whether the graph returns uint8 pixels, or class indices.
+    """
+
+    passes: tuple[str, ...] | None = None
     skip: tuple[str, ...] = ()
     verify: bool = True
     seeds: int = Field(default=2, ge=1, le=100)
+    real_inputs: int = Field(default=0, ge=0)
+    simplify: str | None = None
+    pad_channels: int | None = Field(default=None, ge=2)
     preprocess: bool = False
     uint8_input: bool = False
     uint8_output: bool = False
@@ -87,32 +102,28 @@ class Recipe(_Options):
     precision: Precision | Literal["auto"] | None = None
     task: TaskOptions = TaskOptions()
     capture: CaptureOptions = CaptureOptions()
-    surgery: SurgeryOptions = SurgeryOptions()
+    optimize: OptimizeOptions = OptimizeOptions()
     calibration: CalibrationOptions = CalibrationOptions()
     guard: GuardOptions = GuardOptions()
 
     def edited(self, edits: Iterable[str]) -> Recipe:
-        """A copy with `a.b=value` edits applied; values are JSON where they parse as JSON, else text.
+        """A copy with `a.b=value` edits applied, see `parsed` and `changed`."""
+        return self.changed(parsed(edits))
+
+    def changed(self, fields: Mapping[str, Any]) -> Recipe:
+        """A copy with other values for fields, named by their path: {"capture.height": 384}.
 
         Raises RecipeError, naming the field and what it takes, or UnknownNameError with a close match.
         """
         document = self.model_dump()
-        for edit in edits:
-            key, equals, text = edit.partition("=")
-            if not equals:
-                raise RecipeError(
-                    f"'{edit}' is not an edit", "write it as a.b=value, e.g. calibration.method=minmax"
-                )
-            *parents, leaf = key.strip().split(".")
+        for key, value in fields.items():
+            *parents, leaf = _current(key).split(".")
             here = document
             for parent in parents:
                 here = _descend(here, parent, key)
             if leaf not in here and "options" not in parents:
                 raise UnknownNameError("recipe field", key, _paths(document))
-            try:
-                here[leaf] = json.loads(text)
-            except json.JSONDecodeError:
-                here[leaf] = text
+            here[leaf] = value
         try:
             return Recipe.model_validate(document)
         except ValidationError as error:
@@ -122,6 +133,32 @@ class Recipe(_Options):
             if first["type"] == "tuple_type":
                 hint = f"write a list, e.g. {name}='{json.dumps([first['input']])}'"
             raise RecipeError(f"{name}: {first['msg']}", hint) from None
+
+
+def parsed(edits: Iterable[str]) -> dict[str, Any]:
+    """`a.b=value` texts as field path -> value; a value is JSON where it parses as JSON, else text.
+
+    Raises RecipeError for a text without "=".
+    """
+    fields: dict[str, Any] = {}
+    for edit in edits:
+        key, equals, text = edit.partition("=")
+        if not equals:
+            raise RecipeError(
+                f"'{edit}' is not an edit", "write it as a.b=value, e.g. calibration.method=minmax"
+            )
+        try:
+            fields[key.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            fields[key.strip()] = text
+    return fields
+
+
+def _current(key: str) -> str:
+    """The field's path under today's section name."""
+    section, dot, rest = key.partition(".")
+    (current,) = with_current_keys({section: rest}, RECIPE_SECTIONS, where="recipe")
+    return f"{current}{dot}{rest}"
 
 
 def _default(name: str) -> Any:

@@ -18,6 +18,7 @@ TRAINING_RECIPE = {
     "quantised_learning_rate": "quantized_learning_rate",
     "quantised_final": "quantized_final",
 }
+RECIPE_SECTIONS = {"surgery": "optimize"}
 TASK_OPTIONS = {"colour": "color"}
 
 

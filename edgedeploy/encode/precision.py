@@ -39,7 +39,7 @@ def stored(
     float32 either way.
     """
     if options.precision in ("auto", "fp16"):
-        from edgedeploy.export.store import store_half
+        from edgedeploy.export.half import store_half
 
         halves = [store_half(model, folder / model.path.name) for model in models]
         if options.precision == "fp16" or _loss(models, halves, clip, grid, chunks) <= MAX_LOSS_DB:

@@ -1,34 +1,56 @@
-"""What a pipeline step is."""
+"""The contract of a pipeline step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from edgedeploy.core.job import Job as Job
+from edgedeploy.core.cache import step_key
+from edgedeploy.core.job import Job
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 
 
 @dataclass(frozen=True)
-class PipelineStep:
-    """One arrow of the deployment; imports happen inside it, so no step pays for another's libraries.
+class PipelineStep(ABC):
+    """One step of one deployment; heavy imports happen in its methods, so no step pays for another's.
 
     Attributes:
-        name: what `run(until=…)` and the cache call it.
-        title: what a person reads.
-        work: does it: (artifact so far, job, folder to write into, progress) -> artifact.
-        decides: all that decides the result besides the artifact, as JSON; None where it cannot be told
-            (a user's own Python code), so that nothing is cached.
-        notes: what of the result a person should be told.
-        wanted: whether the job needs it, given the artifact so far.
+        name: of the step in `pipeline.run(until=...)` and in cache keys.
+        title: of the step on the terminal.
+        artifact: the result of the step before.
+        job: the deployment.
     """
 
-    name: str
-    title: str
-    work: Callable[[Artifact, Job, Path, Progress], Artifact]
-    decides: Callable[[Artifact, Job], Any]
-    notes: Callable[[Artifact], list[str]] = lambda artifact: []  # noqa: ARG005
-    wanted: Callable[[Artifact, Job], bool] = lambda artifact, job: True  # noqa: ARG005
+    name: ClassVar[str]
+    title: ClassVar[str]
+    artifact: Artifact
+    job: Job
+
+    def wanted(self) -> bool:
+        """Whether the job needs the step."""
+        return True
+
+    @abstractmethod
+    def decides(self) -> Any:
+        """All inputs of the result besides the artifact, as JSON; None where they are unknown.
+
+        A user's own Python code is such an unknown; its results are not cached.
+        """
+
+    @abstractmethod
+    def run(self, folder: Path, progress: Progress) -> Artifact:
+        """Write the result into `folder` and return it; raises the EdgeDeployError family."""
+
+    @staticmethod
+    def notes(made: Artifact) -> list[str]:  # noqa: ARG004
+        """Messages about the result, one line each."""
+        return []
+
+    @property
+    def key(self) -> str | None:
+        """Key of the result in the cache; None for a result that is not cached."""
+        decides = self.decides()
+        return None if decides is None else step_key(self.name, self.artifact.digest, decides)

@@ -7,54 +7,56 @@ from typing import Any
 
 from edgedeploy.core.artifact_warnings import saturation_warnings
 from edgedeploy.core.cache import data_digest
-from edgedeploy.core.job import Job
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 from edgedeploy.steps.base import PipelineStep
 
 
-def _decides(artifact: Artifact, job: Job) -> Any:  # noqa: ARG001
-    from edgedeploy.core.cpu import processor
+class Build(PipelineStep):
+    """The artifact that the target's runtime opens."""
 
-    decides = {
-        "target": job.target.model_dump(mode="json"),
-        "size": job.size,
-        "source": job.source,
-        # Candidates were timed on this machine: another one that shares the cache must ask again.
-        "processor": processor(),
-        "surgery": job.recipe.surgery.model_dump(),
-        "data": data_digest(job.data) if job.data else None,
-    }
-    if job.recipe.precision != "auto":
-        return decides
-    return {
-        **decides,
-        "calibration": job.recipe.calibration.model_dump(),
-        "guard": job.recipe.guard.model_dump(),
-        "labeled": None if job.labeled is None else data_digest(job.labeled),
-    }
+    name = "build"
+    title = "build for the target"
 
+    def decides(self) -> Any:
+        from edgedeploy.core.cpu import processor
 
-def _build(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:
-    from edgedeploy.guard.contest import choose_backend, choose_precision
+        job = self.job
+        decides = {
+            "target": job.target.model_dump(mode="json"),
+            "size": job.size,
+            "source": job.source,
+            # Candidates were timed on this machine: another one that shares the cache must ask again.
+            "processor": processor(),
+            "optimize": job.recipe.optimize.model_dump(),
+            "data": data_digest(job.data) if job.data else None,
+        }
+        if job.recipe.precision != "auto":
+            return decides
+        return {
+            **decides,
+            "calibration": job.recipe.calibration.model_dump(),
+            "guard": job.recipe.guard.model_dump(),
+            "labeled": None if job.labeled is None else data_digest(job.labeled),
+        }
 
-    choose = choose_precision if job.recipe.precision == "auto" else choose_backend
-    return choose(artifact, job, folder, progress)
+    def run(self, folder: Path, progress: Progress) -> Artifact:
+        from edgedeploy.guard.contest import choose_backend, choose_precision
 
+        choose = choose_precision if self.job.recipe.precision == "auto" else choose_backend
+        return choose(self.artifact, self.job, folder, progress)
 
-def _notes(artifact: Artifact) -> list[str]:
-    """Why this precision ships; else what this machine cannot know of the machine that it was built for."""
-    from edgedeploy.bench.machine import cpu_class
+    @staticmethod
+    def notes(made: Artifact) -> list[str]:
+        """Why this precision ships; else what this machine cannot know of the one that it was built for."""
+        from edgedeploy.bench.machine import cpu_class
 
-    details = artifact.details
-    if details.guard.sentence:
-        return [*details.calibration.problems, details.guard.sentence]
-    made_for, here = details.cpu, cpu_class()
-    if not made_for or made_for == here:
-        return saturation_warnings(artifact)
-    return [
-        f"timed on this {here or 'unknown'} CPU: on {made_for} another runtime or precision may be faster"
-    ]
-
-
-BUILD = PipelineStep("build", "build for the target", _build, _decides, _notes)
+        details = made.details
+        if details.guard.sentence:
+            return [*details.calibration.problems, details.guard.sentence]
+        made_for, here = details.cpu, cpu_class()
+        if not made_for or made_for == here:
+            return saturation_warnings(made)
+        return [
+            f"timed on this {here or 'unknown'} CPU: on {made_for} another runtime or precision may be faster"
+        ]

@@ -57,46 +57,47 @@ def _check_auto(job: Job, until: str) -> None:
         )
 
 
-def _wanted(artifact: Artifact, job: Job) -> bool:
-    if job.recipe.precision == "auto":  # the contest lowers to every precision
-        return False
-    wanted = _precision(artifact, job)
-    if artifact.precision not in ("fp32", wanted):
-        raise UsageError(
-            f"{artifact.model} is {artifact.precision} already and cannot become {wanted}",
-            "start from the fp32 model",
-        )
-    return wanted != artifact.precision
+class Lower(PipelineStep):
+    """The model in the precision that the target runs."""
 
+    name = "lower"
+    title = "lower to the target's precision"
 
-def _precision(artifact: Artifact, job: Job) -> Precision:
-    """The precision asked for, else the one that the model has already, else the target's default."""
-    if job.recipe.precision is not None and job.recipe.precision != "auto":
-        return job.recipe.precision
-    return artifact.precision if artifact.precision != "fp32" else job.target.default_precision
+    def wanted(self) -> bool:
+        if self.job.recipe.precision == "auto":  # the contest lowers to every precision
+            return False
+        wanted, known = self._precision(), self.artifact.precision
+        if known not in ("fp32", wanted):
+            raise UsageError(
+                f"{self.artifact.model} is {known} already and cannot become {wanted}",
+                "start from the fp32 model",
+            )
+        return wanted != known
 
+    def decides(self) -> Any:
+        wanted, job = self._precision(), self.job
+        if wanted not in CALIBRATED:
+            return {"precision": wanted, "optimize": job.recipe.optimize.model_dump()}
+        return {
+            "precision": wanted,
+            # Memory decides how often the data is read, and nothing else.
+            "calibration": job.recipe.calibration.model_dump(exclude={"memory_mb"}),
+            "rules": placement_rules(job),
+            "data": None if job.data is None else data_digest(job.data),
+            "size": job.size,
+        }
 
-def _decides(artifact: Artifact, job: Job) -> Any:
-    wanted = _precision(artifact, job)
-    if wanted not in CALIBRATED:
-        return {"precision": wanted, "surgery": job.recipe.surgery.model_dump()}
-    return {
-        "precision": wanted,
-        # Memory decides how often the data is read, and nothing else.
-        "calibration": job.recipe.calibration.model_dump(exclude={"memory_mb"}),
-        "rules": placement_rules(job),
-        "data": None if job.data is None else data_digest(job.data),
-        "size": job.size,
-    }
+    def run(self, folder: Path, progress: Progress) -> Artifact:
+        out, statistics = folder / self.artifact.path.name, statistics_root(folder)
+        return lower(self.artifact, self._precision(), self.job, out, progress, statistics).artifact
 
+    @staticmethod
+    def notes(made: Artifact) -> list[str]:
+        return [*artifact_warnings(made), *made.details.calibration.problems]
 
-def _lower(artifact: Artifact, job: Job, folder: Path, progress: Progress) -> Artifact:
-    wanted, out = _precision(artifact, job), folder / artifact.path.name
-    return lower(artifact, wanted, job, out, progress, statistics_root(folder)).artifact
-
-
-def _notes(artifact: Artifact) -> list[str]:
-    return [*artifact_warnings(artifact), *artifact.details.calibration.problems]
-
-
-LOWER = PipelineStep("lower", "lower to the target's precision", _lower, _decides, _notes, _wanted)
+    def _precision(self) -> Precision:
+        """The precision asked for, else the one that the model has already, else the target's default."""
+        asked, known = self.job.recipe.precision, self.artifact.precision
+        if asked is not None and asked != "auto":
+            return asked
+        return known if known != "fp32" else self.job.target.default_precision

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgedeploy.api import optimize
 from edgedeploy.core.errors import ArtifactError, UsageError
 from edgedeploy.graphs.read import read_model
-from edgedeploy.steps.optimize_file import optimize
 from tests.cli.conftest import Cli
 
 HUGE = 10**9  # two of them make 1e18 elements

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgedeploy.api import optimize as optimize_file
 from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.order import DEFAULT_PASSES, in_order
 from edgedeploy.export.prove.trial import first_failure
@@ -19,7 +20,6 @@ from edgedeploy.export.runner import MAX_OFFENCES, OptimizeResult, optimize
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.graphs.surgeon import Graph, Node, constant
-from edgedeploy.steps.optimize_file import optimize as optimize_file
 from tests.cli.conftest import Cli
 
 LAYERS = 12
@@ -86,7 +86,7 @@ def test_only_the_wrong_rewrite_is_taken_back(bad: list[str], rng: np.random.Gen
     assert {n.name for n in result.model.graph.node if n.op_type == "Relu"} == set(bad)
     skipped = {entry.node: entry.reason for _, entry in result.skipped}
     assert set(skipped) == set(bad)
-    assert all("taken back" in reason for reason in skipped.values())
+    assert all("reverted" in reason for reason in skipped.values())
     (step,) = result.history()
     assert step.hits == LAYERS - len(bad)
 
@@ -173,7 +173,7 @@ def test_the_command_goes_on_and_leaves_the_repro_beside_the_output(
     onnx.save(tower(rng), tmp_path / "in.onnx")
     outcome = cli("optimize", tmp_path / "in.onnx", "-o", tmp_path / "out.onnx", "--passes", "tell-lies")
     assert outcome.code == 0, outcome.err
-    assert "tell-lies was taken back at node 'r7'" in outcome.err
+    assert "tell-lies was reverted at node 'r7'" in outcome.err
     folder = tmp_path / "out.repro" / "01-tell-lies"
     before, after = outputs_of(folder)
     assert np.abs(before - after).max() > 0.1
@@ -181,7 +181,7 @@ def test_the_command_goes_on_and_leaves_the_repro_beside_the_output(
     again = optimize_file(
         folder / "before.onnx", tmp_path / "again.onnx", passes=["tell-lies"], data=folder / "feeds.npz"
     )
-    assert [offence.node for offence in again.result.offences] == ["r7"]
+    assert [offence.node for offence in again.report.offences] == ["r7"]
 
 
 def test_what_was_granted_stands_in_the_history(shared: Path) -> None:

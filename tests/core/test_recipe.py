@@ -11,8 +11,8 @@ from edgedeploy.core.recipe import Recipe
 
 def test_edits_reach_nested_fields_and_leave_the_original_alone() -> None:
     recipe = Recipe()
-    edited = recipe.edited(["capture.height=384", "calibration.method=minmax", "surgery.argmax=true"])
-    assert (edited.capture.height, edited.calibration.method, edited.surgery.argmax) == (384, "minmax", True)
+    edited = recipe.edited(["capture.height=384", "calibration.method=minmax", "optimize.argmax=true"])
+    assert (edited.capture.height, edited.calibration.method, edited.optimize.argmax) == (384, "minmax", True)
     assert recipe == Recipe()
 
 
@@ -21,7 +21,7 @@ def test_edits_of_method_options_are_free_form() -> None:
 
 
 def test_recipes_round_trip_as_json() -> None:
-    recipe = Recipe().edited(["precision=int8", 'surgery.skip=["fold-pad"]'])
+    recipe = Recipe().edited(["precision=int8", 'optimize.skip=["fold-pad"]'])
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
@@ -54,7 +54,7 @@ def test_a_misspelled_field_gets_its_neighbor_as_hint() -> None:
 
 
 def test_a_list_that_is_none_gets_its_notation_as_hint() -> None:
-    with pytest.raises(RecipeError, match=r"surgery\.skip") as caught:
-        Recipe().edited(["surgery.skip=fold-pad"])
-    assert """surgery.skip='["fold-pad"]'""" in caught.value.hint
-    assert Recipe().edited(['surgery.skip=["fold-pad"]']).surgery.skip == ("fold-pad",)
+    with pytest.raises(RecipeError, match=r"optimize\.skip") as caught:
+        Recipe().edited(["optimize.skip=fold-pad"])
+    assert """optimize.skip='["fold-pad"]'""" in caught.value.hint
+    assert Recipe().edited(['optimize.skip=["fold-pad"]']).optimize.skip == ("fold-pad",)

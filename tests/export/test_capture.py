@@ -20,11 +20,11 @@ from edgedeploy.core.errors import (
     UnknownNameError,
     UsageError,
 )
-from edgedeploy.core.recipe import CaptureOptions
+from edgedeploy.core.recipe import CaptureOptions, OptimizeOptions
 from edgedeploy.core.spec import Artifact, TaskSpec
 from edgedeploy.export.capture import capture as capture_module
 from edgedeploy.export.capture.capture import capture
-from edgedeploy.export.embed import embed_argmax, embed_preprocess, embed_uint8_output
+from edgedeploy.export.optimize import optimize_artifact
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.graphs.evaluate import Evaluator
@@ -311,9 +311,14 @@ def test_nothing_is_left_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
+def embedded_in(artifact: Artifact, out: Path, **switches: bool) -> Artifact:
+    """The artifact after the passes that these switches of the recipe add, and no others."""
+    return optimize_artifact(artifact, OptimizeOptions(passes=(), **switches), out)
+
+
 def test_preprocessing_moves_from_the_task_into_the_graph(tmp_path: Path, rng: np.random.Generator) -> None:
     plain = capture(Plain(), SMALL, tmp_path / "m.onnx", info=info())
-    embedded = embed_preprocess(plain, tmp_path / "p.onnx", uint8_input=True)
+    embedded = embedded_in(plain, tmp_path / "p.onnx", preprocess=True, uint8_input=True)
     assert embedded == Artifact.load(tmp_path / "p.onnx")
     assert str(embedded.inputs[0]) == "image: uint8[1, 16, 24, 3]"
     assert embedded.inputs[0].layout == "NHWC"
@@ -324,21 +329,21 @@ def test_preprocessing_moves_from_the_task_into_the_graph(tmp_path: Path, rng: n
     expected = Evaluator(onnx.load(plain.path))({"image": image})["logits"]
     got = Evaluator(onnx.load(embedded.path))({"image": pixels})["logits"]
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
-    again = embed_preprocess(embedded, tmp_path / "q.onnx", uint8_input=True)
+    again = embedded_in(embedded, tmp_path / "q.onnx", uint8_input=True)
     assert len(onnx.load(again.path).graph.node) == len(onnx.load(embedded.path).graph.node)
 
 
 def test_heads_give_class_numbers_and_pixels(tmp_path: Path) -> None:
     plain = capture(Plain(), SMALL, tmp_path / "m.onnx", info=info())
-    classes = embed_argmax(plain, tmp_path / "a.onnx")
+    classes = embedded_in(plain, tmp_path / "a.onnx", argmax=True)
     assert str(classes.outputs[0]) == "logits: uint8[1, 16, 24]"
-    pixels = embed_uint8_output(plain, tmp_path / "u.onnx")
+    pixels = embedded_in(plain, tmp_path / "u.onnx", uint8_output=True)
     assert str(pixels.outputs[0]) == "logits: uint8[1, 4, 16, 24]"
     with pytest.raises(UsageError, match="does not fit"):
-        embed_argmax(classes, tmp_path / "b.onnx")
+        embedded_in(classes, tmp_path / "b.onnx", argmax=True)
     nameless = capture(Plain(), SMALL, tmp_path / "n.onnx")
     with pytest.raises(UsageError, match="mean and std"):
-        embed_preprocess(nameless, tmp_path / "x.onnx")
+        embedded_in(nameless, tmp_path / "x.onnx", preprocess=True)
 
 
 @pytest.mark.slow

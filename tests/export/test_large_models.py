@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from edgedeploy.api import optimize as optimize_file
 from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.prove import proof
 from edgedeploy.export.runner import optimize
@@ -20,7 +21,6 @@ from edgedeploy.graphs import surgeon as graph
 from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.graphs.read import read_model
 from edgedeploy.graphs.surgeon import Graph, Node
-from edgedeploy.steps.optimize_file import optimize as optimize_file
 
 
 @pytest.fixture

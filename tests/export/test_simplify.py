@@ -44,8 +44,8 @@ def test_a_right_result_is_taken(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        (LOAD + "model.graph.node[2].op_type = 'Neg'" + SAVE, "was taken back: an output differs by"),
-        (LOAD + "model.graph.output[0].name = 'i'" + SAVE, "was taken back: the outputs are i"),
+        (LOAD + "model.graph.node[2].op_type = 'Neg'" + SAVE, "was reverted: an output differs by"),
+        (LOAD + "model.graph.output[0].name = 'i'" + SAVE, "was reverted: the outputs are i"),
         ("import os; os.kill(os.getpid(), 11)", "it crashed (signal 11)"),
         ("raise ValueError('no such pattern')", "failed and was left out: ValueError: no such pattern"),
         ("import time; time.sleep(60)", "was stopped after 2 s"),

@@ -13,15 +13,14 @@ from torch import nn
 
 from edgedeploy.backend import BACKENDS, OpenOptions
 from edgedeploy.calibration.place.ruleset import load_rules, rule_names
-from edgedeploy.core.details import SignDetails
-from edgedeploy.core.recipe import CaptureOptions, SurgeryOptions
+from edgedeploy.core.recipe import CaptureOptions, OptimizeOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.export.capture.capture import capture
 from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import text_model
-from edgedeploy.export.signs import lower_signs
+from edgedeploy.export.signs import quantize_signs
 from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.graphs.surgeon import load
 from edgedeploy.models import MODELS
@@ -46,7 +45,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def lowered(packed: Artifact, form: str, folder: Path) -> Artifact:
-    result = lower_signs(packed, form, SurgeryOptions(seeds=1), folder / f"{form}.onnx")
+    result = quantize_signs(packed, form, OptimizeOptions(seeds=1), folder / f"{form}.onnx")
     assert result is not None
     return result
 
@@ -69,7 +68,8 @@ def test_a_network_without_signs_is_left_alone(tmp_path: Path) -> None:
     model = text_model("float[1,8] x", "y", "y = MatMul(x, w)", {"w": np.ones((8, 8), np.float32)})
     onnx.save(model, tmp_path / "m.onnx")
     assert (
-        lower_signs(Artifact.load(tmp_path / "m.onnx"), "int8", SurgeryOptions(), tmp_path / "o.onnx") is None
+        quantize_signs(Artifact.load(tmp_path / "m.onnx"), "int8", OptimizeOptions(), tmp_path / "o.onnx")
+        is None
     )
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgedeploy.core.recipe import CaptureOptions, SurgeryOptions
+from edgedeploy.core.recipe import CaptureOptions, OptimizeOptions
 from edgedeploy.export.capture.capture import capture
-from edgedeploy.export.surgery import operate, to_fp16
+from edgedeploy.export.half import to_fp16
+from edgedeploy.export.optimize import optimize_artifact
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.settle import settle
 from tests.conftest import ROOT
@@ -43,8 +44,8 @@ def after_each_phase(network: nn.Module | None, name: str, folder: Path) -> dict
             network or create_model(name, **options), torch.rand(2, info.input_shape[1], height, width)
         )
     captured = capture(network, small, folder / "captured.onnx", info=info, name=name)
-    folded = operate(captured, SurgeryOptions(seeds=1), folder / "folded.onnx")
-    half = to_fp16(folded, SurgeryOptions(seeds=1), folder / "half.onnx")
+    folded = optimize_artifact(captured, OptimizeOptions(seeds=1), folder / "folded.onnx")
+    half = to_fp16(folded, OptimizeOptions(seeds=1), folder / "half.onnx")
     return {
         "capture": histogram(captured.path),
         "optimize": histogram(folded.path),

@@ -100,7 +100,7 @@ def test_a_row_after_a_torn_line_is_read(tmp_path: Path) -> None:
         ({"failed": "no export"}, "no export"),
         ({"error_fp32": 2e-4}, "error_fp32 is 2.0e-04, more than 1e-04"),
         ({"error_fp16": float("nan")}, "error_fp16 is nan"),
-        ({"notes": ["fold-pad was taken back: 0.1 off"]}, "fold-pad was taken back"),
+        ({"notes": ["fold-pad was reverted: 0.1 off"]}, "fold-pad was reverted"),
         ({"engines": {"sm86": {"failed": "no operator X"}}}, "sm86: no operator X"),
     ],
 )

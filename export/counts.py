@@ -1,4 +1,4 @@
-"""What a model is made of: nodes by operator, norms, parameters, bytes, and how much it computes."""
+"""Counts of a model: nodes by operator, norms, parameters, bytes, multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NUMBERS = ("float16", "float32", "float64", "bfloat16", "int8", "uint8")
 
 
 @dataclass(frozen=True)
-class Census:
+class ModelCounts:
     """Counts of one model.
 
     Attributes:
@@ -53,7 +53,7 @@ class Census:
         return asdict(self)
 
 
-def census(model: onnx.ModelProto) -> Census:
+def count_model(model: onnx.ModelProto) -> ModelCounts:
     """Count a model; its weights are not read."""
     operators = Counter(node.op_type for node in model.graph.node)
     parameters = size = 0
@@ -64,7 +64,7 @@ def census(model: onnx.ModelProto) -> Census:
         parameters += count if {"float": "float32", "double": "float64"}.get(name, name) in _NUMBERS else 0
     norms = sum(count for name, count in operators.items() if name in NORMS)
     ordered = dict(sorted(operators.items(), key=lambda entry: (-entry[1], entry[0])))
-    return Census(ordered, sum(operators.values()), norms, parameters, size, _macs(model))
+    return ModelCounts(ordered, sum(operators.values()), norms, parameters, size, _macs(model))
 
 
 def _macs(model: onnx.ModelProto) -> int | None:

@@ -34,17 +34,17 @@ def require_train() -> None:
         raise MissingDependencyError(f"this needs {', '.join(missing)}", 'pip install "edgedeploy[train]"')
 
 
-# Whatever takes ONNX: surgery, calibration, builds.
-SURGERY = {module: package for module, package in EXPORT.items() if module not in ("torch", "onnxscript")}
+# Graph passes, calibration and builds.
+ONNX = {module: package for module, package in EXPORT.items() if module not in ("torch", "onnxscript")}
 
 
-def require_surgery(*, data: bool = False) -> None:
+def require_onnx(*, data: bool = False) -> None:
     """Raise MissingDependencyError unless what deploying an .onnx needs, and reading `data`, is here."""
-    _require({**SURGERY, **(DATA if data else {})}, "onnx,cpu" if data else "onnx")
+    _require({**ONNX, **(DATA if data else {})}, "onnx,cpu" if data else "onnx")
 
 
 def require_export(*, data: bool = False) -> None:
-    """Raise MissingDependencyError unless what capture and surgery need, and reading `data`, is here."""
+    """Raise MissingDependencyError unless what capture and graph passes need, and reading `data`, is here."""
     _require({**EXPORT, **(DATA if data else {})}, "export,cpu" if data else "export")
 
 

@@ -21,7 +21,7 @@ from edgedeploy.models import create_model
 from tests.support.deployments import deploy
 
 DETECTOR = "dbnet_deformable_resnet18"
-SMALL = ("capture.height=64", "capture.width=96", "capture.seeds=1", "surgery.seeds=1")
+SMALL = ("capture.height=64", "capture.width=96", "capture.seeds=1", "optimize.seeds=1")
 
 
 def kinds(path: Path) -> set[str]:
@@ -127,7 +127,7 @@ def test_a_target_that_has_the_operator_keeps_it(cache: Path, moving: Path) -> N
 
 def test_openvino_gets_the_rewritten_detector(cache: Path, moving: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
-    adapted, _ = deploy(DETECTOR, cache, *SMALL, "precision=fp32", until="adapt", weights=str(moving))
+    adapted, _ = deploy(DETECTOR, cache, *SMALL, "precision=fp32", until="replace", weights=str(moving))
     backend = BACKENDS.get("openvino")
     built = backend.build(adapted, load_target("cpu"), BuildOptions(), tmp_path / "built.onnx")
     with backend.open(built) as session:
