@@ -16,8 +16,16 @@ def test_help_and_lists_load_nothing_heavy(words: tuple[str, ...], tmp_path: Pat
     assert not modules_after(command(*words), tmp_path) & set(HEAVY)
 
 
-def test_the_package_itself_loads_nothing_heavy(tmp_path: Path) -> None:
-    assert not modules_after("import edgedeploy", tmp_path) & set(HEAVY)
+@pytest.mark.parametrize("code", ["import edgedeploy", "import edgedeploy.export, edgedeploy.core.recipe"])
+def test_the_package_itself_loads_nothing_heavy(code: str, tmp_path: Path) -> None:
+    assert not modules_after(code, tmp_path) & set(HEAVY)
+
+
+def test_the_functions_of_the_package_load_neither_torch_nor_onnx(tmp_path: Path) -> None:
+    loaded = modules_after(
+        "import edgedeploy; edgedeploy.optimize, edgedeploy.build, edgedeploy.load", tmp_path
+    )
+    assert not loaded & (set(HEAVY) - {"numpy"})
 
 
 def test_bench_and_demo_of_a_built_artifact_load_neither_torch_nor_onnx(relu: Path) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from edgedeploy.core.errors import RecipeError, UnknownNameError
 from edgedeploy.core.recipe import Recipe
+from edgedeploy.core.renamed import RenamedNotice
 
 
 def test_edits_reach_nested_fields_and_leave_the_original_alone() -> None:
@@ -58,3 +59,14 @@ def test_a_list_that_is_none_gets_its_notation_as_hint() -> None:
         Recipe().edited(["optimize.skip=fold-pad"])
     assert """optimize.skip='["fold-pad"]'""" in caught.value.hint
     assert Recipe().edited(['optimize.skip=["fold-pad"]']).optimize.skip == ("fold-pad",)
+
+
+def test_the_old_section_name_works_with_a_notice() -> None:
+    with pytest.warns(RenamedNotice, match="'surgery' is now 'optimize'"):
+        edited = Recipe().edited(["surgery.seeds=5"])
+    assert edited.optimize.seeds == 5
+
+
+def test_python_values_reach_the_recipe_as_they_are() -> None:
+    edited = Recipe().changed({"optimize.skip": ("fold-pad",), "precision": "int8", "capture.height": None})
+    assert (edited.optimize.skip, edited.precision, edited.capture.height) == (("fold-pad",), "int8", None)
