@@ -41,7 +41,7 @@ def command(
     ] = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.api import bench
+    from edgedeploy.verbs.measure import bench
 
     reporter = Reporter(quiet=json)
     with reporter.stage("interleaved rounds") as stage:

@@ -57,11 +57,11 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.api import build
     from edgedeploy.cli.build_report import check_report, print_build, write_report
     from edgedeploy.cli.report import describe
     from edgedeploy.core.recipe import parsed
     from edgedeploy.core.target import load_target
+    from edgedeploy.verbs.deploy import build
 
     check_report(report, precision)
     reporter = Reporter(quiet=json)

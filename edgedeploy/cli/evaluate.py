@@ -43,7 +43,7 @@ def command(
     threads: Threads = 0,
     json: Json = False,
 ) -> None:
-    from edgedeploy.api import evaluate
+    from edgedeploy.verbs.measure import evaluate
 
     scores = evaluate(
         artifacts,

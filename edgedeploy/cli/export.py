@@ -45,10 +45,10 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.api import export
     from edgedeploy.cli.passes import print_skips
     from edgedeploy.cli.report import describe, print_passes
     from edgedeploy.core.recipe import parsed
+    from edgedeploy.verbs.deploy import export
 
     reports: list[PassReport] = []
     artifact = export(

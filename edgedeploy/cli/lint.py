@@ -53,7 +53,7 @@ def command(
         raise UsageError(
             "lint needs a model and --for", "edgedeploy lint MODEL.onnx --for jetson-orin-nano,cpu"
         )
-    from edgedeploy.api import lint
+    from edgedeploy.verbs.lint import lint
 
     reporter = Reporter(quiet=json)
     report = lint(source, names(targets) or [], fix=repair, out=out, only=names(only) or (), monitor=reporter)

@@ -70,8 +70,8 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    from edgedeploy.api import optimize
     from edgedeploy.cli.passes import describe_optimized, print_optimized, print_skips
+    from edgedeploy.verbs.optimize import optimize
 
     cut = names(split_at)
     if cut == []:

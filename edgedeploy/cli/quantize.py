@@ -38,9 +38,9 @@ def command(
     edits: Edits = None,
     json: Json = False,
 ) -> None:
-    from edgedeploy.api import quantize
     from edgedeploy.cli.report import describe, print_quantization
     from edgedeploy.core.recipe import parsed
+    from edgedeploy.verbs.deploy import quantize
 
     artifact = quantize(
         source,

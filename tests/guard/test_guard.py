@@ -116,7 +116,7 @@ def test_int8_that_ruins_the_second_output_does_not_ship(photos: Path, tmp_path:
 
 @pytest.fixture
 def builder(breaks: Path, photos: Path, tmp_path: Path) -> Builder:
-    artifact = run(job(breaks, photos), Listener(), Cache(tmp_path / "cache"), until="adapt")
+    artifact = run(job(breaks, photos), Listener(), Cache(tmp_path / "cache"), until="replace")
     parts = split(photos, tmp_path / "parts", 6, 4)
     here = job(breaks, parts.calibration)
     scorer = make_scorer(artifact, parts.scored, here)
