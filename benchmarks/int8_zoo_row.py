@@ -60,7 +60,7 @@ def measure(name: str) -> Row:
             weights = Path(folder) / "weights.pth"
             torch.save(network.state_dict(), weights)
             recipe = Recipe().edited(["precision=fp32", "capture.seeds=1", "optimize.seeds=1"])
-            # Both OpenVINO and TensorRT-RTX lack DeformConv, which the step "replace" rewrites for this target.
+            # Both OpenVINO and TensorRT-RTX lack DeformConv, which the step "replace" rewrites here.
             job = Job(name, recipe, load_target("cpu"), weights=str(weights))
             folded = deploy(job, Log(), Cache(Path(folder) / "cache"), "replace")
             model = onnx.load(folded.path)

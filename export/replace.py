@@ -45,7 +45,7 @@ def replace_operators(
     stages = [[name for name in names if name not in options.skip]]
     result = run_passes(artifact, stages, Policy.of(options), options=chosen, model=model)
     left = _left(result, replacing, opset)
-    problems = [result.left_alone] if result.left_alone else []
+    problems = [result.not_run] if result.not_run else []
     problems += [f"{step.name} was reverted: {step.reason}" for step in result.reverted]
     adapted = AdaptDetails(ops=tuple(lacking), problems=tuple(dict.fromkeys((*problems, *left))))
     made = write(artifact, result, out, details=artifact.details | Details(adapted=adapted))

@@ -104,7 +104,7 @@ def save_report(
         steps=steps,
         skipped=result.skipped,
         verified=result.verified,
-        not_run=result.left_alone,
+        not_run=result.not_run,
         notes=tuple(notes),
         problems=tuple(result.problems()),
     )

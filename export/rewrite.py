@@ -88,7 +88,7 @@ def run_passes(
                 options=options,
             )
         )
-        if result.left_alone:
+        if result.not_run:
             break
     names = [name for stage in stages for name in stage]
     contract = [name for name in names if not PASSES.get(name).keeps_contract]
@@ -106,8 +106,8 @@ def write(artifact: Artifact, result: OptimizeResult, out: Path, **changes: Any)
 def _require(artifact: Artifact, result: OptimizeResult, names: Sequence[str], hint: str) -> None:
     """Raise unless the named passes were applied, or had nothing to do where they keep the contract."""
     hint = hint or "leave the option out"
-    if result.left_alone:
-        raise UsageError(f"{artifact.path}: {result.left_alone}", f"{hint}, or set optimize.verify=false")
+    if result.not_run:
+        raise UsageError(f"{artifact.path}: {result.not_run}", f"{hint}, or set optimize.verify=false")
     for step in result.reverted:
         if step.name in names:
             raise ParityError(f"{step.name} breaks {artifact.model}, so it was reverted: {step.reason}", hint)

@@ -60,14 +60,14 @@ class OptimizeResult:
         model: the rewritten model, or the one given.
         steps: passes that fired, in order.
         skipped: (pass, candidate and reason) of the last attempt, for `--explain`.
-        left_alone: why no pass was run at all, or "".
+        not_run: why no pass was run at all, or "".
         verified: whether every step was proved.
     """
 
     model: onnx.ModelProto
     steps: tuple[PassStep, ...] = ()
     skipped: tuple[tuple[str, Skipped], ...] = ()
-    left_alone: str = ""
+    not_run: str = ""
     verified: bool = True
 
     @property
@@ -95,7 +95,7 @@ class OptimizeResult:
 
     def problems(self) -> list[str]:
         """What a person should know, in one line each."""
-        found = [self.left_alone] if self.left_alone else []
+        found = [self.not_run] if self.not_run else []
         found += [f"{step.name} was reverted: {step.reason}" for step in self.reverted]
         for step in self.steps:
             if not step.reverted:
@@ -129,12 +129,12 @@ def optimize(
         options: per pass name, an object of that pass's type of options.
 
     A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the
-    reason in `left_alone`. Raises UnknownNameError for an unknown pass.
+    reason in `not_run`. Raises UnknownNameError for an unknown pass.
     """
     opset = opset_of(model)
     if opset < OLDEST_OPSET and not verify:
         return OptimizeResult(
-            model, left_alone=f"opset {opset} is older than {OLDEST_OPSET} and nothing is verified"
+            model, not_run=f"opset {opset} is older than {OLDEST_OPSET} and nothing is verified"
         )
     chosen = [PASSES.get(entry) if isinstance(entry, str) else entry for entry in passes]
     try:
@@ -144,10 +144,10 @@ def optimize(
         graph = load(start)
     except NotRunnable as reason:
         return OptimizeResult(
-            model, left_alone=f"ONNX Runtime cannot run the model, so nothing proves it: {reason}"
+            model, not_run=f"ONNX Runtime cannot run the model, so nothing proves it: {reason}"
         )
     except Exception as error:  # noqa: BLE001  the graph library fails in many ways
-        return OptimizeResult(model, left_alone=f"graph surgery cannot read the model: {error}")
+        return OptimizeResult(model, not_run=f"graph surgery cannot read the model: {error}")
     return _Run(start, graph, proof, options or {}).rounds(model, chosen)
 
 

@@ -73,7 +73,7 @@ def command(
     print_passes(artifact)
     if explain:
         for report in reports:
-            print_skips(report.skipped)
+            print_skips(report)
     print_next(
         command_line("build", artifact.path, "--target", "cpu"),
         command_line("quantize", artifact.path, "--data", "PHOTOS"),

@@ -70,7 +70,7 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    from edgedeploy.cli.passes import describe_optimized, print_optimized, print_skips
+    from edgedeploy.cli.passes import describe_optimized, print_optimized
     from edgedeploy.verbs.optimize import optimize
 
     cut = names(split_at)
@@ -101,7 +101,5 @@ def command(
         print_json(describe_optimized(done))
         return
     for part in parts:
-        print_optimized(part)
-        if explain:
-            print_skips(part.report.skipped)
+        print_optimized(part, explain=explain)
     print_next(command_line("build", done.artifact.path, "--target", target or "cpu"))

@@ -11,9 +11,11 @@ from edgedeploy.cli.report import describe
 if TYPE_CHECKING:
     from edgedeploy.export.counts import ModelCounts
     from edgedeploy.export.graph_pass import Skipped
+    from edgedeploy.export.report import PassReport
     from edgedeploy.verbs.optimize import Optimized
 
 FEW = 3  # node names that a table shows
+SKIPPED = ("pass", "operator", "not rewritten:", "nodes", "named")
 
 
 def describe_optimized(done: Optimized) -> dict[str, Any]:
@@ -52,10 +54,27 @@ def describe_optimized(done: Optimized) -> dict[str, Any]:
     }
 
 
-def print_optimized(done: Optimized) -> None:
-    """Print the passes that fired, and counts before and after, with the operators whose number changed."""
+def print_optimized(done: Optimized, *, explain: bool) -> None:
+    """Print the passes that fired, counts before and after, and on request the nodes not rewritten."""
     report = done.report
-    rows = [
+    fired, counts = _fired(report), _counts(report.before, report.after)
+    skipped = _skipped(report.skipped) if explain else []
+    if fired:
+        print_table(("pass", "rewrites", "nodes", "ms", "max error / max |y|"), fired)
+    print_table(("", "before", "after"), counts, title=str(done.artifact.path))
+    if skipped:
+        print_table(SKIPPED, skipped, dispensable=("named",))
+
+
+def print_skips(report: PassReport) -> None:
+    """Print the nodes that were not rewritten, and why."""
+    rows = _skipped(report.skipped)
+    if rows:
+        print_table(SKIPPED, rows, dispensable=("named",))
+
+
+def _fired(report: PassReport) -> list[tuple[object, ...]]:
+    return [
         (
             step.name,
             f"0 of {step.hits}" if step.reverted else step.hits,
@@ -65,23 +84,19 @@ def print_optimized(done: Optimized) -> None:
         )
         for step in report.steps
     ]
-    if rows:
-        print_table(("pass", "rewrites", "nodes", "ms", "max error / max |y|"), rows)
-    print_table(("", "before", "after"), _rows(report.before, report.after), title=str(done.artifact.path))
 
 
-def print_skips(skipped: Iterable[tuple[str, Skipped]]) -> None:
-    """Print nodes that were not rewritten, grouped by pass, operator and reason, most frequent first."""
+def _skipped(skipped: Iterable[tuple[str, Skipped]]) -> list[tuple[object, ...]]:
+    """Nodes grouped by pass, operator and reason, the most frequent first."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for name, entry in skipped:
         groups.setdefault((name, entry.op, entry.reason), []).append(entry.node)
     ordered = sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]), group[0][1:]))
-    rows = [(name, op, reason, len(nodes), _few(nodes)) for (name, op, reason), nodes in ordered]
-    if rows:
-        print_table(("pass", "operator", "not rewritten:", "nodes", "named"), rows, dispensable=("named",))
+    return [(name, op, reason, len(nodes), _few(nodes)) for (name, op, reason), nodes in ordered]
 
 
-def _rows(before: ModelCounts, after: ModelCounts) -> list[tuple[str, str, str]]:
+def _counts(before: ModelCounts, after: ModelCounts) -> list[tuple[str, str, str]]:
+    """Totals, after the operators whose number changed."""
     rows: list[tuple[str, str, str]] = []
     for name in dict.fromkeys((*before.operators, *after.operators)):
         old, new = before.operators.get(name, 0), after.operators.get(name, 0)

@@ -117,7 +117,7 @@ def test_functions_and_what_the_file_says_of_itself_survive(rng: np.random.Gener
     model.producer_name = "somebody"
     result = optimize(model)
     after = result.model
-    assert result.left_alone == ""
+    assert result.not_run == ""
     assert result.steps
     assert "BatchNormalization" not in {node.op_type for node in after.graph.node}
     assert [node.op_type for node in after.functions[0].node] == ["Neg", "Identity"]

@@ -208,7 +208,7 @@ def test_real_models_compute_the_same_with_fewer_nodes(file: str, shared: Path) 
     model = onnx.load(shared / "data" / "models" / file)
     result = optimize(model)
     assert not result.reverted
-    assert result.left_alone == ""
+    assert result.not_run == ""
     assert operators(result.model)["BatchNormalization"] == 0
     assert len(result.model.graph.node) <= len(model.graph.node)
     before, after = Evaluator(model), Evaluator(result.model)
@@ -221,7 +221,7 @@ def test_a_custom_operator_leaves_the_model_alone(rng: np.random.Generator) -> N
     model.graph.node[1].domain = "my.company"
     model.opset_import.append(onnx.helper.make_opsetid("my.company", 1))
     result = optimize(model)
-    assert "ONNX Runtime cannot run" in result.left_alone
+    assert "ONNX Runtime cannot run" in result.not_run
     assert result.model is model
 
 
@@ -271,7 +271,7 @@ def test_a_rewrite_that_fixes_the_batch_is_caught() -> None:
 def test_models_of_the_first_opsets_are_left_alone_without_proof() -> None:
     model = text_model("float[2] x", "y", "y = Relu(x)", {})
     model.opset_import[0].version = 6
-    assert "older" in optimize(model, verify=False).left_alone
+    assert "older" in optimize(model, verify=False).not_run
 
 
 def test_metadata_and_opset_survive(rng: np.random.Generator) -> None:

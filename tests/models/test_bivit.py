@@ -170,5 +170,5 @@ def test_file_holds_a_bit_a_weight_and_passes_leave_it_so(tmp_path: Path, output
     weights = 4 * 512 * 512 + 512 * outputs
     assert artifact.path.stat().st_size < weights / 8 + 80_000
     result = optimize(onnx.load(artifact.path))
-    assert not result.left_alone
+    assert not result.not_run
     assert result.model.ByteSize() < weights / 8 + 80_000

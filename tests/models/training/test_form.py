@@ -19,7 +19,7 @@ def test_every_block_comes_down_to_what_it_must_compute(name: str, exporter: str
     network, example = trained(build(), 2), torch.randn(IMAGE)
     result = optimize(exported(network, example, exporter))
     assert not result.reverted
-    assert result.left_alone == ""
+    assert result.not_run == ""
     assert operators(result) == ideal
     assert_same(network, example, result)
 
