@@ -1,6 +1,6 @@
-"""A deployment as one list of steps, each an artifact from the one before, each made once per content.
+"""A deployment as one list of steps: each makes an artifact from the one before, once per content.
 
-This file alone knows the order; what the steps do is in `edgedeploy.steps`.
+This file alone knows the order; `edgedeploy/steps/` has the steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEPS: tuple[type[PipelineStep], ...] = (Adopt, Capture, Optimize, Replace, Lowe
 
 
 class Stage(Protocol):
-    """Handle of a step under way."""
+    """Handle of a running step."""
 
     summary: str
 
@@ -40,7 +40,7 @@ S = TypeVar("S", bound=Stage, covariant=True)
 
 
 class Monitor(Protocol[S]):
-    """Who is told what happens; the command line prints it."""
+    """Receives progress and notes; the command line prints them."""
 
     def stage(self, title: str) -> AbstractContextManager[S]: ...
 

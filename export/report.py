@@ -1,4 +1,4 @@
-"""What graph passes did to a model, as a file beside it: a result from the cache explains itself too."""
+"""The report of graph passes, a file beside the model: results from the cache explain themselves too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgedeploy.export.runner import OptimizeResult, PassStep
 
 @dataclass(frozen=True)
 class PassReport:
-    """What a list of passes did.
+    """Result of a list of passes, without the model.
 
     Attributes:
         before, after: counts of the two models.
@@ -48,7 +48,7 @@ class PassReport:
         return tuple(offence for step in self.steps for offence in step.offences)
 
     def then(self, later: PassReport) -> PassReport:
-        """This report and that of passes run on its model afterward, as one."""
+        """This report joined with that of passes that ran on its model afterward."""
         skipped = {**dict.fromkeys(self.skipped), **dict.fromkeys(later.skipped)}
         return replace(
             later,

@@ -1,4 +1,4 @@
-"""Run graph passes, prove each one as it runs, and go on without the rewrites that break their promise."""
+"""Run graph passes, prove each as it runs, and revert the rewrites that break their promise."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PassStep:
 
 @dataclass(frozen=True)
 class OptimizeResult:
-    """What came of a list of passes.
+    """Result of a list of passes.
 
     Attributes:
         model: the rewritten model, or the one given.
@@ -81,7 +81,7 @@ class OptimizeResult:
         return tuple(offence for step in self.steps for offence in step.offences)
 
     def then(self, later: OptimizeResult) -> OptimizeResult:
-        """This result and that of passes run on its model afterward, as one."""
+        """This result joined with that of passes that ran on its model afterward."""
         skipped = {**dict.fromkeys(self.skipped), **dict.fromkeys(later.skipped)}
         return replace(later, steps=(*self.steps, *later.steps), skipped=tuple(skipped))
 
@@ -94,7 +94,7 @@ class OptimizeResult:
         )
 
     def problems(self) -> list[str]:
-        """What a person should know, in one line each."""
+        """Messages for people, one line each."""
         found = [self.not_run] if self.not_run else []
         found += [f"{step.name} was reverted: {step.reason}" for step in self.reverted]
         for step in self.steps:
@@ -152,10 +152,11 @@ def optimize(
 
 
 class _Run:
-    """One call of `optimize`: the graph as far as it got, and what happened on the way.
+    """One call of `optimize`: the current graph, and the record of its passes.
 
-    One graph lives through all passes. It is written out only to be proved; where a pass leaves it in an
-    unknown state it is read from the last model that was, or without proof made again from the start.
+    One graph serves all passes. It becomes a model only for the proof. After a pass that leaves the graph in
+    an unknown state, the graph is read again from the last proved model; without proof, the accepted passes
+    run again from the start.
     """
 
     def __init__(
@@ -240,7 +241,7 @@ class _Run:
     def _attempt(
         self, step: GraphPass, options: Any, refused: Mapping[str, str]
     ) -> tuple[Applied, Verdict | None] | Offence | None:
-        """What came of one pass: rewrites and their proof, or who broke it; None where it did not fire."""
+        """Rewrites of one pass and their proof, or the rewrite that failed; None where it did not fire."""
         graph, self.graph = self._current(), None  # in an unknown state if the pass raises
         try:
             applied = step.apply(graph, options, refused=refused)
@@ -265,7 +266,7 @@ class _Run:
 
 
 def _with_metadata(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
-    """What the graph does not carry, from the model it came from."""
+    """Copy the fields that the graph does not carry from the original model."""
     model.metadata_props.extend(original.metadata_props)
     model.doc_string, model.domain = original.doc_string, original.domain
     model.model_version = original.model_version

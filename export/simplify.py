@@ -1,4 +1,4 @@
-"""Other projects' simplifiers as an option: isolated, limited, and believed as far as they are proved."""
+"""Simplifiers of other projects: each runs in a process of its own with limits, and its result is proved."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ def simplified(
                 model,
                 f"{tool} was left out: what it wrote cannot be read: {str(error).split(': ', 1)[-1]}",
             )
-    said = f"{tool}: {len(model.graph.node)} to {len(candidate.graph.node)} nodes"
+    note = f"{tool}: {len(model.graph.node)} to {len(candidate.graph.node)} nodes"
     if not verify:
-        return candidate, said
+        return candidate, note
     try:
         verdict = Proof.of(model, seeds, feeds).advance(candidate, _as_pass(tool), None)
     except NotRunnable as reason:
         return model, f"{tool} was left out: nothing proves its result: {reason}"
     except Refuted as reason:
         return model, f"{tool} was reverted: {reason}"
-    return candidate, f"{said}, max error {verdict.error:.1e} of max |y|"
+    return candidate, f"{note}, max error {verdict.error:.1e} of max |y|"
 
 
 def _as_pass(tool: str) -> GraphPass:

@@ -1,9 +1,9 @@
-"""Cut a model in two at named tensors: what runs on the device, and what follows it on the host.
+"""Cut a model in two at named tensors: a head for the device and a tail for the host.
 
     head: inputs -> tensors, and the outputs that do not depend on them
     tail: tensors -> the other outputs
 
-Running the tail on what the head gives is the whole model: every node is in one of the two, as it was.
+The tail on the head's outputs computes the whole model: every node is in one of the two, unchanged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SPLIT_KEY = "edgedeploy.split"
 def split(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """(head, tail) of `model`, cut at `tensors`, names of tensors that its nodes compute.
 
-    The head keeps all inputs and gives `tensors`, then those outputs of the model that the tail does not
-    compute. The tail takes `tensors` and gives the rest, in the model's order. Both keep opsets, functions
-    and metadata, but for the description of the whole model's inputs and outputs, which `save_model` writes
-    anew; `edgedeploy.split` in the metadata says "head" or "tail". Raises UnknownNameError for a name that
-    no node computes, and UsageError where the tail would need something else of the head, naming it.
+    The head keeps all inputs and returns `tensors`, then the outputs of the model that the tail does not
+    compute. The tail takes `tensors` and returns the other outputs, in the model's order. Both keep opsets,
+    functions and metadata, except the description of inputs and outputs, which `save_model` writes;
+    `edgedeploy.split` in the metadata is "head" or "tail". Raises UnknownNameError for a name that no node
+    computes, and UsageError where the tail would need another tensor of the head, naming it.
     """
     nodes = list(model.graph.node)
     computed = {name for node in nodes for name in node.output if name}

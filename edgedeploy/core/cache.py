@@ -1,8 +1,8 @@
-"""Results of steps by content: the same input, options and code give the same file, so it is made once.
+"""A cache of step results: the same input, options and code give the same file, so it is made once.
 
-An entry is a folder that appears whole or not at all. The key covers the input's digest, the step's options,
-this package's own files and the versions of the libraries that do the work, so nothing stale is ever served.
-What no run has asked for in 30 days goes: those of an older version are never asked for again.
+An entry is a folder that is complete or absent. Its key covers the input's digest, the step's options, the
+sources of this package and the versions of the libraries that do the work, so no result is stale. Entries
+that no run has used for 30 days are removed: no run asks for those of an older version.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Cache:
     def get_or_make(self, key: str | None, make: Callable[[Path], Artifact]) -> tuple[Artifact, bool]:
         """The artifact under `key`, and whether it was there already; without a key it is always made.
 
-        `make(folder)` writes the artifact into an empty folder; its file name is kept. An entry that does not
-        load (a disk that lied) is made again. Raises OutputError where the cache cannot be written.
+        `make(folder)` writes the artifact into an empty folder; its file name is kept. Damaged entries are
+        made again. Raises OutputError where the cache cannot be written.
         """
         name = key or self._name_for_once()
         entry = self.root / name[:2] / name
@@ -86,14 +86,14 @@ class Cache:
         return Artifact.load(entry / main), False
 
     def _name_for_once(self) -> str:
-        """A name that no later run asks for; `_sweep` removes what it leads to."""
+        """A name that no later run asks for; `_sweep` removes the entry."""
         return f"once-{secrets.token_hex(16)}"
 
     def _sweep(self) -> None:
-        """Remove what nobody will ask for again.
+        """Remove old entries.
 
-        After a day, entries without a key and what killed processes left half made; after UNUSED_S, artifacts
-        and statistics that were not asked for since.
+        Entries without a key and the unfinished ones of killed processes go after a day, artifacts and
+        statistics UNUSED_S after their last use.
         """
         sweep = (
             ("on/once-*", DAY_S),
@@ -112,7 +112,7 @@ class Cache:
 
 
 def mark_used(entry: Path) -> None:
-    """Say that an entry, if it is there, was asked for just now."""
+    """Set the time of last use of an entry, if it exists."""
     with suppress(OSError):  # somebody else's cache can be read, too
         os.utime(entry)
 
@@ -126,12 +126,12 @@ def default_root() -> Path:
 
 
 def statistics_root(making: Path) -> Path:
-    """Where calibration statistics lie in the cache that gave a step this folder to write into."""
+    """Folder of calibration statistics in the cache whose entry `making` is."""
     return making.parents[1] / "statistics"
 
 
 def step_key(step: str, inputs: str, options: Any) -> str:
-    """Key of one step: its name, what it eats (a digest), its options (JSON), our code and the libraries."""
+    """Key of one step: its name, its input (a digest), its options (JSON), our code and the libraries."""
     return sha256_text(step, inputs, json.dumps(options, sort_keys=True, default=str), code_digest())
 
 

@@ -86,9 +86,9 @@ def export(
     Height and width stay free, so one file takes patches and whole frames.
     """
     int8 = options.precision == "int8"
-    recipe = Recipe().edited(["capture.dynamic=true", "capture.height=48", "capture.width=56"])
+    recipe = Recipe().changed({"capture.dynamic": True, "capture.height": 48, "capture.width": 56})
     if int8:
-        recipe = recipe.edited(["precision=int8", "calibration.limit=32"])
+        recipe = recipe.changed({"precision": "int8", "calibration.limit": 32})
     data = clip.video if int8 else None
     job = Job(options.model, recipe, load_target("cpu"), data, str(weights), clip.low.shape[1:3])
     made = deliver(run(job, monitor, Cache(), "lower" if int8 else "optimize"), out)
