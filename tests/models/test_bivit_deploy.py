@@ -13,6 +13,7 @@ from torch import nn
 
 from edgedeploy.backend import BACKENDS, OpenOptions
 from edgedeploy.calibration.place.ruleset import load_rules, rule_names
+from edgedeploy.core.details import SignDetails
 from edgedeploy.core.recipe import CaptureOptions, OptimizeOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
