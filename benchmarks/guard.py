@@ -16,10 +16,10 @@ from edgedeploy.cli.build_report import print_build, write_report
 from edgedeploy.cli.console import Reporter
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import BudgetError
+from edgedeploy.core.job import Job
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.target import load_target
 from edgedeploy.pipeline import deliver, run
-from edgedeploy.steps.base import Job
 
 PP_OCR = (
     "task.name=text-detection",

@@ -52,8 +52,8 @@ def folded(source: str, folder: Path, name: str, *edits: str, weights: str | Non
     """A model after all graph passes, in `folder`."""
     from edgedeploy.cli.console import Reporter
     from edgedeploy.core.cache import Cache
+    from edgedeploy.core.job import Job
     from edgedeploy.pipeline import deliver, run
-    from edgedeploy.steps.base import Job
 
     job = Job(source, Recipe().edited(edits), load_target("cpu"), weights=weights)
     artifact = deliver(run(job, Reporter(quiet=True), Cache(), "optimize"), folder / f"{name}.onnx")

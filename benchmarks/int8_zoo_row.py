@@ -24,6 +24,7 @@ from edgedeploy.calibration.lint.verify import Feeds, run
 from edgedeploy.calibration.place.ruleset import RuleSet, limited_here
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import CalibrationError, EdgeDeployError
+from edgedeploy.core.job import Job
 from edgedeploy.core.parity import worst_difference
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.target import load_target
@@ -31,7 +32,6 @@ from edgedeploy.models import MODELS
 from edgedeploy.pipeline import run as deploy
 from edgedeploy.runtime.kernel_log import parse_kernels, summarize
 from edgedeploy.runtime.tensorrt_log import make_logger, texts
-from edgedeploy.steps.base import Job
 
 # One of each runtime that can be tried here, and of each that only a parser judges.
 RULES = (

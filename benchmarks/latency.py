@@ -29,6 +29,7 @@ from edgedeploy.calibration import calibration_feeds
 from edgedeploy.cli.console import Reporter
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.cpu import processor
+from edgedeploy.core.job import Job
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
@@ -36,7 +37,6 @@ from edgedeploy.export.counts import count_model
 from edgedeploy.pipeline import deliver, run
 from edgedeploy.runtime.feeds import random_feeds
 from edgedeploy.runtime.select import open_artifact
-from edgedeploy.steps.base import Job
 from edgedeploy.task import task_for
 
 MODELS = {

@@ -25,6 +25,7 @@ from edgedeploy.bench import Rounds, time_interleaved
 from edgedeploy.calibration import calibration_feeds
 from edgedeploy.cli.console import Reporter
 from edgedeploy.core.cache import Cache
+from edgedeploy.core.job import Job
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
@@ -32,7 +33,6 @@ from edgedeploy.graphs.view import concrete
 from edgedeploy.guard.score import agreement_scores
 from edgedeploy.pipeline import deliver, run
 from edgedeploy.runtime.select import open_artifact
-from edgedeploy.steps.base import Job
 from edgedeploy.task import task_for
 
 CALIBRATED, REPORTED = slice(0, 16), slice(16, 40)  # the photos that facts about NNCF's model are known of

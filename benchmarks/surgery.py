@@ -126,10 +126,10 @@ def zoo_model(name: str, folder: Path) -> Path:
         return folder / f"{name}.onnx"
     from edgedeploy.cli.console import Reporter
     from edgedeploy.core.cache import Cache
+    from edgedeploy.core.job import Job
     from edgedeploy.core.recipe import Recipe
     from edgedeploy.core.target import load_target
     from edgedeploy.pipeline import deliver, run
-    from edgedeploy.steps.base import Job
 
     job = Job(name, Recipe(), load_target("cpu"), weights="random")
     return deliver(run(job, Reporter(), Cache(), "capture"), folder / f"{name}.onnx").path

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import EdgeDeployError
+from edgedeploy.core.job import Job
 from edgedeploy.core.parity import worst_difference
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
@@ -34,7 +35,6 @@ from edgedeploy.models.count import count
 from edgedeploy.models.reparam import reparameterize
 from edgedeploy.models.settle import settle
 from edgedeploy.pipeline import run
-from edgedeploy.steps.base import Job
 
 TARGETS = {"sm86": "rtx-3060", "sm120": "rtx-5070"}
 SEEDS = 2

@@ -86,10 +86,8 @@ def run(
         step = kind(artifact, job)
         if kind.name == since or step.wanted():
             artifact = _run_step(step, monitor, cache)
-        if (
-            isinstance(step, Adopt) and step.wanted()
-        ):  # the precision of a file is known now; the next step takes minutes
-            check_data(artifact.precision, job, until)
+            if kind is Adopt:  # the precision of a file is known now; the next step takes minutes
+                check_data(artifact.precision, job, until)
     return artifact
 
 

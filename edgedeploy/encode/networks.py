@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.details import Details
+from edgedeploy.core.job import Job
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
@@ -19,7 +20,6 @@ from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.pipeline import Monitor, Stage, deliver, run
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.patches import Pixels
-from edgedeploy.steps.base import Job
 
 
 @dataclass(frozen=True)

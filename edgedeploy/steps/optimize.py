@@ -11,7 +11,7 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.core.job import Job
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
-from edgedeploy.steps.base import Job, PipelineStep
+from edgedeploy.steps.base import PipelineStep
 
 if TYPE_CHECKING:
     from edgedeploy.backend import Feeds

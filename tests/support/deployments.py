@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgedeploy.core.cache import Cache
+from edgedeploy.core.job import Job
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.pipeline import run
-from edgedeploy.steps.base import Job
 
 
 class Stage:
