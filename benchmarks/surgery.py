@@ -28,7 +28,8 @@ from benchmarks.survey import by_size
 from edgedeploy.core.parity import of_pass
 from edgedeploy.export.counts import count_model
 from edgedeploy.export.prove.proof import Refuted, output_difference
-from edgedeploy.graphs.evaluate import Evaluator, NotRunnable, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
+from edgedeploy.graphs.run import Evaluator, NotRunnable
 
 PEERS = ("OnnxSlim", "onnxsim", "onnxoptimizer", "onnxscript")
 OURS = ("edgedeploy", "edgedeploy, proved")

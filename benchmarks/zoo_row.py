@@ -29,7 +29,7 @@ from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.spec import Artifact
 from edgedeploy.core.target import load_target
 from edgedeploy.export.runner import optimize
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.models import MODELS, ModelInfo
 from edgedeploy.models.count import count
 from edgedeploy.models.reparam import reparameterize

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import onnx
@@ -24,6 +25,7 @@ from edgedeploy.calibration.place.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.progress import Progress
 
+PROOFS = 1  # calibration inputs on which another opset is proved
 Corrections = Sequence[str] | Mapping[str, Mapping[str, Any]] | None
 
 
@@ -49,7 +51,7 @@ class QuantizeReport:
 class QuantizeResult:
     """The INT8 model, the range of each quantized tensor, and how they came about.
 
-    `float_model` is what the Q/DQ went into: nodes named, channels equalized, and as exact as the argument.
+    `float_model` is the model before Q/DQ: nodes named, channels equalized, as exact as the argument.
     """
 
     model: onnx.ModelProto
@@ -90,7 +92,7 @@ def quantize(
     start = time.perf_counter()
     calibrator = make_calibrator(method, options or {})
     rules = load_rules(rules) if isinstance(rules, str) else rules
-    model, notes = prepared(model, rules)
+    model, notes = prepared(model, rules, islice(feeds_factory(), PROOFS))
     tools = make_corrections(_chosen(corrections, rules))
     setting = Setting(rules, feeds_factory, memory_mb, progress, keep_float or {})
     for tool in tools:

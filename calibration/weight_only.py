@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from edgedeploy.calibration.collect.collect import FeedsFactory
 from edgedeploy.calibration.collect.values import values
 from edgedeploy.calibration.correction import Setting
 from edgedeploy.calibration.corrections.smooth import readable, slots, smooth
 from edgedeploy.calibration.corrections.smooth import weights as readers_weights
-from edgedeploy.calibration.place.edits import drop_unused
 from edgedeploy.calibration.place.ruleset import load_rules
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.operators import PRODUCTS
 from edgedeploy.core.progress import Progress
+from edgedeploy.graphs.edit import GraphEditor, copy_model
+from edgedeploy.graphs.opset import NotConvertible, converted, opset_of
 from edgedeploy.graphs.view import GraphView, attribute
 
 LEVELS = 7
@@ -35,7 +38,7 @@ _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's peak: what is clipped makes
 
 @dataclass(frozen=True)
 class WeightOnlyResult:
-    """The model, and what became of its products: `layers` in 4 bits, `left` with the reason by name."""
+    """The model, its `layers` in 4 bits, and the float ones (`left`) with their reasons, by name."""
 
     model: onnx.ModelProto
     layers: tuple[str, ...]
@@ -63,30 +66,24 @@ def weight_only(
     """
     if block not in (32, 64, 128):
         raise CalibrationError(f"block {block} is not 32, 64 or 128", "leave it out")
-    result = _raised(model)
-    view = GraphView(result)
+    view = GraphView(_raised(model, feeds))
     chosen, left = _eligible(view, block, smallest)
     if not chosen:
         raise CalibrationError(
             "no matrix product qualifies for 4-bit weights", "deploy the model in int8, fp16 or fp32"
         )
     setting = Setting(load_rules("tensorrt"), feeds, progress=progress)
-    scales = _searched(result, view, [view.nodes[index].input[0] for index in chosen], block, alphas, setting)
+    scales = _searched(view, [view.nodes[index].input[0] for index in chosen], block, alphas, setting)
     if scales:
-        result = smooth(result, scales)
-        view = GraphView(result)
+        view = GraphView(smooth(view.model, scales))
         chosen, _ = _eligible(view, block, smallest)
-    nodes, names = [], {view.label(index) for index in chosen}
-    for index, node in enumerate(view.nodes):
-        if index in chosen:
-            nodes.append(_written(result, view, index, block))
-        nodes.append(node)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del result.graph.node[:]
-    result.graph.node.extend(copies)
-    drop_unused(result, GraphView(result))
-    onnx.checker.check_model(result)
-    return WeightOnlyResult(result, tuple(sorted(names)), left, len(scales))
+    editor = GraphEditor(view)
+    for index in chosen:
+        _write(editor, index, block)
+    names = sorted(view.label(index) for index in chosen)
+    editor.commit()
+    onnx.checker.check_model(view.model)
+    return WeightOnlyResult(view.model, tuple(names), left, len(scales))
 
 
 def rounded(w: NDArray[np.float64], block: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
@@ -115,7 +112,7 @@ def _restored(w: NDArray[np.float64], block: int) -> NDArray[np.float64]:
 def _eligible(view: GraphView, block: int, smallest: int) -> tuple[list[int], dict[str, str]]:
     chosen, left = [], {}
     for index, node in enumerate(view.nodes):
-        if node.op_type not in {"Gemm", "MatMul"} or node.input[1] not in view.constants:
+        if node.op_type not in PRODUCTS or node.input[1] not in view.constants:
             continue
         dims = tuple(view.constants[node.input[1]].dims)
         depth = dims[1 if attribute(node, "transB", 0) else 0] if len(dims) == 2 else 0
@@ -131,7 +128,6 @@ def _eligible(view: GraphView, block: int, smallest: int) -> tuple[list[int], di
 
 
 def _searched(
-    model: onnx.ModelProto,
     view: GraphView,
     names: list[str],
     block: int,
@@ -142,7 +138,7 @@ def _searched(
     names = [name for name in dict.fromkeys(names) if readable(view, name) and slots(view, name) is not None]
     means: dict[str, NDArray[np.float64]] = {}
     moments: dict[str, NDArray[np.float64]] = {}
-    for tensors in values(model, names, setting) if names else ():
+    for tensors in values(view.model, names, setting) if names else ():
         for name, x in tensors.items():
             rows = np.nan_to_num(x.reshape(-1, x.shape[-1])).astype(np.float64)
             means[name] = means.get(name, 0.0) + np.abs(rows).mean(axis=0)
@@ -167,50 +163,37 @@ def _searched(
     return found
 
 
-def _written(model: onnx.ModelProto, view: GraphView, index: int, block: int) -> NodeProto:
-    """The DequantizeLinear of a node's weight, whose codes become an initializer."""
-    node = view.nodes[index]
+def _write(editor: GraphEditor, index: int, block: int) -> None:
+    """Replace the weight of a node by 4-bit codes behind DequantizeLinear."""
+    view, node = editor.view, editor.view.nodes[index]
     transposed = bool(attribute(node, "transB", 0))
     w = view.value(node.input[1]).astype(np.float64)
     codes, scale = rounded(w.T if transposed else w, block)
     if transposed:
         codes, scale = codes.T, scale.T
-    stem = f"{node.input[1]}_{index}"
     flat = codes.reshape(-1).astype(np.uint8) & 15
     flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
     packed = flat[::2] | flat[1::2] << 4
-    model.graph.initializer.extend(
-        [
-            TensorProto(
-                name=f"{stem}_int4", data_type=TensorProto.INT4, dims=codes.shape, raw_data=packed.tobytes()
-            ),
-            numpy_helper.from_array(np.ascontiguousarray(scale, dtype=np.float32), f"{stem}_int4_scale"),
-        ]
-    )
-    node.input[1] = f"{stem}_dequantized"
-    return helper.make_node(
-        "DequantizeLinear",
-        [f"{stem}_int4", f"{stem}_int4_scale"],
-        [node.input[1]],
-        f"{stem}_DequantizeLinear",
-        axis=1 if transposed else 0,
-        block_size=block,
+    tensor = TensorProto(data_type=TensorProto.INT4, dims=codes.shape, raw_data=packed.tobytes())
+    stem, axis = f"{node.input[1]}_{index}", 1 if transposed else 0
+    inputs = [
+        editor.constant(f"{stem}_int4", tensor),
+        editor.constant(f"{stem}_int4_scale", scale.astype(np.float32)),
+    ]
+    output = f"{stem}_dequantized"
+    editor.read(
+        index, 1, editor.insert(index, "DequantizeLinear", inputs, output, axis=axis, block_size=block)
     )
 
 
-def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+def _raised(model: onnx.ModelProto, feeds: FeedsFactory) -> onnx.ModelProto:
     """A copy at opset 21 or newer."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    if opset < OPSET:
-        try:
-            result = onnx.version_converter.convert_version(model, OPSET)
-        except Exception as error:
-            raise CalibrationError(
-                f"opset {opset} cannot be raised to {OPSET}: {error}", "export again with capture.opset=21"
-            ) from error
-        del result.metadata_props[:]
-        result.metadata_props.extend(model.metadata_props)
+    opset = opset_of(model)
+    try:
+        result = converted(model, OPSET, islice(feeds(), 1)) if opset < OPSET else copy_model(model)
+    except NotConvertible as error:
+        raise CalibrationError(
+            f"opset {opset} cannot be raised to {OPSET}: {error}", "export again with capture.opset=21"
+        ) from error
     result.ir_version = max(result.ir_version, 10)
     return result

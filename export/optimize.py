@@ -19,7 +19,7 @@ from edgedeploy.export.report import save_report
 from edgedeploy.export.rewrite import Policy, run_passes, write
 from edgedeploy.export.runner import OptimizeResult
 from edgedeploy.export.simplify import simplified
-from edgedeploy.graphs.evaluate import Feeds
+from edgedeploy.graphs.run import Feeds
 from edgedeploy.graphs.metadata import tensor_specs
 from edgedeploy.graphs.read import read_model
 

@@ -15,8 +15,8 @@ from edgedeploy.export.match.shapes import infer
 from edgedeploy.export.order import DEFAULT_PASSES
 from edgedeploy.export.prove.proof import Proof, Refuted, Verdict
 from edgedeploy.export.prove.trial import Offence, Trial
-from edgedeploy.graphs.evaluate import Feeds, NotRunnable
 from edgedeploy.graphs.opset import opset_of
+from edgedeploy.graphs.run import Feeds, NotRunnable
 from edgedeploy.graphs.surgeon import Graph, dump, load
 
 # Before it, Add and Mul broadcast by attributes, and BatchNormalization trained unless told otherwise.

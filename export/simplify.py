@@ -15,9 +15,9 @@ import onnx
 from edgedeploy.core.errors import ArtifactError, MissingDependencyError, UnknownNameError
 from edgedeploy.export.graph_pass import GraphPass
 from edgedeploy.export.prove.proof import Proof, Refuted
-from edgedeploy.graphs.evaluate import Feeds, NotRunnable
 from edgedeploy.graphs.metadata import PROTOBUF_LIMIT
 from edgedeploy.graphs.read import read_model
+from edgedeploy.graphs.run import Feeds, NotRunnable
 from edgedeploy.graphs.weights import bytes_of_all
 
 TOOLS: Mapping[str, str] = {"onnxslim": "onnxslim", "onnxsim": "onnxsim", "onnxoptimizer": "onnxoptimizer"}

@@ -76,7 +76,7 @@ def collect(
     known = Group() if store is None else store.finished(tensors, histograms=histograms, channels=channels)
     missing = [name for name in tensors if name not in known.accumulators]
     if data is not None and known.accumulators and not missing:
-        data.recall(known.report)
+        data.restore_report(known.report)
     passes, note = 0, ""
     if missing:
         collector = _Collector(model, feeds_factory, store, histograms, channels, progress)
@@ -191,7 +191,7 @@ class _Collector:
             raise
         group.images = seen
         if isinstance(self.feeds_factory, CalibrationData):
-            group.report = self.feeds_factory.told()
+            group.report = self.feeds_factory.report_json()
 
     def _tell(self, more: int) -> None:
         self._done += more

@@ -1,7 +1,6 @@
-"""Calibration inputs that can be drawn again and again, know how many they are, and what they are.
+"""Calibration inputs: a source that can be read several times, its length and its digest.
 
-Where they come from files, their fingerprint lets statistics be kept between runs; of a Python iterable
-nothing is known but what it yields.
+The digest of files is the key of statistics kept between runs; a Python iterable has none.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ class CalibrationData:
             json.dumps(document, sort_keys=True),
         )
 
-    def __call__(self) -> Stream:
+    def __call__(self) -> Iterable[Feeds]:
         feeds = calibration_feeds(
             self.source,
             self.preprocess,
@@ -110,11 +109,11 @@ class CalibrationData:
             report=self.report,
         )
         length = source_length(self.source, self.limit)
-        return Stream(feeds) if length is None else SizedStream(feeds, length)
+        return feeds if length is None else SizedFeeds(feeds, length)
 
     @property
     def digest(self) -> str | None:
-        """Names the feeds, in their order; None where nothing tells them apart from others."""
+        """Digest of the feeds in their order; None for a Python iterable."""
         if isinstance(self.source, RandomFeeds):
             content = f"random {self.source.count}"
         elif isinstance(self.source, (str, Path)):
@@ -129,32 +128,24 @@ class CalibrationData:
             return None
         return StatisticsStore(self.keep, model, digest)
 
-    def told(self) -> str:
-        """The report as text, to be kept with statistics."""
+    def report_json(self) -> str:
+        """The report of the last pass, to be kept with statistics."""
         return json.dumps(asdict(self.report))
 
-    def recall(self, told: str) -> None:
-        """Take the report of an earlier pass for this one's."""
-        for name, value in json.loads(told).items():
+    def restore_report(self, document: str) -> None:
+        """Set the report from that of an earlier pass, as of `report_json`."""
+        for name, value in json.loads(document).items():
             setattr(self.report, name, value)
 
 
-class Stream:
-    """Feeds of one pass."""
-
-    def __init__(self, feeds: Iterable[Feeds]) -> None:
-        self._feeds = feeds
-
-    def __iter__(self) -> Iterator[Feeds]:
-        return iter(self._feeds)
-
-
-class SizedStream(Stream):
+class SizedFeeds:
     """Feeds of one pass, of which there are `length`, or fewer where some cannot be used."""
 
     def __init__(self, feeds: Iterable[Feeds], length: int) -> None:
-        super().__init__(feeds)
-        self._length = length
+        self._feeds, self._length = feeds, length
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return iter(self._feeds)
 
     def __len__(self) -> int:
         return self._length

@@ -19,7 +19,7 @@ from edgedeploy.calibration.place.layers import Layer, Placed
 from edgedeploy.graphs.view import attribute
 
 PATCHES = 16384  # of a layer, from all inputs together
-MOST = 1024  # of one input
+INPUT_PATCHES = 1024  # of one input
 
 
 class Moments:
@@ -44,7 +44,7 @@ class Moments:
         self.count += x.shape[1]
         self._waiting.append(x - self._shift[:, None])
         # Writing K x K doubles costs as much as multiplying some hundred vectors.
-        if sum(each.shape[1] for each in self._waiting) >= MOST:
+        if sum(each.shape[1] for each in self._waiting) >= INPUT_PATCHES:
             self.finish()
 
     def finish(self) -> None:
@@ -91,10 +91,10 @@ def input_moments(
 
 
 def _patches(setting: Setting) -> int:
-    """How many vectors of one input make PATCHES of all, as far as their number is known."""
+    """Vectors to take from each input, so that all inputs together give PATCHES."""
     source = setting.feeds()
     inputs = min(SAMPLE, max(1, len(source))) if isinstance(source, Sized) else SAMPLE
-    return min(MOST, PATCHES // inputs)
+    return min(INPUT_PATCHES, PATCHES // inputs)
 
 
 def rows(layer: Layer, w: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,14 +107,14 @@ def rows(layer: Layer, w: NDArray[np.float64]) -> NDArray[np.float64]:
     return matrix[None]
 
 
-def unrows(layer: Layer, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def from_rows(layer: Layer, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weight of a matrix that `rows` gave."""
     transposed = layer.node.op_type == "Conv" or attribute(layer.node, "transB", 0)
     result: NDArray[np.float64] = matrix.reshape(layer.w.shape) if transposed else matrix[0].T
     return np.ascontiguousarray(result)
 
 
-def understood(layer: Layer) -> bool:
+def is_supported(layer: Layer) -> bool:
     """Whether `vectors` knows this layer's arithmetic: Conv in two dimensions, Gemm, MatMul by a matrix."""
     node = layer.node
     if node.op_type == "Conv":
@@ -124,7 +124,7 @@ def understood(layer: Layer) -> bool:
     return node.op_type == "MatMul" and layer.w.ndim == 2
 
 
-def vectors(layer: Layer, x: NDArray[np.float32], most: int = MOST) -> NDArray[np.float32]:
+def vectors(layer: Layer, x: NDArray[np.float32], most: int = INPUT_PATCHES) -> NDArray[np.float32]:
     """What a layer's weight is multiplied with, (groups, n, K), at most so many of them."""
     node = layer.node
     if node.op_type != "Conv":
@@ -167,7 +167,9 @@ def _passes(layers: Sequence[Layer], budget: int) -> list[list[Layer]]:
     used = 0
     for layer in layers:
         groups, depth = _size(layer)
-        need = 8 * groups * depth * (depth + 1 + MOST)  # and of vectors that wait, at most twice MOST floats
+        need = (
+            8 * groups * depth * (depth + 1 + INPUT_PATCHES)
+        )  # and of vectors that wait, at most twice INPUT_PATCHES floats
         if passes[-1] and used + need > budget:
             passes.append([])
             used = 0

@@ -1,4 +1,4 @@
-"""A model that hands out tensors from inside it: they become its outputs, and it runs in ONNX Runtime.
+"""Run a model in ONNX Runtime and read tensors inside it, which become its outputs.
 
 Inputs of one size fill the same buffers again and again, so the system need not map and clear fresh pages for
 every image (half the time of a run, measured). Where sizes vary, the runtime allocates, and gives back after
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from edgedeploy.backend import Feeds
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.graphs.edit import add_outputs, copy_model
+from edgedeploy.graphs.run import NotRunnable, open_session
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -44,10 +46,10 @@ class Probe:
         self._buffers: dict[str, NDArray[np.float32]] = {}
         self._shapes: Shapes | None = None  # of the inputs that the buffers are for
         self._last: Shapes | None = None
-        self._settled = False
+        self._trimmed = False
         self._session = _session(model, self.computed) if self.computed else None
         self._inputs = [] if self._session is None else [value.name for value in self._session.get_inputs()]
-        expected = {name: _whole((shapes or {}).get(name)) for name in self.computed}
+        expected = {name: _static_shape((shapes or {}).get(name)) for name in self.computed}
         known = {name: shape for name, shape in expected.items() if shape is not None}
         if inputs and len(known) == len(expected):
             self._buffers = {name: np.empty(shape, np.float32) for name, shape in known.items()}
@@ -64,7 +66,7 @@ class Probe:
         values = {name: np.ascontiguousarray(feeds[name]) for name in self._inputs}
         shapes = {name: value.shape for name, value in values.items()}
         if self._shapes != shapes:
-            self._buffers, self._shapes, self._settled = {}, None, False
+            self._buffers, self._shapes, self._trimmed = {}, None, False
         try:
             if self._shapes is not None and self._bound(values):
                 return iter([*given, *self._buffers.items()])
@@ -89,11 +91,11 @@ class Probe:
         for name, buffer in self._buffers.items():
             binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
         # The first time, what runs before or loading left in the runtime's arena goes back to the system.
-        options, self._settled = None if self._settled else _shrinking(), True
+        options, self._trimmed = None if self._trimmed else _shrinking(), True
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception:  # noqa: BLE001  onnxruntime's errors share no base; running unbound tells which
-            self._buffers, self._shapes, self._last, self._settled = {}, None, None, False
+            self._buffers, self._shapes, self._last, self._trimmed = {}, None, None, False
             return False
         return True
 
@@ -115,7 +117,7 @@ class Probe:
             yield name, value
 
 
-def _whole(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
+def _static_shape(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
     """The shape if every dimension is known."""
     return tuple(dim for dim in shape if dim is not None) if shape is not None and None not in shape else None
 
@@ -128,23 +130,15 @@ def _shrinking() -> Any:
 
 
 def _session(model: onnx.ModelProto, tensors: Sequence[str]) -> Any:
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+    probe = copy_model(model)
     del probe.graph.output[:]
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
-    )
+    add_outputs(probe, tensors)
     data = probe.SerializeToString()
     del probe  # the weights are in memory often enough
     gc.collect()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Its threads would wait for the next run in a loop, on the processors that count the last one's values.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+        return open_session(data, "all")
+    except NotRunnable as error:
         raise CalibrationError(
             f"ONNX Runtime cannot run the model: {error}", "calibration needs it to run"
         ) from error

@@ -1,4 +1,4 @@
-"""Run a model over the calibration data and look at tensors inside it, one input's worth at a time."""
+"""Values of tensors inside a model over the calibration data, one input at a time."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ def values(
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
     """The named tensors (inputs, or outputs of any node, float32) for each feed, good until the next.
 
-    Of more feeds than `at_most` so many are taken, evenly; the first ones where their number is not known.
+    At most `at_most` feeds are used: evenly spread ones, or the first ones where their number is not known.
     Raises CalibrationError where the model does not run.
     """
     probe = Probe(model, list(dict.fromkeys(names)))
     source = setting.feeds()
     total = len(source) if isinstance(source, Sized) else None
-    for done, feeds in enumerate(_some(source, total, at_most), 1):
+    for done, feeds in enumerate(_sampled(source, total, at_most), 1):
         yield dict(probe.run(feeds))
         if setting.progress is not None:
             setting.progress(done, min(total, at_most) if total and at_most else total)
 
 
-def _some(source: Iterable[Feeds], total: int | None, at_most: int | None) -> Iterable[Feeds]:
+def _sampled(source: Iterable[Feeds], total: int | None, at_most: int | None) -> Iterable[Feeds]:
+    """At most so many feeds of a source, evenly spread where their number is known."""
     if at_most is None:
         return source
     if total is None:

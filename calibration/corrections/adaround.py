@@ -14,14 +14,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.calibration.collect.moments import Moments, input_moments, rows, understood, unrows
+from edgedeploy.calibration.collect.moments import Moments, from_rows, input_moments, is_supported, rows
 from edgedeploy.calibration.correction import CORRECTIONS, AfterPlacement, Setting
 from edgedeploy.calibration.place.layers import Layer, Placed
 from edgedeploy.calibration.place.weights import on_grid, quantize_weight
 from edgedeploy.core.pair_sums import LEVELS, Product, code_limits, saturating
 
 _BLOCK = 64
-WHOLE = np.array([[[-LEVELS]], [[LEVELS]]], dtype=np.float64)
+FULL_RANGE = np.array([[[-LEVELS]], [[LEVELS]]], dtype=np.float64)
 
 
 @CORRECTIONS.register
@@ -54,7 +54,7 @@ class AdaptiveRounding(AfterPlacement):
         layers = [
             layer
             for layer in placed.layers
-            if understood(layer)
+            if is_supported(layer)
             and placed.private(layer)
             and rows(layer, layer.w.astype(np.float64)).shape[2] <= self.largest
             # Weights that were trained for these very codes keep them, unless the kernels would saturate.
@@ -93,7 +93,7 @@ class AdaptiveRounding(AfterPlacement):
             power += float(unit @ _cost(x, covariance))
         if power <= 0 or not after < before:
             return 0.0, 0.0
-        placed.replace(layer.dequantize.input[0], unrows(layer, chosen))
+        placed.replace(layer.dequantize.input[0], from_rows(layer, chosen))
         if bias:
             shift = scale * np.einsum("gok,gk->go", w / scale[:, :, None] - chosen, moments.mean)
             placed.shift_bias(layer, shift.reshape(-1))
@@ -104,7 +104,7 @@ class AdaptiveRounding(AfterPlacement):
         w: NDArray[np.float64],
         nearest: NDArray[np.float64],
         c: NDArray[np.float64],
-        limits: NDArray[np.float64] = WHOLE,
+        limits: NDArray[np.float64] = FULL_RANGE,
     ) -> NDArray[np.float64]:
         """Codes (outputs, K) for weights in units of their step, never worse than given.
 
@@ -129,7 +129,7 @@ def _trained(layer: Layer, setting: Setting) -> bool:
 def _limits(layer: Layer, steps: NDArray[np.float64], product: Product | None) -> NDArray[np.float64]:
     """Least and greatest codes, (2, groups, outputs of a group, K)."""
     if product is None:
-        return np.broadcast_to(WHOLE[..., None], (2, *rows(layer, layer.w.astype(np.float64)).shape))
+        return np.broadcast_to(FULL_RANGE[..., None], (2, *rows(layer, layer.w.astype(np.float64)).shape))
     return np.stack([rows(layer, end) for end in code_limits(layer.w / steps, product)])
 
 
@@ -140,7 +140,7 @@ def _cost(error: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _sequential(
-    w: NDArray[np.float64], c: NDArray[np.float64], limits: NDArray[np.float64] = WHOLE
+    w: NDArray[np.float64], c: NDArray[np.float64], limits: NDArray[np.float64] = FULL_RANGE
 ) -> NDArray[np.float64]:
     """GPTQ: round column by column, those of the largest variance first, the error moved to the rest.
 
@@ -169,7 +169,7 @@ def _descend(
     q: NDArray[np.float64],
     c: NDArray[np.float64],
     sweeps: int,
-    limits: NDArray[np.float64] = WHOLE,
+    limits: NDArray[np.float64] = FULL_RANGE,
 ) -> None:
     """Move single codes, in place, to where the cost is least with all others fixed; it never rises."""
     gradient = (w - q) @ c

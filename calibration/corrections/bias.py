@@ -1,4 +1,4 @@
-"""b_c += E[y_c] - E[y^_c], y = f(w, x), y^ = f(w^, Q(x)): what rounding shifts on average.
+"""b_c += E[y_c] - E[y^_c], y = f(w, x), y^ = f(w^, Q(x)): the mean shift of rounding goes into the bias.
 
 Rounding errors of one weight meet inputs of one sign (all that ReLU makes), so they do not average out over
 the pixels. Both sides are measured at the same place of the quantized network, one layer beside its float
@@ -10,37 +10,24 @@ empirically (appendix D).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto
 
 from edgedeploy.calibration.collect.values import SAMPLE, values
 from edgedeploy.calibration.correction import CORRECTIONS, AfterPlacement, Setting
 from edgedeploy.calibration.place.layers import Layer, Placed
-
-_MOVING = frozenset(
-    {
-        "Pad",
-        "MaxPool",
-        "Reshape",
-        "Transpose",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Slice",
-        "DepthToSpace",
-        "SpaceToDepth",
-    }
-)
+from edgedeploy.core.operators import MOVING, PRODUCTS
+from edgedeploy.graphs.edit import GraphEditor, copy_model, copy_node
+from edgedeploy.graphs.view import GraphView
 
 
 @CORRECTIONS.register
 @dataclass(frozen=True)
 class BiasCorrection(AfterPlacement):
-    """Moves biases by the mean error that is left after all else.
+    """Moves biases by the mean error that the other corrections leave.
 
     Attributes:
         share: of the measured shift that is corrected.
@@ -81,44 +68,39 @@ class _Twins:
 
     def __init__(self, placed: Placed) -> None:
         self.placed = placed
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(placed.model)
+        self.model = copy_model(placed.model)
+        self.editor = GraphEditor(GraphView(self.model))
         self.means: dict[str, tuple[str, str]] = {}
         self._floats: dict[str, str] = {}
-        self._added: list[NodeProto] = []
+        self._next = 0  # position of the node before which twins go
         layers = {layer.node.output[0]: layer for layer in placed.layers}
-        nodes: list[NodeProto] = []
-        for node in placed.nodes:
-            nodes.append(node)
+        for index, node in enumerate(placed.nodes):
             if node.output[0] in layers:
+                self._next = index + 1
                 self._twin(layers[node.output[0]])
-                nodes += self._added
-                self._added = []
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(nodes)
+        self.editor.commit()
 
     def _twin(self, layer: Layer) -> None:
         output = layer.node.output[0]
-        twin = _copied(layer.node, f"{output}_twin")
+        twin = self._copied(layer.node, f"{output}_twin")
         twin.input[0] = self._float(layer.node.input[0])
-        twin.input[1] = self._constant(f"{output}_twin_w", layer.w)
+        twin.input[1] = self.editor.constant(f"{output}_twin_w", layer.w)
         if layer.bias is not None:
-            twin.input[2] = self._constant(f"{output}_twin_b", layer.bias)
+            twin.input[2] = self.editor.constant(f"{output}_twin_b", layer.bias)
         elif len(twin.input) > 2:
             del twin.input[2:]
-        self._added.append(twin)
+        self.editor.append(twin, self._next)
         self.means[output] = (self._mean(layer, twin.output[0]), self._mean(layer, output))
 
     def _mean(self, layer: Layer, name: str) -> str:
         """Node that averages over everything but the channels; its output's name."""
-        axes = [0, *range(2, layer.w.ndim)]
-        if layer.node.op_type in {"Gemm", "MatMul"}:  # channels last, of any rank
-            shape = self._constant(f"{name}_rows", np.asarray([-1, layer.outputs], np.int64))
-            self._added.append(helper.make_node("Reshape", [name, shape], [f"{name}_flat"]))
-            name, axes = f"{name}_flat", [0]
-        over = self._constant(f"{name}_axes", np.asarray(axes, np.int64))
-        self._added.append(helper.make_node("ReduceMean", [name, over], [f"{name}_mean"], keepdims=0))
-        return f"{name}_mean"
+        insert, constant = partial(self.editor.insert, self._next), self.editor.constant
+        axes, mean = [0, *range(2, layer.w.ndim)], f"{name}_mean"
+        if layer.node.op_type in PRODUCTS:  # channels last, of any rank
+            shape = constant(f"{name}_rows", np.asarray([-1, layer.outputs], np.int64))
+            name, axes = insert("Reshape", [name, shape], f"{name}_flat"), [0]
+        over = constant(f"{name}_axes", np.asarray(axes, np.int64))
+        return insert("ReduceMean", [name, over], mean, keepdims=0)
 
     def _float(self, name: str) -> str:
         """The tensor before Q/DQ that stands for `name`, through operators that only move values."""
@@ -127,29 +109,23 @@ class _Twins:
         return self._floats[name]
 
     def _unrounded(self, name: str) -> str:
-        made = self.placed.producer.get(name)
+        made = self.placed.view.maker_node(name)
         if made is None:
             return name
-        source = self.placed.producer.get(made.input[0]) if made.op_type == "DequantizeLinear" else None
+        source = self.placed.view.maker_node(made.input[0]) if made.op_type == "DequantizeLinear" else None
         if source is not None and source.op_type == "QuantizeLinear":
             return str(source.input[0])
-        if made.op_type not in _MOVING or len(made.output) != 1:
+        if made.op_type not in MOVING or len(made.output) != 1:
             return name
         before = self._float(made.input[0])
         if before == made.input[0]:
             return name
-        twin = _copied(made, f"{name}_unrounded")
+        twin = self._copied(made, f"{name}_unrounded")
         twin.input[0] = before
-        self._added.append(twin)
+        self.editor.append(twin, self._next)
         return str(twin.output[0])
 
-    def _constant(self, name: str, value: NDArray[Any]) -> str:
-        self.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-
-def _copied(node: NodeProto, output: str) -> NodeProto:
-    result = NodeProto()
-    result.CopyFrom(node)
-    result.name, result.output[0] = output, output
-    return result
+    def _copied(self, node: NodeProto, output: str) -> NodeProto:
+        result = copy_node(node)
+        result.name = result.output[0] = self.editor.unique(output)
+        return result

@@ -18,26 +18,28 @@ from numpy.typing import NDArray
 
 from edgedeploy.calibration.collect.collect import collect
 from edgedeploy.calibration.correction import CORRECTIONS, BeforePlacement, Setting
-from edgedeploy.calibration.place.edits import drop_unused, give, multiply
 from edgedeploy.calibration.place.exclusions import trained_for_int8, weighted_after
-from edgedeploy.calibration.place.plan import Plan, make_plan
+from edgedeploy.calibration.place.plan import Plan
+from edgedeploy.calibration.place.planner import make_plan
 from edgedeploy.calibration.place.ruleset import RuleSet
+from edgedeploy.core.operators import HOMOGENEOUS
+from edgedeploy.graphs.edit import GraphEditor, copy_model
 from edgedeploy.graphs.view import GraphView, attribute
 
 # f(a / r) = f(a) / r for r > 0 that differs from channel to channel.
-_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool"})
+_TRANSPARENT = HOMOGENEOUS | {"PRelu", "MaxPool", "AveragePool", "GlobalAveragePool"}
 _LEAST = 1 / 64  # of the largest channel: a dead channel would otherwise blow up its weights
 
 
 @CORRECTIONS.register
 @dataclass(frozen=True)
 class Equalize(BeforePlacement):
-    """Equalizes every tensor that only convolutions read and whose maker can take the factor.
+    """Equalizes every tensor that only convolutions read and whose producer can absorb the factor.
 
     Attributes:
         strength: 0 (off) to 1 (channels fully alike); what x gains in levels w may lose.
         depthwise: the same for tensors that only depthwise convolutions read.
-        multiply: operators behind which a Mul is put where no weight can take the factor.
+        multiply: operators behind which a Mul is put where no weight can absorb the factor.
         trained: the same for tensors whose readers' weights lie on the int8 grid already. Factors move them
             off it, so this pays only with a correction that chooses codes by the layer's output.
     """
@@ -89,17 +91,17 @@ class Equalize(BeforePlacement):
 def candidates(
     view: GraphView, plan: Plan, multiply: frozenset[str] = frozenset(), *, trained: bool = False
 ) -> list[str]:
-    """Tensors read by nothing but quantized convolutions, whose maker can take the factor.
+    """Tensors read by nothing but quantized convolutions, whose producer can absorb the factor.
 
     Where the weights lie on the int8 grid already, quantizing them loses nothing and any factor would:
-    without `trained` they are left alone.
+    without `trained` they are not equalized.
     """
     found = []
     for name, edges in plan.reads.items():
         convolutions = all(position == 0 and view.nodes[index].op_type == "Conv" for index, position in edges)
         on_grid = not trained and any(trained_for_int8(view, index) for index, _ in edges)
-        private = sorted(view.consumers[name]) == sorted(edges) and name not in view.captured
-        if convolutions and not on_grid and private and name not in view.outputs and plan.find(name) == name:
+        private = sorted(view.consumers[name]) == sorted(edges) and not view.is_external(name)
+        if convolutions and not on_grid and private and plan.leader_of(name) == name:
             producer = view.producer.get(name)
             kind = view.nodes[producer].op_type if producer is not None else ""
             if kind in multiply or source_of(view, name) is not None:
@@ -126,32 +128,29 @@ def factors(peaks: NDArray[np.float64], strength: float) -> NDArray[np.float32]:
 
 def equalize(model: onnx.ModelProto, ratios: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
     """A copy that computes the same, with the channels of some tensors divided by their `ratios`."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    view = GraphView(result)
-    multiplied = {}
+    view = GraphView(copy_model(model))
+    editor = GraphEditor(view)
     for name, r in ratios.items():
         source = source_of(view, name)
         if source is not None:
             for position in (1, 2):
                 if len(view.nodes[source].input) > position and view.nodes[source].input[position]:
-                    _scale(result, view, source, position, 1 / r)
+                    _scale(editor, source, position, 1 / r)
         else:
-            rank = len(view.shapes.get(name) or (0,) * 4)
-            multiplied[name] = (1 / r).reshape([1, -1, *[1] * (rank - 2)])
+            rank = len(view.constants[view.nodes[view.readers(name)[0]].input[1]].dims)
+            editor.multiply(name, (1 / r).reshape([1, -1, *[1] * (rank - 2)]), "equalize")
         for index, _ in view.consumers[name]:
-            _scale_inputs(result, view, index, r)
-    multiply(result, view, multiplied, "equalize")
-    drop_unused(result, view)
-    return result
+            _scale_inputs(editor, index, r)
+    editor.commit()
+    return view.model
 
 
 def source_of(view: GraphView, name: str) -> int | None:
-    """The convolution that can take the factor: conv -> what is homogeneous -> name, with no other reader."""
+    """The convolution that can absorb the factor: conv -> homogeneous nodes -> name, read by nothing else."""
     made = view.producer.get(name)
-    while made is not None and view.nodes[made].op_type in _HOMOGENEOUS:
+    while made is not None and view.nodes[made].op_type in _TRANSPARENT:
         inner = view.nodes[made].input[0]
-        if len(view.consumers[inner]) != 1 or inner in view.outputs or inner in view.captured:
+        if not view.is_private(inner):
             return None
         made = view.producer.get(inner)
     if made is None or view.nodes[made].op_type != "Conv":
@@ -160,21 +159,19 @@ def source_of(view: GraphView, name: str) -> int | None:
     return made if constants else None
 
 
-def _scale_inputs(model: onnx.ModelProto, view: GraphView, index: int, r: NDArray[np.float32]) -> None:
+def _scale_inputs(editor: GraphEditor, index: int, r: NDArray[np.float32]) -> None:
     """Multiply a convolution's weights by the factors of the channels that they read."""
-    node = view.nodes[index]
+    view, node = editor.view, editor.view.nodes[index]
     outputs, depth = view.constants[node.input[1]].dims[:2]
     groups = int(attribute(node, "group", 1))
     factor = np.repeat(r.reshape(groups, depth), outputs // groups, axis=0)
     rank = len(view.constants[node.input[1]].dims)
-    _scale(model, view, index, 1, factor.reshape(outputs, depth, *[1] * (rank - 2)))
+    _scale(editor, index, 1, factor.reshape(outputs, depth, *[1] * (rank - 2)))
 
 
-def _scale(
-    model: onnx.ModelProto, view: GraphView, index: int, position: int, factor: NDArray[np.floating[Any]]
-) -> None:
+def _scale(editor: GraphEditor, index: int, position: int, factor: NDArray[np.floating[Any]]) -> None:
     """Give a node its own copy of a constant, multiplied by factors (of its first axis, or of its rank)."""
-    value = view.value(view.nodes[index].input[position]).astype(np.float64)
+    value = editor.view.value(editor.view.nodes[index].input[position]).astype(np.float64)
     if factor.ndim == 1:
         factor = factor.reshape([-1, *[1] * (value.ndim - 1)])
-    give(model, view, index, position, value * factor)
+    editor.replace_constant(index, position, value * factor)

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from edgedeploy.calibration.collect.values import values
 from edgedeploy.calibration.correction import CORRECTIONS, BeforePlacement, Setting
-from edgedeploy.calibration.place.edits import drop_unused, give, multiply
-from edgedeploy.calibration.place.plan import make_plan
+from edgedeploy.calibration.place.planner import make_plan
+from edgedeploy.core.operators import HOMOGENEOUS, PRODUCTS
+from edgedeploy.graphs.edit import GraphEditor, copy_model
 from edgedeploy.graphs.view import GraphView, attribute
 
-_PRODUCTS = frozenset({"Gemm", "MatMul"})
-_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
 _WIDEST = 1e3  # ratio of the largest s to the smallest: what float32 and the weights' levels can bear
 
 Slot = tuple[int, int, int]  # node, input, axis of a constant that can be divided by s
@@ -33,7 +32,7 @@ class SmoothQuant(BeforePlacement):
 
     Attributes:
         alpha: how much of the difficulty goes from activations into weights, 0 to 1.
-        multiply: put a Mul before the product where no layer before can take 1/s.
+        multiply: put a Mul before the product where no layer before it can absorb 1/s.
     """
 
     name = "smooth"
@@ -76,7 +75,7 @@ class SmoothQuant(BeforePlacement):
 
 def readable(view: GraphView, name: str) -> bool:
     """Whether nothing but Gemm and MatMul by constant matrices reads the tensor."""
-    if name in view.outputs or name in view.captured or not view.consumers[name]:
+    if view.is_external(name) or not view.consumers[name]:
         return False
     return all(_is_product(view, index, position) for index, position in view.consumers[name])
 
@@ -91,14 +90,14 @@ def weights(view: GraphView, name: str) -> list[NDArray[np.float64]]:
 
 
 def slots(view: GraphView, name: str) -> list[Slot] | None:
-    """Constants that divide the tensor's last axis when they are divided, None where there are none such."""
+    """Constants whose division divides the tensor's last axis; None where there are none."""
     index = view.producer.get(name)
     if index is None:
         return None
     node = view.nodes[index]
     constants = [i for i, value in enumerate(node.input) if value in view.constants]
-    if node.op_type in _HOMOGENEOUS:
-        return slots(view, node.input[0]) if _alone(view, node.input[0]) else None
+    if node.op_type in HOMOGENEOUS:
+        return slots(view, node.input[0]) if view.is_private(node.input[0]) else None
     if node.op_type == "LayerNormalization":
         rank = len(view.shapes.get(name) or ())
         last = attribute(node, "axis", -1) in (-1, rank - 1)
@@ -108,9 +107,9 @@ def slots(view: GraphView, name: str) -> list[Slot] | None:
         other = node.input[1 - constants[0]]
         if node.op_type == "Mul":
             return own
-        before = slots(view, other) if _alone(view, other) else None
+        before = slots(view, other) if view.is_private(other) else None
         return None if before is None else before + own
-    if node.op_type in _PRODUCTS and _is_product(view, index, 0):
+    if node.op_type in PRODUCTS and _is_product(view, index, 0):
         if len(node.input) > 2 and node.input[2] and 2 not in constants:
             return None
         axis = 0 if attribute(node, "transB", 0) else -1
@@ -120,38 +119,32 @@ def slots(view: GraphView, name: str) -> list[Slot] | None:
 
 def smooth(model: onnx.ModelProto, scales: dict[str, NDArray[np.float64]]) -> onnx.ModelProto:
     """A copy that computes the same, with the last axis of some tensors divided by their scales (C,)."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    view = GraphView(result)
-    multiplied = {}
+    view = GraphView(copy_model(model))
+    editor = GraphEditor(view)
+    constants = {name: slots(view, name) for name in scales}
     for name, s in scales.items():
-        found = slots(view, name)
+        found = constants[name]
         for index, position, axis in found or ():
             value = view.value(view.nodes[index].input[position]).astype(np.float64)
             value = np.broadcast_to(value, s.shape) if value.size == 1 else value
             shape = [-1 if i == axis % value.ndim else 1 for i in range(value.ndim)]
-            give(result, view, index, position, value / s.reshape(shape))
+            editor.replace_constant(index, position, value / s.reshape(shape))
         if found is None:
-            multiplied[name] = 1 / s
+            editor.multiply(name, 1 / s, "smooth")
         for index, _ in view.consumers[name]:
             w = view.value(view.nodes[index].input[1]).astype(np.float64)
             side = s[None, :] if attribute(view.nodes[index], "transB", 0) else s[:, None]
-            give(result, view, index, 1, w * side)
-    multiply(result, view, multiplied, "smooth")
-    drop_unused(result, view)
-    return result
+            editor.replace_constant(index, 1, w * side)
+    editor.commit()
+    return view.model
 
 
 def _is_product(view: GraphView, index: int, position: int) -> bool:
     node = view.nodes[index]
-    if node.op_type not in _PRODUCTS or position != 0 or node.input[1] not in view.constants:
+    if node.op_type not in PRODUCTS or position != 0 or node.input[1] not in view.constants:
         return False
     plain = not attribute(node, "transA", 0)
     return plain and len(view.constants[node.input[1]].dims) == 2
-
-
-def _alone(view: GraphView, name: str) -> bool:
-    return len(view.consumers[name]) == 1 and name not in view.outputs and name not in view.captured
 
 
 def _last_axis(view: GraphView, name: str, position: int) -> bool:

@@ -16,7 +16,7 @@ from edgedeploy.calibration.lint.editor import Editor
 from edgedeploy.calibration.lint.rule import LintRule
 from edgedeploy.calibration.lint.run import Subject, all_rules
 from edgedeploy.calibration.lint.scene import Scene
-from edgedeploy.calibration.lint.verify import Feeds, NotRunnable, drawn_feeds, run
+from edgedeploy.calibration.lint.verify import Feeds, NotRunnable, Outputs, random_runs, run
 from edgedeploy.core.parity import FIX, Difference, worst_difference
 
 LOSS_DB = 8.0  # a bit is 6 dB
@@ -81,11 +81,11 @@ class _Work:
         self.notes: list[str] = []
         self.refused: set[str] = set()
         self.feeds: list[Feeds] = []
-        self.start: list[Feeds] | None = None
-        self.outputs: list[Feeds] | None = None
+        self.start: list[Outputs] | None = None
+        self.outputs: list[Outputs] | None = None
         try:
-            self.feeds = drawn_feeds(Scene(model, subject.rules, subject.device))
-            self.start = self.outputs = run(model, self.feeds)
+            self.feeds, self.start = random_runs(Scene(model, subject.rules, subject.device))
+            self.outputs = self.start
         except NotRunnable as reason:
             self.notes.append(f"not verified: {reason}")
 
@@ -111,7 +111,7 @@ class _Work:
 
     def _judge(
         self, changed: onnx.ModelProto, rule: LintRule, subject: Subject
-    ) -> tuple[float | None, list[Feeds] | None, str]:
+    ) -> tuple[float | None, list[Outputs] | None, str]:
         """SQNR against the model before, the outputs, and the reason to revert the fix ("": keep it)."""
         try:
             onnx.checker.check_model(changed)

@@ -1,8 +1,9 @@
-"""Who computes in INT8 with what a DQ gives, and who only reads rounded floats (rules P2, P3 and P6)."""
+"""Which readers of a DQ compute in INT8, and which only read rounded floats (rules P2, P3 and P6)."""
 
 from __future__ import annotations
 
-from edgedeploy.calibration.lint.scene import FUSED, Pair, Q, Scene
+from edgedeploy.calibration.lint.scene import Pair, Q, Scene
+from edgedeploy.core.operators import FUSED, LINEAR
 
 
 def uses_int8(scene: Scene, index: int) -> bool:
@@ -31,7 +32,7 @@ def all_dequantized(scene: Scene, index: int) -> bool:
 
 
 def writes_int8(scene: Scene, index: int) -> bool:
-    """Whether all that reads a node, at most through an activation, is Q."""
+    """Whether Q alone reads a node's outputs, directly or through an activation."""
     for name in scene.nodes[index].output:
         while scene.is_private(name) and scene.op(scene.readers(name)[0]) in FUSED:
             name = scene.nodes[scene.readers(name)[0]].output[0]
@@ -42,23 +43,20 @@ def writes_int8(scene: Scene, index: int) -> bool:
 
 
 def branch_of(scene: Scene, add: int) -> str | None:
-    """The input of an Add that a weighted operator's kernel could add up into; None if there is no such."""
+    """The input of an Add whose weighted operator could fuse with it; None without one."""
     for name in scene.nodes[add].input:
         maker = scene.fused_from(name)
         if (
             maker >= 0
             and scene.is_private(name)
-            and scene.op(scene.maker(name)) in _LINEAR | {scene.op(maker)}
+            and scene.op(scene.maker(name)) in LINEAR | {scene.op(maker)}
         ):
             return str(name)
     return None
 
 
-_LINEAR = frozenset({"BatchNormalization", "Identity"})
-
-
 def idle_readers(scene: Scene, pair: Pair) -> list[int]:
-    """Readers of a pair that compute in float: not those that rules of their own are about."""
+    """Readers of a pair that compute in float, without those that other rules judge."""
     return [
         index
         for index in scene.readers(pair.result)

@@ -1,7 +1,7 @@
-"""A quantized graph as the lint rules see it: Q/DQ pairs, parameters, weights behind DQ, what runs in INT8.
+"""A view of a quantized graph: Q/DQ pairs, their parameters, weights behind DQ, operators that run in INT8.
 
-Works on anybody's file: weights as codes behind DQ or as floats behind Q and DQ, scales as initializers or
-Constant nodes, standard or com.microsoft operators.
+Files of any producer are read: weights as codes behind DQ or as floats behind Q and DQ, scales as
+initializers or Constant nodes, standard or com.microsoft operators.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgedeploy.calibration.place.exclusions import ACTIVATIONS
 from edgedeploy.calibration.place.ruleset import RuleSet
+from edgedeploy.calibration.place.weights import along_axis
+from edgedeploy.core.operators import FUSED
+from edgedeploy.graphs.opset import opset_of
 from edgedeploy.graphs.view import GraphView, attribute
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
-FUSED = frozenset({"BatchNormalization", "Identity"}) | ACTIVATIONS
 
 
 @dataclass(frozen=True)
 class Device:
-    """What is known of the device besides its rule set; None where no device was named."""
+    """Properties of the device that the rule set does not hold; None where no device was named."""
 
     name: str = ""
     int8: bool = True
@@ -42,7 +43,7 @@ class Parameters:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for nodes that map alike."""
+        """Equal for two nodes whose codes stand for the same values."""
         return (self.scale.tobytes(), self.zero.tobytes(), self.zero.dtype.name, self.axis)
 
     @property
@@ -58,7 +59,7 @@ class Parameters:
 
     @property
     def clips_at_zero(self) -> bool:
-        """Whether no code stands for a negative value: such a Q is a ReLU besides."""
+        """Whether no code stands for a negative value: such a Q acts as a ReLU."""
         return bool((self.zero == _least(self.zero)).all())
 
 
@@ -73,12 +74,11 @@ class Pair:
 
 
 class Scene(GraphView):
-    """A GraphView with quantization; `rules` and `device` are what the file is meant for."""
+    """A GraphView with quantization; `rules` and `device` are those that the file is made for."""
 
     def __init__(self, model: onnx.ModelProto, rules: RuleSet, device: Device | None = None) -> None:
         super().__init__(model)
-        self.model, self.rules, self.device = model, rules, device or Device()
-        self.opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
+        self.rules, self.device, self.opset = rules, device or Device(), opset_of(model)
         self.quantizers = [i for i, node in enumerate(self.nodes) if node.op_type == Q]
         self.dequantizers = [i for i, node in enumerate(self.nodes) if node.op_type == DQ]
         self.weighted = [
@@ -87,16 +87,8 @@ class Scene(GraphView):
         self._weighted = frozenset(self.weighted)
         self._parameters: dict[int, Parameters | None] = {}
 
-    def maker(self, name: str) -> int:
-        """Index of the node that computes a tensor, -1 for inputs and constants."""
-        return self.producer.get(name, -1)
-
-    def op(self, index: int) -> str:
-        """Operator of a node, "" for -1."""
-        return str(self.nodes[index].op_type) if index >= 0 else ""
-
     def parameters(self, index: int) -> Parameters | None:
-        """Of a Q or DQ node; None where they are not constants of an integer format, or are in blocks."""
+        """Scale and zero-point of a Q or DQ node; None unless they are integer constants without blocks."""
         if index not in self._parameters:
             self._parameters[index] = self._read(index)
         return self._parameters[index]
@@ -141,7 +133,7 @@ class Scene(GraphView):
         return self.kind(source) if node.op_type == DQ and self.op(source) == Q else "uint8"
 
     def pair(self, name: str) -> Pair | None:
-        """The pair that ends in this tensor, if a Q and a DQ of an activation do."""
+        """The Q/DQ pair of an activation whose result is this tensor, or None."""
         dequantize = self.maker(name)
         if self.op(dequantize) != DQ:
             return None
@@ -158,12 +150,12 @@ class Scene(GraphView):
                 yield pair
 
     def before(self, name: str) -> str:
-        """The float tensor behind a pair, else the tensor itself."""
+        """The float tensor before the pair that ends in `name`, else `name` itself."""
         pair = self.pair(name)
         return pair.source if pair else name
 
     def weight(self, name: str) -> int:
-        """Index of the DQ that gives a constant, be it of codes or of a float behind Q; -1 if none does."""
+        """Index of the DQ that computes `name` from constant codes or a constant float behind Q, else -1."""
         dequantize = self.maker(name)
         if self.op(dequantize) != DQ:
             return -1
@@ -174,7 +166,7 @@ class Scene(GraphView):
         return dequantize if source in self.constants else -1
 
     def codes(self, dequantize: int) -> NDArray[Any] | None:
-        """The codes of a weight, computed where it is stored as floats; None where they cannot be."""
+        """Codes of a weight, quantized here if the file stores floats; None without readable parameters."""
         parameters, source = self.parameters(dequantize), self.nodes[dequantize].input[0]
         if parameters is None:
             return None
@@ -182,16 +174,18 @@ class Scene(GraphView):
             return self.value(source)
         w = np.asarray(self.value(self.nodes[self.maker(source)].input[0]), np.float64)
         info = np.iinfo(parameters.zero.dtype)
-        scaled = np.rint(w / spread(parameters.scale, parameters, w.ndim))
-        codes = np.clip(scaled + spread(parameters.zero, parameters, w.ndim), info.min, info.max)
+        scaled = np.rint(w / along_axis(parameters.scale, parameters.axis, w.ndim))
+        codes = np.clip(scaled + along_axis(parameters.zero, parameters.axis, w.ndim), info.min, info.max)
         return codes.astype(parameters.zero.dtype)
 
     def weight_value(self, dequantize: int) -> NDArray[np.float64] | None:
-        """What a weight's DQ computes, in float64; None where its parameters cannot be read."""
+        """The dequantized weight in float64; None without readable parameters."""
         parameters, codes = self.parameters(dequantize), self.codes(dequantize)
         if parameters is None or codes is None:
             return None
-        scale, zero = (spread(part, parameters, codes.ndim) for part in (parameters.scale, parameters.zero))
+        scale, zero = (
+            along_axis(part, parameters.axis, codes.ndim) for part in (parameters.scale, parameters.zero)
+        )
         return np.asarray((codes.astype(np.float64) - zero) * scale)
 
     def runs_int8(self, index: int) -> bool:
@@ -200,7 +194,7 @@ class Scene(GraphView):
         return index in self._weighted and all(self.is_dequantized(name) for name in inputs[:2])
 
     def is_dequantized(self, name: str) -> bool:
-        """Whether a tensor comes from DQ, at most moved, padded or joined since.
+        """Whether a tensor comes from DQ through operators that only move, pad or join values.
 
         TensorRT-RTX 1.7 runs DQ + Concat + Conv in INT8 without another Q between (measured).
         """
@@ -215,14 +209,6 @@ class Scene(GraphView):
         """The Q nodes that read a tensor."""
         return [index for index in self.readers(name) if self.op(index) == Q]
 
-    def readers(self, name: str) -> list[int]:
-        """Indices of the nodes that read a tensor, each once."""
-        return list(dict.fromkeys(index for index, _ in self.consumers[name]))
-
-    def is_private(self, name: str) -> bool:
-        """Whether one node reads the tensor and nothing else does."""
-        return len(self.consumers[name]) == 1 and name not in self.outputs and name not in self.captured
-
     def fused_from(self, name: str) -> int:
         """The weighted operator whose kernel writes a tensor, through norms and activations; else -1."""
         index = self.maker(name)
@@ -231,19 +217,11 @@ class Scene(GraphView):
         return index if index in self._weighted else -1
 
     def is_quantized(self) -> bool:
-        """Whether there is anything for the rules of placement to judge."""
+        """Whether the graph has any Q or DQ."""
         return bool(self.quantizers or self.dequantizers)
 
 
 _PLAIN = frozenset({"int8", "uint8", "int16", "uint16", "int32"})
-
-
-def spread(part: NDArray[Any], parameters: Parameters, rank: int) -> NDArray[np.float64]:
-    """Scale or zero-point in float64, shaped to broadcast along its axis."""
-    value = part.astype(np.float64)
-    if parameters.axis is None:
-        return np.asarray(value)
-    return np.asarray(value.reshape([-1 if axis == parameters.axis else 1 for axis in range(rank)]))
 
 
 def _least(zero: NDArray[Any]) -> int:

@@ -1,4 +1,4 @@
-"""Operators on codes as Q/DQ around float ones: the same numbers in the form that most runtimes want."""
+"""Rewrite operators on codes (QLinearConv, ...) as float operators between DQ and Q, numbers unchanged."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from onnx import NodeProto, helper
 
 from edgedeploy.calibration.lint.editor import Editor
 from edgedeploy.calibration.lint.scene import Q, Scene
+from edgedeploy.core.operators import MOVING
 from edgedeploy.graphs.view import attribute
 
 
 @dataclass(frozen=True)
 class Form:
-    """The float operator, and where the one on codes keeps scale and zero-point of each tensor.
+    """The float operator for one on codes, and the positions of scales and zero-points among its inputs.
 
     Attributes:
         inputs: positions of the codes of each input, followed by its scale and zero-point.
@@ -44,10 +45,6 @@ FORMS = {
     "QLinearGlobalAveragePool": Form("GlobalAveragePool", (0,), 3),
     "QLinearConcat": Form("Concat", (), 0),
 }
-MOVE = frozenset(
-    {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Pad",
-    "DepthToSpace", "SpaceToDepth", "Resize", "Identity"}
-)  # fmt: skip
 NOT_OF_THE_FLOAT_ONE = ("channels_last", "opset")
 
 
@@ -61,7 +58,7 @@ def unpack(scene: Scene, editor: Editor, indices: Sequence[int]) -> None:
         elif index in wanted:
             codes = str(node.output[0])  # which is the name of the float tensor a line later
             known[codes] = _unpacked(scene, editor, index)
-        elif node.op_type in MOVE and node.input and node.input[0] in known:
+        elif node.op_type in MOVING and node.input and node.input[0] in known:
             parameters = known[node.input[0]]
             editor.read(
                 index, 0, editor.insert(index, "DequantizeLinear", [node.input[0], *parameters], "codes")

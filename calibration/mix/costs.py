@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import onnx
 
+from edgedeploy.core.operators import ACTIVATIONS, WEIGHTED
 from edgedeploy.core.spec import Precision
 from edgedeploy.core.target import Figures
 from edgedeploy.graphs.view import GraphView, concrete, elements
 
-FUSED = frozenset({"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid"})
+_FOLLOWING = ACTIVATIONS | {"Add", "Mul"}  # what a layer's kernel does besides
 ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 
 
@@ -57,7 +58,7 @@ def layer_costs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
     view = GraphView(concrete(model, dict(shapes)))
     costs = {}
     for index, node in enumerate(view.nodes):
-        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+        if node.op_type not in WEIGHTED:
             continue
         weight = view.constants.get(node.input[1])
         read, written = elements(view.shapes.get(node.input[0])), elements(view.shapes.get(node.output[0]))
@@ -85,7 +86,7 @@ def layer_names(model: onnx.ModelProto, layers: Iterable[str]) -> dict[str, str]
             continue
         names[view.label(index)] = view.label(index)
         output = node.output[0]
-        while len(readers := view.consumers[output]) == 1 and view.nodes[readers[0][0]].op_type in FUSED:
+        while len(readers := view.consumers[output]) == 1 and view.nodes[readers[0][0]].op_type in _FOLLOWING:
             follower = readers[0][0]
             names[view.label(follower)] = view.label(index)
             output = view.nodes[follower].output[0]

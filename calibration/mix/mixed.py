@@ -16,13 +16,13 @@ from edgedeploy.calibration.mix.sensitivity import LayerSensitivity, Sensitivity
 def float_order(
     sensitivity: Sensitivity, savings: Mapping[str, float], least: float = 0.0
 ) -> tuple[list[LayerSensitivity], int]:
-    """Layers in the order in which they shall go back to float, and how many at its start do not pay.
+    """Layers in the order in which they return to float, and the number at its start whose INT8 does not pay.
 
     Args:
         sensitivity: noise of each layer alone.
-        savings: milliseconds, or any one unit, that each saves in INT8. Of a layer that is not named (an Add
-            in INT8) it is not known, and taken to be their median.
-        least: layers that save no more do not pay: they come first, those that save nothing first of all.
+        savings: milliseconds, or any one unit, that each layer saves in INT8. A layer without a figure (an
+            Add in INT8) is taken to save their median.
+        least: layers that save at most `least` come first, those that save nothing before them.
     """
     known = sorted(value for value in savings.values() if value > 0)
     usual = known[len(known) // 2] if known else 1.0
@@ -48,7 +48,7 @@ def negligible(savings: Mapping[str, float], share: float) -> float:
 
 
 def least_prefix(order: Sequence[str], enough: Callable[[Sequence[str]], bool]) -> int:
-    """How many of `order`, from its start, are enough; all of them where fewer are not. By bisection."""
+    """Length of the shortest prefix of `order` that is enough, by bisection; all of it where none is."""
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
@@ -63,5 +63,5 @@ def reason(layer: LayerSensitivity, saving: float | None = None, least: float = 
     """Why a layer is kept in float, in one line; `least` as of `float_order`."""
     if saving is not None and saving <= least:
         return f"INT8 saves {'no' if saving <= 0 else 'too little'} time here ({saving:+.3f} ms)"
-    told = f"alone in INT8 it leaves {layer.output_db:.1f} dB at the output"
-    return f"{told}, agreement {layer.agreement:.3f}" if layer.agreement is not None else told
+    noise = f"alone in INT8 it leaves {layer.output_db:.1f} dB at the output"
+    return f"{noise}, agreement {layer.agreement:.3f}" if layer.agreement is not None else noise

@@ -15,15 +15,16 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from edgedeploy.calibration.mix.emulate import Emulator, Values
+from edgedeploy.calibration.mix.emulate import Emulator
 from edgedeploy.calibration.place.plan import Note
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.parity import OutputNoise, SignalNoise, finite_db
 from edgedeploy.core.progress import Progress
+from edgedeploy.graphs.run import Outputs
 from edgedeploy.graphs.view import GraphView, concrete, elements
 
 # How far outputs agree with those of the float model, 1 where they are the same: a task's own `agreement`.
-Agreement = Callable[[Values, Values], float]
+Agreement = Callable[[Outputs, Outputs], float]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def measure(
 
 
 def _compare(
-    tally: _Tally, names: Iterable[str], exact: Values, got: Values, agreement: Agreement | None
+    tally: _Tally, names: Iterable[str], exact: Outputs, got: Outputs, agreement: Agreement | None
 ) -> None:
     tally.output.add({name: exact[name] for name in names}, got)
     if agreement is not None:

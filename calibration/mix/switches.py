@@ -1,6 +1,6 @@
-"""Every edge with Q/DQ as a choice between INT8 and float: at run time by switches, or once and for all.
+"""Build a mixed-precision model: each Q/DQ edge is Where(flag, dequantized, float), or fixed at build time.
 
-Switched edges read Where(switch of the layer, dequantized, float). Biases that a correction changed for INT8
+The flag of an edge is the boolean input of its layer, its switch. Biases that a correction changed for INT8
 are switched with the layer. Tensors that are quantized for all readers follow the layer that makes them.
 """
 
@@ -10,18 +10,19 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from edgedeploy.calibration.place.plan import make_plan
+from edgedeploy.calibration.place.planner import make_plan
 from edgedeploy.calibration.place.ruleset import RuleSet
 from edgedeploy.calibration.ptq import QuantizeResult
-from edgedeploy.graphs.view import GraphView, outer_names
+from edgedeploy.graphs.edit import GraphEditor, add_outputs, copy_model
+from edgedeploy.graphs.view import GraphView
 
 SWITCH = "edgedeploy_switch:"
 
 
 class Switches:
-    """One use: builds a model out of the float one and the quantized one.
+    """Builder of one model from the float and the quantized one.
 
     Args:
         plain, quantized: as of `Emulator`.
@@ -37,118 +38,94 @@ class Switches:
         fixed: Collection[str] | None = None,
     ) -> None:
         self.fixed = None if fixed is None else set(fixed)
-        self.plain, self.result = plain, onnx.ModelProto()
-        self.result.CopyFrom(quantized)
         self.layers = set(layers)
+        self.plain, self.view = GraphView(plain), GraphView(copy_model(quantized))
+        self.editor = GraphEditor(self.view)
         self.original = {node.name: node for node in plain.graph.node}
-        self.producer = {name: node for node in self.result.graph.node for name in node.output if name}
-        self.constants = {entry.name: entry for entry in plain.graph.initializer}
-        self.constants |= {
-            node.output[0]: attribute.t
-            for node in plain.graph.node
-            if node.op_type == "Constant"
-            for attribute in node.attribute
-            if attribute.name == "value"
-        }
-        self.corrected = {entry.name: entry for entry in quantized.graph.initializer}
-        self.made: dict[tuple[str, str], str] = {}
-        self.computed = {name for node in plain.graph.node for name in node.output}
+        self.switched: dict[tuple[str, str], str] = {}
+        # As they are before the edits, which rename outputs and add constants.
+        self.producer = {name: self.view.nodes[index] for name, index in self.view.producer.items()}
+        self.corrected = {entry.name for entry in quantized.graph.initializer}
 
     def model(self, probes: Collection[str] = ()) -> onnx.ModelProto:
-        """The model; `probes` become outputs. Without switches what nothing reads any more is dropped."""
-        graph = self.result.graph
-        nodes: list[onnx.NodeProto] = []
-        for node in list(graph.node):
-            nodes += self._edges(node)
-            nodes.append(node)
+        """The model, with `probes` as further outputs; a fixed mix is swept of nodes that nothing needs."""
+        graph = self.view.model.graph
+        for index, node in enumerate(self.view.nodes):
+            self._edges(index, node)
             if node.op_type == "DequantizeLinear":
-                nodes += self._whole(node)
+                self._switch_output(index, node)
+        self.editor.commit(None if self.fixed is not None else frozenset())
         for name in sorted(self.layers & set(self.original)) if self.fixed is None else ():
             graph.input.append(helper.make_tensor_value_info(f"{SWITCH}{name}", TensorProto.BOOL, []))
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
-        known = {value.name for value in graph.output}
-        graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            for name in dict.fromkeys(probes)
-            if name not in known
-        )
         # Inferred shapes name tensors that are now made elsewhere.
         del graph.value_info[:]
-        if self.fixed is not None:
-            drop_unused(self.result)
-        return self.result
+        add_outputs(self.view.model, probes)
+        return self.view.model
 
-    def _choose(
-        self, layer: str, quantized: str, plain: str, output: str
-    ) -> tuple[str, list[onnx.NodeProto]]:
-        """The tensor that a switched edge reads, and the node that chooses it at run time."""
+    def _choose(self, index: int, layer: str, quantized: str, plain: str, output: str) -> str:
+        """The tensor that a switched edge of a node reads; a node that chooses at run time goes before it."""
         if self.fixed is not None:
-            return (quantized if layer in self.fixed else plain), []
-        return output, [helper.make_node("Where", [f"{SWITCH}{layer}", quantized, plain], [output], output)]
+            return quantized if layer in self.fixed else plain
+        return self.editor.insert(index, "Where", [f"{SWITCH}{layer}", quantized, plain], output)
 
-    def _edges(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Where nodes before a node of the float model, for its edges that come out of DequantizeLinear."""
+    def _edges(self, index: int, node: onnx.NodeProto) -> None:
+        """Switch the edges of a node of the float model that come out of DequantizeLinear."""
         original = self.original.get(node.name)
         if original is None:
-            return []
-        added: list[onnx.NodeProto] = []
+            return
         for position, name in enumerate(node.input):
             dequantize = self.producer.get(name)
             if dequantize is None or dequantize.op_type != "DequantizeLinear":
                 if node.name in self.layers and name in self.corrected:
-                    added += self._corrected(node, position, original)
+                    self._corrected(index, position, original)
                 continue
-            # A tensor that is quantized for all its readers keeps its name: `_whole` switches it already.
-            whole = name == original.input[position]
-            plain = name if whole else self._float(dequantize, original.input[position])
+            # A tensor that is quantized for all readers keeps its name: `_switch_output` switches it.
+            switched = name == original.input[position]
+            plain = name if switched else self._float(dequantize, original.input[position])
             if node.name not in self.layers:
-                node.input[position] = plain
+                self.editor.read(index, position, plain)
                 continue
             key = (name, node.name)
-            if key not in self.made:
+            if key not in self.switched:
                 output = f"{name}:switched:{node.name}"
-                self.made[key], more = self._choose(node.name, dequantize.output[0], plain, output)
-                added += more
-            node.input[position] = self.made[key]
-        return added
+                self.switched[key] = self._choose(index, node.name, dequantize.output[0], plain, output)
+            self.editor.read(index, position, self.switched[key])
 
-    def _corrected(
-        self, node: onnx.NodeProto, position: int, original: onnx.NodeProto
-    ) -> list[onnx.NodeProto]:
-        """The switch of a constant that a correction changed, as of a bias; nothing where it is as it was."""
+    def _corrected(self, index: int, position: int, original: onnx.NodeProto) -> None:
+        """Switch a constant that a correction changed, as of a bias; one that is as it was stays."""
+        node = self.view.nodes[index]
         name = node.input[position]
-        value = numpy_helper.to_array(self.corrected[name])
+        value = self.view.value(name)
         before = np.zeros_like(value)
         if position < len(original.input) and original.input[position]:
             source = original.input[position]
-            if source not in self.constants:
-                return []
-            before = numpy_helper.to_array(self.constants[source])
-        if np.array_equal(value, before):
-            return []
-        plain, output = f"{name}:float:{node.name}", f"{name}:switched:{node.name}"
-        self.result.graph.initializer.append(numpy_helper.from_array(before, plain))
-        node.input[position], added = self._choose(node.name, name, plain, output)
-        return added
+            if source not in self.plain.constants:
+                return
+            before = self.plain.value(source)
+        if not np.array_equal(value, before):
+            plain = self.editor.constant(f"{name}:float:{node.name}", before)
+            output = f"{name}:switched:{node.name}"
+            self.editor.read(index, position, self._choose(index, node.name, name, plain, output))
 
-    def _whole(self, dequantize: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """The switch of a tensor that all readers take quantized: on where its producer's layer is."""
+    def _switch_output(self, index: int, dequantize: onnx.NodeProto) -> None:
+        """Switch a tensor that all readers take quantized: it is in INT8 where its producer's layer is."""
         name = dequantize.output[0]
         quantize = self.producer.get(dequantize.input[0])
         if quantize is None or quantize.op_type != "QuantizeLinear":
-            return []
+            return
         owner = self._owner(quantize.input[0])
-        if name not in self.computed or owner is None:
-            return []
+        if name not in self.plain.producer or owner is None:
+            return
         if self.fixed is not None and owner in self.fixed:
-            return []
-        dequantize.output[0] = f"{name}:dequantized"
-        if self.fixed is not None:  # whoever is in INT8 reads the dequantized form, all others this
-            return [helper.make_node("Identity", [quantize.input[0]], [name], f"{name}:float")]
-        where = [f"{SWITCH}{owner}", dequantize.output[0], quantize.input[0]]
-        return [helper.make_node("Where", where, [name], f"{name}:switched")]
+            return
+        source = quantize.input[0]
+        dequantized = self.editor.rename_output(name, f"{name}:dequantized")
+        # Fixed, whoever is in INT8 reads the dequantized form, and all others this.
+        node = helper.make_node("Identity", [source], [name], f"{name}:float")
+        if self.fixed is None:
+            where = [f"{SWITCH}{owner}", dequantized, source]
+            node = helper.make_node("Where", where, [name], f"{name}:switched")
+        self.editor.append(node, index + 1)
 
     def _owner(self, name: str) -> str | None:
         """The layer whose output this is, through the activations between."""
@@ -162,19 +139,15 @@ class Switches:
         quantize = self.producer.get(dequantize.input[0])
         if quantize is not None and quantize.op_type == "QuantizeLinear":
             return str(quantize.input[0])
-        held = {entry.name for entry in self.result.graph.initializer} | set(self.producer)
-        if name not in held:
-            restored = onnx.TensorProto()
-            restored.CopyFrom(self.constants[name])
-            restored.name = name
-            self.result.graph.initializer.append(restored)
-        return name
+        if name in self.view.constants or name in self.producer:
+            return name
+        return self.editor.constant(name, self.plain.constants[name])
 
 
 def mix(result: QuantizeResult, rules: RuleSet, kept: Mapping[str, str]) -> onnx.ModelProto:
     """The quantized model with the layers `kept` (node -> why) in float; the others are as they were.
 
-    What is in INT8 only because of a layer that no longer is, as the skip input of a sum, goes with it.
+    Nodes in INT8 only because of a kept layer, such as an Add of its output, return to float too.
     """
     layers = {note.node for note in result.report.placement.quantized}
     plan = make_plan(GraphView(result.float_model), rules, keep_float=kept)
@@ -182,19 +155,3 @@ def mix(result: QuantizeResult, rules: RuleSet, kept: Mapping[str, str]) -> onnx
     mixed = Switches(result.float_model, result.model, layers, on).model()
     onnx.checker.check_model(mixed)
     return mixed
-
-
-def drop_unused(model: onnx.ModelProto) -> None:
-    """Remove nodes and initializers that lead to no output, in place."""
-    graph = model.graph
-    wanted = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            wanted |= {name for name in node.input if name} | outer_names(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    for position in reversed(range(len(graph.initializer))):
-        if graph.initializer[position].name not in wanted:
-            del graph.initializer[position]

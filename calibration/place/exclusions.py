@@ -1,4 +1,4 @@
-"""Reasons to leave a weighted operator in float, in one line each.
+"""Reasons to keep a weighted operator in float, in one line each.
 
 The channel rules are NVIDIA Model-Optimizer's (onnx/quantization/graph_utils.py): where a tile of INT8
 arithmetic cannot be filled, INT8 costs the conversions and gains nothing.
@@ -7,20 +7,17 @@ arithmetic cannot be filled, INT8 costs the conversions and gains nothing.
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 from edgedeploy.calibration.place.ruleset import RuleSet
 from edgedeploy.calibration.place.weights import on_grid
+from edgedeploy.core.operators import ACTIVATIONS, CONVOLUTIONS
 from edgedeploy.graphs.view import GraphView, attribute
 
-ACTIVATIONS = frozenset(
-    {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu",
-    "Sigmoid", "Softplus", "Swish", "Tanh"}
-)  # fmt: skip
 TILE = 16  # channels below which a side of the matrix product is thin
 ALIGNED = 8
-_FUSED = frozenset(
-    {"BatchNormalization", "Add"}
-)  # norm or bias between a transposed convolution and its activation
+# Norm or bias between a transposed convolution and its activation.
+_BETWEEN = frozenset({"BatchNormalization", "Add"})
 
 
 def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
@@ -50,7 +47,7 @@ def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
 
 def why_thin(view: GraphView, index: int, rules: RuleSet) -> str | None:
     """Why a weighted operator, quantized or not, has too few channels to gain by INT8 (P9)."""
-    if view.nodes[index].op_type in {"Conv", "ConvTranspose"}:
+    if view.nodes[index].op_type in CONVOLUTIONS:
         return _thin_convolution(view, index, rules)
     return _thin_product(view, index)
 
@@ -112,33 +109,18 @@ def _thin_product(view: GraphView, index: int) -> str | None:
 
 
 def activation_after(view: GraphView, index: int) -> bool:
-    readers = [view.nodes[consumer] for consumer, _ in view.consumers[view.nodes[index].output[0]]]
-    through = [view.nodes[c] for n in readers if n.op_type in _FUSED for c, _ in view.consumers[n.output[0]]]
-    return any(node.op_type in ACTIVATIONS for node in (*readers, *through))
+    """Whether an activation follows a node, at most behind one norm or bias."""
+    near = [view.nodes[reader] for reader in view.readers(view.nodes[index].output[0])]
+    behind = [r for node in near if node.op_type in _BETWEEN for r in view.readers(node.output[0])]
+    return any(node.op_type in ACTIVATIONS for node in (*near, *(view.nodes[r] for r in behind)))
 
 
 def weighted_before(view: GraphView, index: int, rules: RuleSet) -> bool:
-    """Whether another weighted operator stands anywhere before this one."""
-    stack, seen = [view.nodes[index].input[0]], set[int]()
-    while stack:
-        producer = view.producer.get(stack.pop())
-        if producer is None or producer in seen:
-            continue
-        seen.add(producer)
-        if view.nodes[producer].op_type in rules.weighted:
-            return True
-        stack += view.data_inputs(producer)
-    return False
+    """Whether another weighted operator stands anywhere before this one, on the way of its activation."""
+    first = view.maker(view.nodes[index].input[0])
+    return first >= 0 and any(view.op(i) in rules.weighted for i in chain((first,), view.ancestors(first)))
 
 
 def weighted_after(view: GraphView, index: int, rules: RuleSet) -> bool:
-    stack, seen = list(view.nodes[index].output), set[int]()
-    while stack:
-        for consumer, _ in view.consumers[stack.pop()]:
-            if consumer in seen:
-                continue
-            seen.add(consumer)
-            if view.nodes[consumer].op_type in rules.weighted:
-                return True
-            stack += view.nodes[consumer].output
-    return False
+    """Whether another weighted operator needs the results of this one."""
+    return any(view.op(i) in rules.weighted for i in view.descendants(index))

@@ -12,9 +12,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgedeploy.calibration.place.layers import Layer, Placed, spread
-from edgedeploy.calibration.place.weights import SMALLEST_SCALE
+from edgedeploy.calibration.place.layers import Layer, Placed
+from edgedeploy.calibration.place.weights import SMALLEST_SCALE, along_axis
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.operators import QDQ
 from edgedeploy.core.pair_sums import LEVELS
 
 LARGEST = 448.0
@@ -54,7 +55,7 @@ def to_fp8(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProt
     weights = {layer.dequantize.input[0]: layer for layer in placed.layers}
     done: set[str] = set()
     for node in placed.nodes:
-        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+        if node.op_type not in QDQ:
             continue
         source, scale, zero = node.input
         if placed.constants[zero].data_type not in (TensorProto.INT8, TensorProto.FLOAT8E4M3FN):
@@ -77,7 +78,7 @@ def _weight(placed: Placed, layer: Layer, codes: str, scale: str) -> None:
     peak = np.abs(layer.w).max(axis=others, initial=0.0).astype(np.float64)
     s = np.where(peak > 0, np.maximum(peak / LARGEST, SMALLEST_SCALE), 1.0).astype(np.float32)
     placed.replace(scale, s)
-    _store(placed, codes, encode(layer.w / spread(s, layer.axis, layer.w.ndim)))
+    _store(placed, codes, encode(layer.w / along_axis(s, layer.axis, layer.w.ndim)))
 
 
 def _store(placed: Placed, name: str, codes: NDArray[np.uint8]) -> None:

@@ -14,10 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
+from edgedeploy.calibration.place.weights import along_axis
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.operators import QDQ
+from edgedeploy.graphs.edit import GraphEditor, copy_model
 from edgedeploy.graphs.view import GraphView, attribute
 
-_ADDED = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
+_ADDED = QDQ | {"Constant"}
 
 
 @dataclass(frozen=True)
@@ -56,36 +59,37 @@ class Placed:
     """A quantized model to edit: a copy, its layers, its constants by name."""
 
     def __init__(self, quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(quantized)
-        self.nodes = list(self.model.graph.node)
-        self.producer = {name: node for node in self.nodes for name in node.output}
-        self.constants = {entry.name: entry for entry in self.model.graph.initializer}
-        view = GraphView(model)
+        self.model = copy_model(quantized)
+        self.view, self.float_view = GraphView(self.model), GraphView(model)
+        self.editor = GraphEditor(self.view)
+        self.nodes, self.constants = self.view.nodes, self.view.constants
         ours = [node for node in self.nodes if node.op_type not in _ADDED]
-        theirs = [node for node in view.nodes if node.op_type not in _ADDED]
+        theirs = [node for node in self.float_view.nodes if node.op_type not in _ADDED]
         if [node.op_type for node in ours] != [node.op_type for node in theirs]:
             raise CalibrationError(
                 "the quantized model was not made from this float model", "quantize it again"
             )
         self.layers: list[Layer] = []
         for node, original in zip(ours, theirs, strict=True):
-            made = self.producer.get(node.input[1]) if len(node.input) > 1 else None
-            if made is None or made.op_type != "DequantizeLinear" or original.input[1] not in view.constants:
+            made = self.view.maker_node(node.input[1]) if len(node.input) > 1 else None
+            if (
+                made is None
+                or made.op_type != "DequantizeLinear"
+                or original.input[1] not in self.float_view.constants
+            ):
                 continue
             scale = self.value(made.input[1])
             axis = int(attribute(made, "axis", 1)) if scale.ndim else None
-            w = view.value(original.input[1])
+            w = self.float_view.value(original.input[1])
             named = original.input[2] if len(original.input) > 2 else ""
-            bias = view.value(named) if named in view.constants else None
+            bias = self.float_view.value(named) if named in self.float_view.constants else None
             if not named or bias is not None:  # a computed bias cannot be corrected
                 self.layers.append(Layer(node, original, w, bias, made, axis))
-        self.view = view
         self.originals = {id(node): original for node, original in zip(ours, theirs, strict=True)}
 
     def value(self, name: str) -> NDArray[Any]:
         """A constant's value."""
-        return numpy_helper.to_array(self.constants[name])
+        return self.view.value(name)
 
     def replace(self, name: str, value: NDArray[Any]) -> None:
         """Give a constant another value of the same shape and type."""
@@ -93,13 +97,13 @@ class Placed:
         old.CopyFrom(numpy_helper.from_array(value.astype(self.value(name).dtype), name))
 
     def weight(self, layer: Layer) -> NDArray[np.float64]:
-        """The weight that the codes stand for."""
+        """The dequantized weight."""
         codes, scale = (self.value(name) for name in layer.dequantize.input[:2])
-        return codes.astype(np.float64) * spread(scale, layer.axis, codes.ndim)
+        return codes.astype(np.float64) * along_axis(scale, layer.axis, codes.ndim)
 
     def steps(self, layer: Layer) -> NDArray[np.float64]:
         """The scale of each weight, shaped so that it broadcasts against the weight."""
-        return spread(self.value(layer.dequantize.input[1]), layer.axis, layer.w.ndim)
+        return along_axis(self.value(layer.dequantize.input[1]), layer.axis, layer.w.ndim)
 
     def private(self, layer: Layer) -> bool:
         """Whether no other layer shares this weight's codes."""
@@ -107,7 +111,7 @@ class Placed:
         return len([other for other in self.layers if other.dequantize.input[0] == codes]) == 1
 
     def shift_bias(self, layer: Layer, change: NDArray[np.float64]) -> bool:
-        """Add to a layer's output channels; False where no bias can take it without another node."""
+        """Add to a layer's output channels through a bias; False where that needs another node."""
         node = layer.node
         if node.op_type == "MatMul":
             found = self._add_after(layer)
@@ -116,7 +120,7 @@ class Placed:
             add, position = found
             own = self.value(add.input[position]).reshape(-1) + change
             name = f"{add.output[0]}_bias_corrected"
-            add.input[position] = self._constant(name, own.astype(np.float32))
+            add.input[position] = self.editor.constant(name, own.astype(np.float32))
             return True
         if node.op_type == "Gemm" and attribute(node, "beta", 1.0) != 1.0:
             return False
@@ -124,46 +128,41 @@ class Placed:
             name = f"{node.output[0]}_bias_correction"
             while len(node.input) < 3:
                 node.input.append("")
-            node.input[2] = self._constant(name, change.astype(np.float32))
+            node.input[2] = self.editor.constant(name, change.astype(np.float32))
             return True
-        made = self.producer.get(node.input[2])
+        made = self.view.maker_node(node.input[2])
         if made is not None and made.op_type == "DequantizeLinear":
             codes, scale = self.value(made.input[0]), self.value(made.input[1]).astype(np.float64)
             moved: NDArray[np.float64] = np.rint(codes + change / scale)
             if np.abs(moved).max() >= 2**31:
                 return False
-            made.input[0] = self._constant(f"{made.input[0]}_corrected", moved.astype(np.int32))
+            made.input[0] = self.editor.constant(f"{made.input[0]}_corrected", moved.astype(np.int32))
             return True
         b = self.value(node.input[2]) if node.input[2] in self.constants else layer.bias
         if b is None or b.size not in (1, change.size) or b.ndim > 2:
             return False
         own = (b.reshape(-1) + change).astype(np.float32)
-        node.input[2] = self._constant(f"{node.input[2]}_{node.output[0]}_corrected", own)
+        node.input[2] = self.editor.constant(f"{node.input[2]}_{node.output[0]}_corrected", own)
         return True
 
     def moved(self, layer: Layer) -> NDArray[np.float64] | float:
-        """How far the bias in the Add after a MatMul is from the float model's."""
+        """Difference of the bias in the Add after a MatMul to the float model's."""
         found = self._add_after(layer)
         if found is None:
             return 0.0
         add, position = found
-        before = self.view.value(self.originals[id(add)].input[position]).astype(np.float64)
+        before = self.float_view.value(self.originals[id(add)].input[position]).astype(np.float64)
         return self.value(add.input[position]).reshape(-1) - before.reshape(-1)
 
     def finished(self) -> onnx.ModelProto:
         """The edited model, without constants that nothing reads any more."""
-        graph = self.model.graph
-        view = GraphView(self.model)
-        used = {name for node in graph.node for name in node.input} | view.captured | set(view.outputs)
-        for position in reversed(range(len(graph.initializer))):
-            if graph.initializer[position].name not in used:
-                del graph.initializer[position]
+        self.editor.commit()
         onnx.checker.check_model(self.model)
         return self.model
 
     def _add_after(self, layer: Layer) -> tuple[NodeProto, int] | None:
         name = layer.node.output[0]
-        readers = [node for node in self.nodes if name in node.input]
+        readers = [self.nodes[index] for index in self.view.readers(name)]
         if layer.node.op_type != "MatMul" or len(readers) != 1 or readers[0].op_type != "Add":
             return None
         position = 1 - list(readers[0].input).index(name)
@@ -172,16 +171,3 @@ class Placed:
         if b is None or b.size not in (1, layer.outputs) or (b.size > 1 and b.shape[-1] != b.size):
             return None
         return readers[0], position
-
-    def _constant(self, name: str, value: NDArray[Any]) -> str:
-        while name in self.constants or name in self.producer:
-            name += "_"
-        self.model.graph.initializer.append(numpy_helper.from_array(value, name))
-        self.constants[name] = self.model.graph.initializer[-1]
-        return name
-
-
-def spread(scale: NDArray[Any], axis: int | None, rank: int) -> NDArray[np.float64]:
-    """Scales () or (channels,) shaped so that they broadcast along an axis."""
-    wide = scale.astype(np.float64)
-    return wide if axis is None else wide.reshape([-1 if i == axis else 1 for i in range(rank)])

@@ -8,7 +8,7 @@ it follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,17 @@ import onnx
 
 from edgedeploy.calibration.calibrator import Range
 from edgedeploy.calibration.place.exclusions import trained_for_int8
-from edgedeploy.calibration.place.plan import Note, Plan, make_plan
+from edgedeploy.calibration.place.plan import Note, Plan
+from edgedeploy.calibration.place.planner import make_plan
 from edgedeploy.calibration.place.ruleset import RuleSet
 from edgedeploy.calibration.place.weights import SMALLEST_SCALE
 from edgedeploy.calibration.place.writer import QdqWriter, Scale
 from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.operators import PRODUCTS, QDQ
 from edgedeploy.core.pair_sums import LEVELS
+from edgedeploy.graphs.edit import copy_model
+from edgedeploy.graphs.opset import NotConvertible, converted, opset_of
+from edgedeploy.graphs.run import Feeds
 from edgedeploy.graphs.view import GraphView
 
 OPSET = 19
@@ -53,44 +58,42 @@ class PlacementReport:
     notes: tuple[str, ...] = ()
 
 
-def prepared(model: onnx.ModelProto, rules: RuleSet | None = None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def prepared(
+    model: onnx.ModelProto, rules: RuleSet | None = None, feeds: Iterable[Feeds] = ()
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """A copy of the model at an opset that the rule set takes (19 or newer without one), and the changes.
 
-    Raises CalibrationError if it cannot be, or is quantized already.
+    Another opset is proved on random inputs and on `feeds`, real ones. Raises CalibrationError if the model
+    cannot be converted, or is quantized already.
     """
-    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node):
+    if any(node.op_type in QDQ for node in model.graph.node):
         raise CalibrationError("the model is quantized already", "start from the float model")
+    result = copy_model(model)
     constants = {entry.name for entry in result.graph.initializer}
     for position in reversed(range(len(result.graph.input))):
         # Before IR version 4 every weight was listed among the inputs too; INT8 weights cannot be overridden.
         if result.graph.input[position].name in constants:
             del result.graph.input[position]
     result.ir_version = max(result.ir_version, 9)
+    opset = opset_of(model)
     least = max(rules.opset, NEWEST_NEEDED.get(rules.activation, 0)) if rules else OPSET
     most = rules.max_opset if rules and rules.max_opset else max(opset, least)
     wanted_opset = min(max(opset, least), most)
-    if opset == wanted_opset:
-        _name_nodes(result)
-        return result, ()
-    try:
-        result = onnx.version_converter.convert_version(result, wanted_opset)
-    except Exception as error:
-        raise CalibrationError(
-            f"the model has opset {opset}, INT8 needs {wanted_opset}, and it cannot be converted: {error}",
-            "rewrite what is newer first: edgedeploy optimize MODEL.onnx --for TARGET"
-            if wanted_opset < opset
-            else "export it again with capture.opset=20",
-        ) from error
-    result.ir_version = max(result.ir_version, 9)
-    del result.metadata_props[:]
-    result.metadata_props.extend(model.metadata_props)
+    notes: tuple[str, ...] = ()
+    if opset != wanted_opset:
+        try:
+            result = converted(result, wanted_opset, feeds)
+        except NotConvertible as error:
+            raise CalibrationError(
+                f"the model of opset {opset} cannot be converted to {wanted_opset}: {error}",
+                "rewrite what is newer first: edgedeploy optimize MODEL.onnx --for TARGET"
+                if wanted_opset < opset
+                else "export it again with capture.opset=20",
+            ) from error
+        result.ir_version = max(result.ir_version, 9)
+        notes = (f"opset {'raised' if wanted_opset > opset else 'lowered'} from {opset} to {wanted_opset}",)
     _name_nodes(result)
-    return result, (
-        f"opset {'raised' if wanted_opset > opset else 'lowered'} from {opset} to {wanted_opset}",
-    )
+    return result, notes
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -122,7 +125,7 @@ def place(
         if name not in ranges
     }
     plan = make_plan(view, rules, missing, keep_float)
-    writer = QdqWriter(result, view, plan, _scales(view, plan, ranges, rules), rules)
+    writer = QdqWriter(view, plan, _scales(view, plan, ranges, rules), rules)
     trained = {view.label(index) for index, _ in plan.weights if trained_for_int8(view, index)}
     writer.write()
     for node in result.graph.node:
@@ -148,21 +151,23 @@ def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: Rul
     """Scale and zero-point per tensor; tensors tied together get those of the union of their ranges."""
     merged: dict[str, Range] = {}
     for name in plan.tensors:
-        leader = plan.find(name)
+        leader = plan.leader_of(name)
         own = _known_range(view, name, rules) or ranges[name]
         merged[leader] = merged[leader].union(own) if leader in merged else own
-    joins = {plan.find(name) for name in plan.tensors if rules.symmetric_joins and _is_join(view, plan, name)}
+    joins = {
+        plan.leader_of(name) for name in plan.tensors if rules.symmetric_joins and _is_join(view, plan, name)
+    }
     scales = {
         leader: _scale(_widened(covered, rules), rules.activation, symmetric=leader in joins)
         for leader, covered in merged.items()
     }
-    return {name: scales[plan.find(name)] for name in plan.tensors}
+    return {name: scales[plan.leader_of(name)] for name in plan.tensors}
 
 
 def _is_join(view: GraphView, plan: Plan, name: str) -> bool:
     """Whether a MatMul reads what joins tokens (lint rule ED117)."""
     readers = (view.nodes[index].op_type for index, _ in plan.reads.get(name, ()))
-    return any(op in {"MatMul", "Gemm"} for op in readers) and view.joins_tokens(name)
+    return any(op in PRODUCTS for op in readers) and view.joins_tokens(name)
 
 
 def _scale(covered: Range, kind: str, *, symmetric: bool) -> Scale:

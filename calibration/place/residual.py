@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
+from edgedeploy.core.operators import LINEAR
 from edgedeploy.graphs.view import GraphView
-
-# Between a weighted operator and the Add these fuse too.
-_FUSED = frozenset({"BatchNormalization", "Identity"})
 
 
 def skip_input(view: GraphView, index: int, quantized: Collection[int]) -> tuple[str | None, str]:
@@ -48,22 +46,17 @@ def skip_input(view: GraphView, index: int, quantized: Collection[int]) -> tuple
 def _fuses(view: GraphView, name: str, quantized: Collection[int]) -> bool:
     while True:
         producer = view.producer.get(name)
-        if (
-            producer is None
-            or len(view.consumers[name]) != 1
-            or name in view.outputs
-            or name in view.captured
-        ):
+        if producer is None or not view.is_private(name):
             return False
         if producer in quantized:
             return True
-        if view.nodes[producer].op_type not in _FUSED:
+        if view.nodes[producer].op_type not in LINEAR:
             return False
         name = view.nodes[producer].input[0]
 
 
 def distances(view: GraphView, name: str) -> dict[str, int]:
-    """Steps back from a tensor to each of its ancestors, itself included."""
+    """Number of nodes between a tensor and each of its ancestors, itself (0) included."""
     found = {name: 0}
     queue = deque([name])
     while queue:

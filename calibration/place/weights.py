@@ -7,6 +7,8 @@ of the scale rounded to float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
@@ -37,10 +39,7 @@ def quantize_weight(
     if product is not None:
         step = np.maximum(step, _of_axis(largest_pairs(w, product), axis, step.shape) / LARGEST_PAIR)
     scale = np.where(step > 0, np.maximum(step, SMALLEST_SCALE), 1.0).astype(np.float32)
-    spread = scale.astype(np.float64)
-    if axis is not None:
-        spread = spread.reshape([-1 if i == axis else 1 for i in range(w.ndim)])
-    steps = w / spread
+    steps = w / along_axis(scale, axis, w.ndim)
     low, high = (-LEVELS, LEVELS) if product is None else code_limits(steps, product)
     return np.clip(np.rint(steps), low, high).astype(np.int8), scale
 
@@ -66,5 +65,11 @@ def on_grid(w: NDArray[np.float32], axis: int) -> bool:
     if w.size < FEW * w.shape[axis]:
         return False
     codes, scale = quantize_weight(w, axis)
-    spread = scale.astype(np.float64).reshape([-1 if i == axis else 1 for i in range(w.ndim)])
-    return bool((np.abs(codes * spread - w) <= ON_GRID * LEVELS * spread).all())
+    step = along_axis(scale, axis, w.ndim)
+    return bool((np.abs(codes * step - w) <= ON_GRID * LEVELS * step).all())
+
+
+def along_axis(values: NDArray[Any], axis: int | None, rank: int) -> NDArray[np.float64]:
+    """Scales or zero-points, () or (channels,), in float64, shaped to broadcast along an axis of a tensor."""
+    wide = values.astype(np.float64)
+    return np.asarray(wide if axis is None else wide.reshape([-1 if i == axis else 1 for i in range(rank)]))

@@ -2,98 +2,68 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import helper
 
 from edgedeploy.calibration.place.plan import Plan
 from edgedeploy.calibration.place.ruleset import RuleSet
 from edgedeploy.calibration.place.weights import quantize_weight
+from edgedeploy.graphs.edit import GraphEditor
 from edgedeploy.graphs.view import GraphView
 
 Scale = tuple[np.float32, "np.int8 | np.uint8 | np.uint16"]
 
 
-class QdqWriter:
-    """Edits one graph in place by a plan."""
+class QdqWriter(GraphEditor):
+    """Edits the model of a view in place by a plan."""
 
-    def __init__(
-        self, model: onnx.ModelProto, view: GraphView, plan: Plan, scales: dict[str, Scale], rules: RuleSet
-    ) -> None:
-        self.graph, self.view, self.plan, self.scales, self.rules = model.graph, view, plan, scales, rules
-        self.taken = {name for node in view.nodes for name in (node.name, *node.input, *node.output)}
-        self.taken |= {entry.name for entry in (*model.graph.input, *model.graph.initializer)}
-        self.before: defaultdict[int, list[NodeProto]] = defaultdict(list)
-        self.dequantized: dict[tuple[str, int | None], str] = {}
+    def __init__(self, view: GraphView, plan: Plan, scales: dict[str, Scale], rules: RuleSet) -> None:
+        super().__init__(view)
+        self.plan, self.scales, self.rules = plan, scales, rules
+        self._dequantized: dict[tuple[str, int | None], str] = {}
 
     def write(self) -> None:
         """Edit the graph; call it once, for the view is of the graph before."""
-        start: list[NodeProto] = []
-        after: defaultdict[int, list[NodeProto]] = defaultdict(list)
         for name in self.plan.tensors:
-            pair = self._pair(name)
-            producer = self.view.producer.get(name)
-            (start if producer is None else after[producer]).extend(pair)
+            self._pair(name)
         # Biases first: they take the name of the float weight to find its scale.
         for (index, position), activation in self.plan.biases.items():
             self._bias(index, position, activation)
         for (index, position), axis in self.plan.weights.items():
             self._weight(index, position, axis)
-        nodes = list(start)
-        for index, node in enumerate(self.view.nodes):
-            nodes += [*self.before[index], node, *after[index]]
-        ordered = [_copy(node) for node in nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(ordered)
-        self._drop_unused()
+        self.commit()
 
-    def _pair(self, name: str) -> Iterator[NodeProto]:
-        """Q and DQ of an activation, with the edges of its readers moved to the dequantized tensor."""
+    def _pair(self, name: str) -> None:
+        """Q and DQ behind an activation, with the edges of its readers moved to the dequantized tensor."""
         scale, zero = self.scales[name]
-        inputs = [
-            self._constant(f"{name}_scale", np.asarray(scale)),
-            self._constant(f"{name}_zero_point", np.asarray(zero)),
-        ]
-        codes, source, dequantized = self._unique(f"{name}_quantized"), name, name
-        if name in self.plan.whole:
+        inputs = [self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero_point", zero)]
+        codes, source, dequantized = self.unique(f"{name}_quantized"), name, name
+        if name in self.plan.fully_quantized:
             # For every reader, and for the graph's output: it is the float tensor that takes another name.
-            source = self._unique(f"{name}_float")
-            outputs = self.view.nodes[self.view.producer[name]].output
-            outputs[list(outputs).index(name)] = source
+            source = self.rename_output(name, f"{name}_float")
         else:
-            dequantized = self._unique(f"{name}_dequantized")
+            dequantized = self.unique(f"{name}_dequantized")
             for index, position in self.plan.reads[name]:
-                self.view.nodes[index].input[position] = dequantized
-        yield helper.make_node(
-            "QuantizeLinear", [source, *inputs], [codes], self._unique(f"{name}_QuantizeLinear")
-        )
-        yield helper.make_node(
-            "DequantizeLinear", [codes, *inputs], [dequantized], self._unique(f"{name}_DequantizeLinear")
-        )
+                self.read(index, position, dequantized)
+        after = self.view.maker(name) + 1
+        for op, before, result in (
+            ("QuantizeLinear", source, codes),
+            ("DequantizeLinear", codes, dequantized),
+        ):
+            self.append(helper.make_node(op, [before, *inputs], [result], self.unique(f"{name}_{op}")), after)
 
     def _weight(self, index: int, position: int, axis: int | None) -> None:
         """Replace a constant weight by INT8 codes behind DequantizeLinear; nodes that share it share that."""
         node = self.view.nodes[index]
         name = node.input[position]
-        if (name, axis) not in self.dequantized:
+        if (name, axis) not in self._dequantized:
             codes, scale = quantize_weight(self.view.value(name), axis, self.rules.product(node))
-            inputs = [
-                self._constant(f"{name}_quantized", codes),
-                self._constant(f"{name}_scale", scale),
-                self._constant(f"{name}_zero_point", np.zeros_like(scale, dtype=np.int8)),
-            ]
-            output = self._unique(f"{name}_dequantized")
-            label = self._unique(f"{name}_DequantizeLinear")
-            dequantize = helper.make_node("DequantizeLinear", inputs, [output], label)
-            if axis is not None:
-                dequantize.attribute.append(helper.make_attribute("axis", axis))
-            self.before[index].append(dequantize)
-            self.dequantized[(name, axis)] = output
-        node.input[position] = self.dequantized[(name, axis)]
+            zero = np.zeros_like(scale, dtype=np.int8)
+            self._dequantized[(name, axis)] = self._dequantize(index, name, codes, axis, scale, zero)
+        node.input[position] = self._dequantized[(name, axis)]
 
     def _bias(self, index: int, position: int, activation: str) -> None:
         """Replace a bias by int32 codes of scale activation x weight; one that would overflow stays float."""
@@ -108,45 +78,18 @@ class QdqWriter:
         b, step = np.broadcast_arrays(b, step)  # one value for all outputs, as Gemm's C may be
         if (np.abs(b / step) >= 2**31).any():
             return
+        codes = np.rint(b / step).astype(np.int32)
+        node.input[position] = self._dequantize(index, name, codes, 0, step.astype(np.float32))
+
+    def _dequantize(
+        self, index: int, name: str, codes: NDArray[Any], axis: int | None, *parameters: NDArray[Any]
+    ) -> str:
+        """DequantizeLinear of codes before the node at `index`; returns the name of its output."""
         inputs = [
-            self._constant(f"{name}_quantized", np.rint(b / step).astype(np.int32)),
-            self._constant(f"{name}_scale", np.ascontiguousarray(step, dtype=np.float32)),
+            self.constant(f"{name}_{suffix}", value)
+            for suffix, value in zip(("quantized", "scale", "zero_point"), (codes, *parameters), strict=False)
         ]
-        output = self._unique(f"{name}_dequantized")
-        label = self._unique(f"{name}_DequantizeLinear")
-        self.before[index].append(helper.make_node("DequantizeLinear", inputs, [output], label, axis=0))
-        self.dequantized[(name, index)] = output
-        node.input[position] = output
-
-    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
-        name = self._unique(name)
-        self.graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
-
-    def _unique(self, name: str) -> str:
-        candidate, number = name, 1
-        while candidate in self.taken:
-            candidate, number = f"{name}_{number}", number + 1
-        self.taken.add(candidate)
-        return candidate
-
-    def _drop_unused(self) -> None:
-        """Remove the float weights that nothing reads any more, wherever they were kept."""
-        used = {name for node in self.graph.node for name in node.input} | self.view.captured
-        used |= {value.name for value in self.graph.output}
-        replaced = {name for name, _ in self.dequantized} - used
-        for holder in (self.graph.initializer, self.graph.input, self.graph.value_info):
-            for position in reversed(range(len(holder))):
-                if holder[position].name in replaced:
-                    del holder[position]
-        for position in reversed(range(len(self.graph.node))):
-            node = self.graph.node[position]
-            if node.op_type == "Constant" and node.output[0] in replaced:
-                del self.graph.node[position]
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    """Protobuf containers free what is removed from them: keep a copy instead."""
-    result = NodeProto()
-    result.CopyFrom(node)
-    return result
+        output, label = self.unique(f"{name}_dequantized"), self.unique(f"{name}_DequantizeLinear")
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+        self.append(helper.make_node("DequantizeLinear", inputs, [output], label, **attributes), index)
+        return output

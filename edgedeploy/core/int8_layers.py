@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.onnx_header import NodeEntry, TensorEntry, graph_entries
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.core.pair_sums import Product, saturating
 
 # Operators on codes -> the float operator, and the position of the weight.
@@ -25,7 +26,6 @@ ON_CODES = {
     "ConvInteger": ("Conv", 1),
     "MatMulInteger": ("MatMul", 1),
 }
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 INT8 = 3  # TensorProto.DataType
 
 

@@ -1,7 +1,7 @@
-"""Write an ONNX model so that the file describes itself.
+"""Write an ONNX model with its artifact in the file's metadata.
 
 The artifact travels as JSON under one key of `metadata_props`; whatever else stands there is kept. Models
-beyond protobuf's 2 GB get their weights in `<name>.data` beside them. Files are whole or absent.
+beyond protobuf's 2 GB get their weights in `<name>.data` beside them. A file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from edgedeploy.core.errors import OutputError
 from edgedeploy.core.files import replacing, sha256_file, write_bytes
 from edgedeploy.core.onnx_header import DTYPES
 from edgedeploy.core.spec import METADATA_KEY, Artifact, Dim, Layout, TensorSpec
-from edgedeploy.graphs.surgeon import Graph, dump
 from edgedeploy.graphs.weights import bytes_of_all, write_beside
 
 # Protobuf refuses messages of 2 GiB. Weights are what is counted; the margin is for the graph around them.
@@ -22,7 +21,7 @@ PROTOBUF_LIMIT = 2**31 - 2**24
 
 
 def save_model(
-    model: onnx.ModelProto | Graph, artifact: Artifact, path: Path, *, limit: int | None = None
+    model: onnx.ModelProto, artifact: Artifact, path: Path, *, limit: int | None = None
 ) -> Artifact:
     """Write `model` to `path` with `artifact` inside, and return that artifact as it is on disk.
 
@@ -30,20 +29,19 @@ def save_model(
     of the same name. Models of more than `limit` bytes, by default what protobuf takes, keep their weights in
     `<path>.data`. Raises OutputError where `path` cannot be written.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else dump(model)
-    inputs, outputs = tensor_specs(proto, artifact)
+    inputs, outputs = tensor_specs(model, artifact)
     stored = artifact.model_copy(update={"kind": "onnx", "inputs": inputs, "outputs": outputs})
-    if bytes_of_all(proto) > (PROTOBUF_LIMIT if limit is None else limit):
-        _save_external(proto, stored, path)
+    if bytes_of_all(model) > (PROTOBUF_LIMIT if limit is None else limit):
+        _save_external(model, stored, path)
     else:
         written = onnx.ModelProto()
-        written.CopyFrom(proto)
+        written.CopyFrom(model)
         write_bytes(path, _describing(written, stored).SerializeToString())
     return stored.model_copy(update={"path": path, "digest": sha256_file(path)})
 
 
 def _describing(model: onnx.ModelProto, artifact: Artifact) -> onnx.ModelProto:
-    """The model, which is changed, with the artifact in its metadata."""
+    """Put the artifact into the metadata of a model, in place."""
     others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(others)
@@ -78,7 +76,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def _save_external(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
-    """The weights first, then the graph that names them: whoever sees the new graph finds its weights."""
+    """Write the weights, then the graph that names them: a new graph never lacks its weights."""
     data = path.with_name(path.name + ".data")
     with replacing(path) as temporary, replacing(data) as weights:
         try:

@@ -1,6 +1,6 @@
-"""Read an ONNX file that may be damaged or hostile: what is wrong is said before anything is computed.
+"""Read an ONNX file that may be damaged or hostile; errors come before anything is computed.
 
-Nothing is allocated by what the file claims: sizes are compared with the bytes that are there, and weights
+No memory is allocated on a claim of the file: sizes are compared with the bytes that are there, and weights
 beside the file must lie in its folder.
 """
 
@@ -77,9 +77,9 @@ def _check_values(tensor: TensorProto, folder: Path) -> None:
 
 
 def _external_bytes(tensor: TensorProto, folder: Path) -> int:
-    """Bytes that lie beside the model for a tensor; raises ValueError unless they lie in its folder."""
-    said: dict[str, str] = {entry.key: entry.value for entry in tensor.external_data}
-    root, location = folder.resolve(), said.get("location", "")
+    """Size of a tensor's values beside the model; raises ValueError unless they lie in the model's folder."""
+    entries: dict[str, str] = {entry.key: entry.value for entry in tensor.external_data}
+    root, location = folder.resolve(), entries.get("location", "")
     try:
         place = (root / location).resolve()
     except (OSError, ValueError, RuntimeError):
@@ -89,8 +89,8 @@ def _external_bytes(tensor: TensorProto, folder: Path) -> int:
     if not place.is_file():
         raise ValueError(f"the weights of '{tensor.name}' are missing: {location}, beside the model")
     size: int = place.stat().st_size
-    offset = int(said.get("offset") or 0)
-    length = int(said.get("length") or max(0, size - offset))
+    offset = int(entries.get("offset") or 0)
+    length = int(entries.get("length") or max(0, size - offset))
     if not 0 <= offset <= size or length < 0:
         raise ValueError(f"the weights of '{tensor.name}' begin beyond the end of {location}")
     return min(length, size - offset)

@@ -1,14 +1,15 @@
-"""Is a graph one that can be computed at all? Names, order, operators and types; no values."""
+"""Check that a graph can be computed: names, order, operators and types, without values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx import shape_inference
 
 from edgedeploy.core.errors import first_line
+from edgedeploy.graphs.view import topological_order
 from edgedeploy.graphs.weights import LIGHT, bytes_of
 
 
@@ -35,15 +36,15 @@ def _check_graph(
     _refuse_twice(constants, "initializers are")
     fed = [value.name for value in graph.input]
     _refuse_twice(fed, "inputs are")
-    given = outer | set(constants) | set(fed)
-    made: dict[str, onnx.NodeProto] = {}
+    own = {*constants, *fed}
+    made: set[str] = set()
     for node in graph.node:
         _check_operator(node, opsets, local)
         for name in filter(None, node.output):
-            if name in made or name in set(constants) | set(fed):
+            if name in made or name in own:
                 raise ValueError(f"tensor '{name}' is made twice, the second time by {_title(node)}")
-            made[name] = node
-    known = frozenset(given | set(made))
+            made.add(name)
+    known = outer | own | made
     for node in graph.node:
         for name in filter(None, node.input):
             if name not in known:
@@ -55,7 +56,7 @@ def _check_graph(
     lost = next((value.name for value in graph.output if value.name not in known), None)
     if lost is not None:
         raise ValueError(f"nothing makes output '{lost}'")
-    _refuse_circles(graph, made)
+    _refuse_circles(graph)
 
 
 def _check_operator(node: onnx.NodeProto, opsets: Mapping[str, int], local: set[tuple[str, str]]) -> None:
@@ -69,34 +70,12 @@ def _check_operator(node: onnx.NodeProto, opsets: Mapping[str, int], local: set[
             raise ValueError(f"ONNX has no {_title(node)} in opset {opsets['']}") from None
 
 
-def _refuse_circles(graph: onnx.GraphProto, made: Mapping[str, onnx.NodeProto]) -> None:
-    """Remove what can be computed until nothing moves; what is left goes round in circles."""
-    place = {id(node): index for index, node in enumerate(graph.node)}
-    makers = [{place[id(made[name])] for name in _reads(node) if name in made} for node in graph.node]
-    readers: list[list[int]] = [[] for _ in makers]
-    for index, needed in enumerate(makers):
-        for maker in needed:
-            readers[maker].append(index)
-    open_makers = [len(needed) for needed in makers]
-    ready = [index for index, count in enumerate(open_makers) if not count]
-    done = 0
-    while ready:
-        done += 1
-        for reader in readers[ready.pop()]:
-            open_makers[reader] -= 1
-            if not open_makers[reader]:
-                ready.append(reader)
-    if done < len(makers):
-        stuck = next(index for index, count in enumerate(open_makers) if count)
-        raise ValueError(f"the graph has a cycle: {_title(graph.node[stuck])} waits for its own result")
-
-
-def _reads(node: onnx.NodeProto) -> Iterable[str]:
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            own = {name for inner in attribute.g.node for name in inner.output}
-            yield from (name for inner in attribute.g.node for name in _reads(inner) if name not in own)
+def _refuse_circles(graph: onnx.GraphProto) -> None:
+    """Raise ValueError for nodes that wait for their own results."""
+    order = set(topological_order(graph.node))
+    stuck = next((node for index, node in enumerate(graph.node) if index not in order), None)
+    if stuck is not None:
+        raise ValueError(f"the graph has a cycle: {_title(stuck)} waits for its own result")
 
 
 def largest_tensor(model: onnx.ModelProto) -> tuple[int, str]:

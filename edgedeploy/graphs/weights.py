@@ -1,4 +1,4 @@
-"""The tensors of a model: which there are, how large they are, and how they are written beside it.
+"""Tensors of a model: their enumeration, their sizes, and how they are written beside it.
 
 Protobuf cannot say how large a message of 2 GB is, nor copy it cheaply, so neither is asked of it: sizes come
 from shapes, and weights go to a file one by one.
@@ -54,7 +54,7 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 
 def bytes_in(data_type: int, count: int) -> int:
-    """What `count` numbers of an ONNX type take."""
+    """Bytes of `count` numbers of an ONNX type."""
     if data_type in PACKED:
         return -(-count * PACKED[data_type] // 8)
     size: int = onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
@@ -62,14 +62,14 @@ def bytes_in(data_type: int, count: int) -> int:
 
 
 def bytes_of(tensor: TensorProto) -> int:
-    """What the values of a tensor take, by its shape."""
+    """Bytes of a tensor's values, by its shape."""
     if tensor.data_type == TensorProto.STRING:
         return sum(map(len, tensor.string_data))
     return bytes_in(tensor.data_type, math.prod(tensor.dims))
 
 
 def bytes_of_all(model: onnx.ModelProto) -> int:
-    """What the weights of a model take, attributes and bodies included."""
+    """Bytes of a model's weights, attributes and bodies included."""
     return sum(map(bytes_of, tensors(model)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgedeploy.backend import Array, Shapes, concrete_shapes
+from edgedeploy.core.random_inputs import random_tensor
 from edgedeploy.core.spec import Artifact, TensorSpec
 
 USUAL_SIZE = 256
@@ -26,7 +27,7 @@ def random_feeds(artifact: Artifact, shapes: Shapes, seed: int = 0) -> dict[str,
     """One feed per input, the same for the same seed.
 
     Float images are uniform pixels, normalized as the task says, (pixel - mean) / std; other floats are
-    standard normal. Unsigned bytes cover 0..255; other integers are 0 or 1, valid as index, size and mask.
+    standard normal. Integers of 8 bits cover their range; others are 0 or 1, valid as index, size and mask.
     """
     generator = np.random.default_rng(seed)
     return {spec.name: _feed(artifact, spec, shapes[spec.name], generator) for spec in artifact.inputs}
@@ -35,14 +36,10 @@ def random_feeds(artifact: Artifact, shapes: Shapes, seed: int = 0) -> dict[str,
 def _feed(
     artifact: Artifact, spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator
 ) -> Array:
-    dtype = np.dtype(spec.dtype)
-    if dtype == np.uint8:
-        return generator.integers(0, 256, shape, dtype=np.uint8)
-    if dtype.kind != "f":
-        return generator.integers(0, 2, shape, dtype=np.uint8).astype(dtype)
     mean, std = artifact.task.options.get("mean"), artifact.task.options.get("std")
-    if mean is None or std is None or len(shape) != 4:
-        return generator.standard_normal(shape, np.float32).astype(dtype, copy=False)
+    dtype = np.dtype(spec.dtype)
+    if mean is None or std is None or len(shape) != 4 or dtype.kind != "f":
+        return random_tensor(spec.dtype, shape, generator, largest=1)
     per_channel = (1, 1, 1, -1) if spec.layout == "NHWC" else (1, -1, 1, 1)
     pixels: Array = generator.random(shape, np.float32) * np.float32(255)
     pixels -= np.reshape(np.asarray(mean, np.float32), per_channel)

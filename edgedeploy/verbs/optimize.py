@@ -196,7 +196,7 @@ def _save_outputs(first: Artifact, job: Job, wanted: set[str], folder: Path) -> 
     """
     import numpy as np
 
-    from edgedeploy.graphs.evaluate import Evaluator, NotRunnable
+    from edgedeploy.graphs.run import Evaluator, NotRunnable
     from edgedeploy.graphs.read import read_model
     from edgedeploy.steps.optimize import real_inputs
 

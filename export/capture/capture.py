@@ -36,8 +36,9 @@ from edgedeploy.export.capture.adopt import adopt
 from edgedeploy.export.capture.exporters import export_dynamo, export_torchscript
 from edgedeploy.export.capture.sources import input_shape, is_file_source, make_network
 from edgedeploy.export.prove.discontinuity import PERTURBATIONS, Verdict, judge
-from edgedeploy.graphs.evaluate import Evaluator, Feeds, NotRunnable, Outputs, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
 from edgedeploy.graphs.metadata import save_model
+from edgedeploy.graphs.run import Evaluator, Feeds, NotRunnable, Outputs
 from edgedeploy.models.registry import ModelInfo
 from edgedeploy.models.reparam import reparameterize
 

@@ -1,4 +1,4 @@
-"""Shape inference on a graph under surgery."""
+"""Shape inference for a graph that passes edit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE = 1 << 10  # elements
 def infer(graph: Graph) -> None:
     """Write inferred shapes and dtypes into the tensors of a graph.
 
-    What the file claims stays only where inference finds nothing.
+    Shapes that the file claims stay only where inference finds none.
     """
     try:
         inferred = shape_inference.infer_shapes(outline(graph, LARGE), data_prop=True)

@@ -15,7 +15,7 @@ from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.ternary import ternary_values
 from edgedeploy.export.passes.pack_binary_weights import TABLE
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.evaluate import Evaluator, NotRunnable
+from edgedeploy.graphs.run import Evaluator, NotRunnable
 from edgedeploy.graphs.surgeon import (
     FLOATS,
     Graph,

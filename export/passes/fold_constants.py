@@ -18,7 +18,7 @@ from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import EVERY, graph_pass
 from edgedeploy.export.match.shapes import infer, is_static
 from edgedeploy.export.samples import Models, Rng, floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator, NotRunnable
+from edgedeploy.graphs.run import Evaluator, NotRunnable
 from edgedeploy.graphs.surgeon import (
     RANDOM,
     Graph,

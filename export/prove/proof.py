@@ -15,15 +15,8 @@ import onnx
 from edgedeploy.core.errors import ParityError, first_line
 from edgedeploy.core.parity import Difference, difference, last_bit_sensitivity, of_pass
 from edgedeploy.export.graph_pass import GraphPass
-from edgedeploy.graphs.evaluate import (
-    IN_MEMORY,
-    MOST_ELEMENTS,
-    Evaluator,
-    Feeds,
-    NotRunnable,
-    Outputs,
-    feed_sets,
-)
+from edgedeploy.graphs.feeds import MOST_ELEMENTS, feed_sets
+from edgedeploy.graphs.run import IN_MEMORY, Evaluator, Feeds, NotRunnable, Outputs
 from edgedeploy.graphs.structure import largest_tensor, without_weights
 from edgedeploy.graphs.surgeon import RANDOM
 from edgedeploy.graphs.weights import bytes_of_all

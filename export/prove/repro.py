@@ -14,7 +14,7 @@ from edgedeploy.core.files import replacing, write_bytes, write_text
 from edgedeploy.core.parity import of_pass
 from edgedeploy.export.graph_pass import GraphPass
 from edgedeploy.export.prove.proof import Refuted, output_difference
-from edgedeploy.graphs.evaluate import Evaluator, Feeds, NotRunnable, Outputs
+from edgedeploy.graphs.run import Evaluator, Feeds, NotRunnable, Outputs
 from edgedeploy.graphs.view import outer_names
 
 

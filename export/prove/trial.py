@@ -12,7 +12,7 @@ from edgedeploy.core.errors import first_line
 from edgedeploy.export.graph_pass import Applied, CandidateFault, GraphPass
 from edgedeploy.export.prove.proof import Proof, Refuted, Verdict
 from edgedeploy.export.prove.repro import Repro, minimal
-from edgedeploy.graphs.evaluate import Feeds
+from edgedeploy.graphs.run import Feeds
 from edgedeploy.graphs.surgeon import Graph, dump, load
 
 T = TypeVar("T")

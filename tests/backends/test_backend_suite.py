@@ -19,8 +19,9 @@ import pytest
 from edgedeploy.core.parity import HALF_LIMIT, of_pass
 from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
-from edgedeploy.graphs.evaluate import Evaluator, Feeds, NotRunnable, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
 from edgedeploy.graphs.read import read_model
+from edgedeploy.graphs.run import Evaluator, Feeds, NotRunnable
 
 ROOT = Path(onnx.backend.test.__file__).parent / "data"
 ALL = bool(os.environ.get("EDGEDEPLOY_ALL_CASES"))

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.corrections.equalize import candidates, equalize, factors
-from edgedeploy.calibration.place.plan import make_plan
+from edgedeploy.calibration.place.planner import make_plan
 from edgedeploy.calibration.place.weights import quantize_weight
 from edgedeploy.core.parity import compare
 from edgedeploy.graphs.view import GraphView

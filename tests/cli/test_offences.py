@@ -18,7 +18,7 @@ from edgedeploy.export.order import DEFAULT_PASSES, in_order
 from edgedeploy.export.prove.trial import first_failure
 from edgedeploy.export.runner import MAX_OFFENCES, OptimizeResult, optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import Graph, Node, constant
 from tests.cli.conftest import Cli
 

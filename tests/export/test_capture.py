@@ -27,8 +27,8 @@ from edgedeploy.export.capture.capture import capture
 from edgedeploy.export.optimize import optimize_artifact
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.graphs.metadata import save_model
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.models.registry import MODELS, ModelInfo, create_model
 
 SMALL = CaptureOptions(height=16, width=24, seeds=2)

@@ -10,7 +10,7 @@ from edgedeploy.core.parity import HALF_LIMIT
 from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 
 FACTORS = {"c": np.float16(1.7), "d": np.float16(0.3), "e": np.float16(3.1)}
 

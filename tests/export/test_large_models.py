@@ -16,10 +16,10 @@ from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.prove import proof
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs import evaluate, metadata
+from edgedeploy.graphs import metadata, run
 from edgedeploy.graphs import surgeon as graph
-from edgedeploy.graphs.evaluate import Evaluator
 from edgedeploy.graphs.read import read_model
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import Graph, Node
 
 
@@ -44,7 +44,7 @@ def wrong(_: Graph, node: Node) -> int:
 def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "PROTOBUF_LIMIT", 1 << 10)
     monkeypatch.setattr(graph, "HEAVY", 16)
-    for module in (evaluate, proof):
+    for module in (run, proof):
         monkeypatch.setattr(module, "IN_MEMORY", 1 << 10)
 
 

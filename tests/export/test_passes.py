@@ -16,7 +16,8 @@ from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.order import DEFAULT_PASSES
 from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
-from edgedeploy.graphs.evaluate import Evaluator, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import dump, load
 
 NAMES = PASSES.names()

@@ -20,7 +20,8 @@ from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, insert, variable
 
 REAL = [

@@ -22,7 +22,7 @@ from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import text_model
 from edgedeploy.export.signs import quantize_signs
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import load
 from edgedeploy.models import MODELS
 from edgedeploy.models.layers.bivit import BinaryLinear

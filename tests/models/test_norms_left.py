@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgedeploy.export.capture.exporters import export_torchscript
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.settle import settle
 from tests.support.norm_counter import norms, why_it_stays

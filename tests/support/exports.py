@@ -10,7 +10,7 @@ from torch import nn
 
 from edgedeploy.export.capture.exporters import export_dynamo, export_torchscript
 from edgedeploy.export.runner import OptimizeResult
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from tests.support.branched_nets import CHANNELS
 
 IMAGE, TOKENS = (1, CHANNELS, 17, 22), (2, 5, CHANNELS)

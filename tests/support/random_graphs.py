@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedeploy.export.runner import optimize
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 
 Step: TypeAlias = tuple[int, int, int]  # operator, tensor counted from the last, variant
 Shape: TypeAlias = tuple[int, ...]

@@ -25,8 +25,7 @@ def fix(scene: Scene, editor: Editor, index: int) -> None:
     if w is None or w.dtype != np.float32 or not np.isfinite(w).all():
         return
     axis = wanted_axis(scene, index, w.ndim)
-    codes = editor.quantized(w, axis, name)
-    inputs = [codes, f"{codes}_s", f"{codes}_z"]
+    inputs = editor.quantized(w, axis, name)
     more = {} if axis is None else {"axis": axis}
     editor.read(index, 1, editor.insert(index, "DequantizeLinear", inputs, f"{name}_dequantized", **more))
 

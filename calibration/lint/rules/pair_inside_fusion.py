@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
-from edgedeploy.calibration.place.exclusions import ACTIVATIONS
+from edgedeploy.core.operators import ACTIVATIONS
 
 KEEP_SCALE = frozenset({"Relu", "Clip"})
 

@@ -14,7 +14,7 @@ from edgedeploy.calibration import load_rules, rule_names
 from edgedeploy.calibration.lint import LINT, LintRule, Subject, all_rules, fix, lint, subject_named
 from edgedeploy.calibration.lint.rule import Case
 from edgedeploy.calibration.lint.scene import Scene
-from edgedeploy.calibration.lint.verify import drawn_feeds, run
+from edgedeploy.calibration.lint.verify import random_runs, run
 from edgedeploy.core.parity import worst_difference
 from tests.conftest import ROOT
 from tests.support.runtimes import Refused, exact_here, openvino_output, rtx_kernels
@@ -69,8 +69,8 @@ def test_its_fix_heals_and_keeps_the_numbers(name: str, rng: np.random.Generator
         healed += 1
         assert found(rule, fixed.model, subject) == []
         onnx.checker.check_model(fixed.model, full_check=not any(o.domain for o in model.opset_import))
-        feeds = drawn_feeds(Scene(model, subject.rules))
-        sqnr = worst_difference(zip(run(model, feeds), run(fixed.model, feeds), strict=True)).sqnr_db
+        feeds, outputs = random_runs(Scene(model, subject.rules))
+        sqnr = worst_difference(zip(outputs, run(fixed.model, feeds), strict=True)).sqnr_db
         assert sqnr == pytest.approx(fixed.sqnr_db, abs=0.1)
         assert mine[0].sqnr_db is not None
         assert mine[0].sqnr_db >= rule.promise
@@ -106,8 +106,8 @@ def test_openvino_fails_at_the_bad_and_computes_the_good_and_the_fixed_right(
 
     def decibels(model: onnx.ModelProto, subject: Subject) -> float:
         model = exact_here(model)
-        (feed,) = drawn_feeds(Scene(model, subject.rules))[:1]
-        (exact,) = run(model, [feed])[0].values()
+        feeds, outputs = random_runs(Scene(model, subject.rules))
+        feed, (exact,) = feeds[0], outputs[0].values()
         (x,) = feed.values()
         try:
             wrong = openvino_output(model, x) - exact

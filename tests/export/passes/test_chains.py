@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgedeploy.export.passes.merge_casts import _KINDS, holds
 from edgedeploy.export.runner import OptimizeResult, optimize
 from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 
 SIZE = 7
 FAR = 2**63 - 1

@@ -15,7 +15,7 @@ from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.order import DEFAULT_PASSES
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import load
 
 FOLD, CENTER = "fold-layernorm-affine", "layernorm-to-rmsnorm"

@@ -17,7 +17,7 @@ from edgedeploy.export.passes import merge_sibling_conv
 from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import dump, load
 
 many = settings(max_examples=60, deadline=None, derandomize=True)

@@ -13,7 +13,7 @@ from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.passes import merge_upsampling
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import dump, load
 from tests.support.exports import exported
 

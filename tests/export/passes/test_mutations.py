@@ -22,7 +22,8 @@ from edgedeploy.core.parity import of_pass
 from edgedeploy.export import graph_pass as base
 from edgedeploy.export.graph_pass import PASSES, GraphPass
 from edgedeploy.export.prove.proof import Refuted, output_difference
-from edgedeploy.graphs.evaluate import Evaluator, NotRunnable, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
+from edgedeploy.graphs.run import Evaluator, NotRunnable
 from edgedeploy.graphs.surgeon import dump, load
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {

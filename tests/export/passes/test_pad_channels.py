@@ -9,7 +9,8 @@ import pytest
 from edgedeploy.export.passes.pad_channels import PadOptions
 from edgedeploy.export.runner import OptimizeResult, optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
+from edgedeploy.graphs.run import Evaluator
 
 IMAGE = "float[n,3,h,v] x"
 

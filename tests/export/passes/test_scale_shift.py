@@ -16,7 +16,7 @@ from edgedeploy.export.capture.exporters import export_dynamo
 from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import floats, text_model
-from edgedeploy.graphs.evaluate import Evaluator
+from edgedeploy.graphs.run import Evaluator
 from edgedeploy.graphs.surgeon import dump, is_constant, load
 from edgedeploy.models import MODELS, create_model
 from edgedeploy.models.layers.norm import RepBN

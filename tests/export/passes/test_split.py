@@ -10,7 +10,8 @@ from edgedeploy.core.errors import UnknownNameError, UsageError
 from edgedeploy.core.spec import METADATA_KEY
 from edgedeploy.export.samples import floats, text_model
 from edgedeploy.export.split import SPLIT_KEY, split
-from edgedeploy.graphs.evaluate import Evaluator, feed_sets
+from edgedeploy.graphs.feeds import feed_sets
+from edgedeploy.graphs.run import Evaluator
 
 BODY = (
     "a = Conv(x, w) \n b = Relu(a) \n z = Sigmoid(a) \n s = Softmax<axis=1>(b) \n "
