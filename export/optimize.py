@@ -19,9 +19,9 @@ from edgedeploy.export.report import save_report
 from edgedeploy.export.rewrite import Policy, run_passes, write
 from edgedeploy.export.runner import OptimizeResult
 from edgedeploy.export.simplify import simplified
-from edgedeploy.graphs.run import Feeds
 from edgedeploy.graphs.metadata import tensor_specs
 from edgedeploy.graphs.read import read_model
+from edgedeploy.graphs.run import Feeds
 
 
 def optimize_artifact(

@@ -14,9 +14,9 @@ from edgedeploy.core.recipe import OptimizeOptions
 from edgedeploy.core.spec import Artifact
 from edgedeploy.export.graph_pass import PASSES
 from edgedeploy.export.runner import OptimizeResult, optimize
-from edgedeploy.graphs.run import Feeds
 from edgedeploy.graphs.metadata import save_model
 from edgedeploy.graphs.read import read_model
+from edgedeploy.graphs.run import Feeds
 
 
 @dataclass(frozen=True)

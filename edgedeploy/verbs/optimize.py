@@ -196,8 +196,8 @@ def _save_outputs(first: Artifact, job: Job, wanted: set[str], folder: Path) -> 
     """
     import numpy as np
 
-    from edgedeploy.graphs.run import Evaluator, NotRunnable
     from edgedeploy.graphs.read import read_model
+    from edgedeploy.graphs.run import Evaluator, NotRunnable
     from edgedeploy.steps.optimize import real_inputs
 
     feeds = real_inputs(first, job)
