@@ -1,6 +1,6 @@
 """Images on disk and images as tensors: RGB uint8 (H, W, 3) on one side, the artifact's layout on the other.
 
-Files are read by the bytes, because OpenCV's own reader does not open every path on every system.
+OpenCV decodes bytes instead of opening files: its own reader does not open every path on every system.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import OutputError, UsageError
-from edgedeploy.core.image_header import is_whole
+from edgedeploy.core.image_header import claimed_size, is_whole
 from edgedeploy.core.spec import TensorSpec
 from edgedeploy.task import Array, Image, channels_last, size_of
 
-UNREAD = {  # first bytes of formats that people have and OpenCV's wheels do not read
+UNREAD = {  # first bytes of common formats that OpenCV's wheels do not decode
     b"GIF8": "a GIF",
     b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image",
     b"\xffO\xffQ": "a JPEG 2000 stream",
@@ -27,12 +27,12 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name is that of an image file; hidden files, which some systems leave beside, are none."""
+    """Whether the name has an image suffix and is not hidden; some systems add hidden files beside images."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images of a folder in order of name; raises UsageError where there are none."""
+    """Image files of a folder, sorted by name; raises UsageError if there are none."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", "name a folder of images")
     files = sorted(path for path in folder.iterdir() if is_image(path))
@@ -42,11 +42,8 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Image:
-    """An image file as RGB (H, W, 3) uint8; gray is repeated. Raises UsageError where it is damaged."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    """An image file as RGB (H, W, 3) uint8; gray is repeated. Raises UsageError for a damaged file."""
+    data = read_bytes(path)
     try:
         return decode_rgb(data)
     except ValueError as error:
@@ -55,10 +52,18 @@ def read_image(path: Path) -> Image:
         ) from None
 
 
-def decode_rgb(data: bytes) -> Image:
-    """An image file's bytes as upright RGB (H, W, 3) uint8; gray is repeated.
+def read_bytes(path: Path) -> bytes:
+    """Contents of a file; raises UsageError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from None
 
-    Raises ValueError, whose text continues "the file is ...".
+
+def decode_rgb(data: bytes) -> Image:
+    """Upright RGB (H, W, 3) uint8 of an encoded image; gray is repeated.
+
+    Raises ValueError; its text continues "the file is ...".
     """
     if unread := next((name for start, name in UNREAD.items() if data.startswith(start)), ""):
         raise ValueError(f"{unread}, which is not read")
@@ -69,20 +74,25 @@ def decode_rgb(data: bytes) -> Image:
 
 
 def decode(data: bytes, flags: int) -> Array | None:
-    """cv2.imdecode, with None for whatever it does not decode; ValueError for an image that is too large."""
-    if not data:
-        return None
+    """cv2.imdecode; None if it cannot decode the data. Raises ValueError for an image that is too large.
+
+    OpenCV has the same limit, but reads it when cv2 is imported, which may be before edgedeploy sets it.
+    """
+    most = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
+    too_large = f"an image of more than {most // 10**6} million pixels"
+    height, width = claimed_size(data) or (0, 0)
+    if height * width > most:
+        raise ValueError(too_large)
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
         if "MAX_IMAGE_" in str(error):
-            most = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]) // 10**6
-            raise ValueError(f"an image of more than {most} million pixels") from None
+            raise ValueError(too_large) from None
         return None
 
 
 def write_image(path: Path, image: Image) -> None:
-    """Write RGB (H, W, 3) by the suffix of `path`; the caller makes it atomic. Raises OutputError."""
+    """Write RGB (H, W, 3) in the format of the suffix; not atomic. Raises OutputError."""
     done, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise OutputError(f"cannot encode an image as {path.suffix}", "use .png")
@@ -93,7 +103,7 @@ def write_image(path: Path, image: Image) -> None:
 
 
 def resize_image(image: Image, height: int, width: int) -> Image:
-    """Resize for a network's input: area averaging when shrinking, bilinear when growing."""
+    """Resize for a network's input: area averaging to shrink, bilinear to enlarge."""
     if image.shape[:2] == (height, width):
         return image
     shrinking = height * width < image.shape[0] * image.shape[1]
@@ -102,7 +112,7 @@ def resize_image(image: Image, height: int, width: int) -> Image:
 
 
 def fit_input(image: Image, spec: TensorSpec) -> Image:
-    """The image at the input's size where that is fixed, else unchanged."""
+    """The image resized to the input's fixed size; unchanged for a dynamic size."""
     height, width = size_of(spec)
     return resize_image(image, height or image.shape[0], width or image.shape[1])
 

@@ -1,8 +1,7 @@
-"""Read class maps: PNGs whose pixel values, or palette indices, are class numbers.
+"""Read class maps: PNGs whose pixel values or palette indices are class numbers.
 
-OpenCV turns palette images into colors, which loses the indices. The decoder is therefore told that the file
-is gray: color type 0 instead of 3 in the header, without the palette, leaves exactly the indices. PNG
-specification, 11.2.2.
+OpenCV converts palette images to colors and loses the indices. So the header is changed from palette to gray
+(color type 3 to 0, palette removed) before decoding: the indices remain. PNG specification, 11.2.2.
 """
 
 from __future__ import annotations
@@ -16,20 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.vision.images import decode
+from edgedeploy.core.image_header import PNG
+from edgedeploy.vision.images import decode, read_bytes
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, PALETTE = 0, 3
 
 
 def read_label_map(path: Path) -> NDArray[np.uint8]:
     """Class numbers (H, W) uint8 of a gray or palette PNG; raises UsageError for anything else."""
+    data = read_bytes(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    try:
-        labels = decode(_indices_as_gray(data), cv2.IMREAD_UNCHANGED) if data[:8] == SIGNATURE else None
+        labels = decode(_indices_as_gray(data), cv2.IMREAD_UNCHANGED) if data.startswith(PNG) else None
     except ValueError as error:
         raise UsageError(f"{path} is {error}", "scale the class maps down") from None
     if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
@@ -37,7 +33,7 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
             f"{path} is not a class map", "save it as a gray or palette PNG with one class number a pixel"
         )
     bits = data[24]
-    # The decoder stretches 1, 2 and 4 bits to 0..255.
+    # The decoder scales values of 1, 2 and 4 bits to 0..255.
     return labels if bits == 8 else labels // np.uint8(255 // (2**bits - 1))
 
 
@@ -46,7 +42,7 @@ def _indices_as_gray(data: bytes) -> bytes:
         return data
     header = bytearray(data[16:29])
     header[9] = GRAY
-    parts = [SIGNATURE, _chunk(b"IHDR", bytes(header))]
+    parts = [PNG, _chunk(b"IHDR", bytes(header))]
     position = 33
     while position + 12 <= len(data):
         (length,) = struct.unpack(">I", data[position : position + 4])

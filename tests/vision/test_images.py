@@ -12,7 +12,7 @@ import pytest
 
 from edgedeploy.calibration.collect.sources import single_image
 from edgedeploy.core.errors import UsageError
-from edgedeploy.core.image_header import is_whole
+from edgedeploy.core.image_header import claimed_size, is_whole
 from edgedeploy.vision.images import decode_rgb, read_image
 from edgedeploy.vision.label_map import read_label_map
 
@@ -77,6 +77,42 @@ def test_what_is_not_read_says_why_to_whoever_asks(tmp_path: Path, data: bytes, 
     skipped: dict[str, str] = {}
     assert list(single_image(path, skipped, {})) == []
     assert words in skipped["a.png"]
+
+
+FORMATS = {
+    ".png": [],
+    ".jpg": [],
+    ".bmp": [],
+    ".tif": [],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 80],  # lossy
+    ".webp ": [cv2.IMWRITE_WEBP_QUALITY, 101],  # lossless
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_size_in_the_header_limits_every_format(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    data = cv2.imencode(suffix.strip(), picture, FORMATS[suffix])[1].tobytes()
+    assert claimed_size(data) == (40, 60)
+    assert decode_rgb(data).shape == (40, 60, 3)
+    # OpenCV read its own limit when it was imported: this one is edgedeploy's.
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", str(40 * 60 - 1))
+    with pytest.raises(ValueError, match="an image of more than 0 million pixels"):
+        decode_rgb(data)
+
+
+@pytest.mark.parametrize(("data", "size"), [
+    (b"BM" + bytes(12) + struct.pack("<IHH", 12, 60, 40), (40, 60)),  # OS/2 1.x
+    (b"BM" + bytes(12) + struct.pack("<Iii", 40, 60, -40), (40, 60)),  # the top row first
+    (b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + b"\x3b\0\0\x27\0\0", (40, 60)),
+    (b"MM\0*" + struct.pack(">IHHHIHHHHII", 8, 2, 256, 3, 1, 60, 0, 257, 4, 1, 40), (40, 60)),
+    (b"II*\0", None),
+    (b"\xff\xd8\xff\xe0\0\x04ab", None),
+    (b"P6 60 40 255 ", None),
+    (b"", None),
+])  # fmt: skip
+def test_the_size_in_a_header(data: bytes, size: tuple[int, int] | None) -> None:
+    assert claimed_size(data) == size
 
 
 def test_a_class_map_that_claims_to_be_large_is_refused(tmp_path: Path) -> None:
