@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgedeploy.core.spec import METADATA_KEY, Artifact, TaskSpec, TensorSpec
+from edgedeploy.demo.frames import as_yuv, planes
 
 STEP = 8  # frame i of a clip has luma 20 + STEP * i in its middle
 
@@ -32,6 +33,11 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def mean_luma(content: object) -> float:
+    """Mean luma of a picture, RGB or YUV."""
+    return float(planes(as_yuv(content))[0].mean())  # type: ignore[arg-type]
 
 
 def read_luma(path: Path) -> list[np.ndarray]:
