@@ -72,8 +72,11 @@ class Task(ABC):
         return {self.input.name: self.input_shape(height, width)}
 
     @abstractmethod
-    def preprocess(self, image: Image) -> dict[str, Array]:
-        """Feeds for one image, resized where the input has a fixed size."""
+    def preprocess(self, image: Image, spec: TensorSpec | None = None) -> dict[str, Array]:
+        """Feeds for one image, resized where the input has a fixed size.
+
+        `spec` is the input of an open session, whose size is fixed; None: the artifact's input.
+        """
 
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Any:
@@ -84,7 +87,8 @@ class Task(ABC):
 
     def run(self, session: Run, image: Image) -> Any:
         """The task's result for one image; `session` is a Session or any callable feeds -> outputs."""
-        return self.postprocess(session(self.preprocess(image)), image)
+        spec = session_input(session, self.input)
+        return self.postprocess(session(self.preprocess(image, spec)), image)
 
     @abstractmethod
     def draw(self, image: Image, result: Any) -> Image:

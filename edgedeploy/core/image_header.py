@@ -1,7 +1,7 @@
 """Facts of an image file from its header, before decoding: size, gray, transparency, depth, rotation.
 
-A decoder turns every image into 8-bit RGB without a message. Sources: W3C PNG, ITU T.81 (JPEG), TIFF 6.0, BMP's
-BITMAPINFOHEADER, RFC 9649 (WebP).
+A decoder turns every image into 8-bit RGB without a message. Sources: W3C PNG, ITU T.81 (JPEG), TIFF 6.0,
+BITMAPINFOHEADER (BMP), RFC 9649 (WebP).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
 
 
 def image_kinds(data: bytes) -> tuple[str, ...]:
-    """Which of GRAY, ALPHA, DEEP and TURNED apply to a PNG, JPEG or TIFF; empty for other or damaged files."""
+    """Those of GRAY, ALPHA, DEEP and TURNED that apply to a PNG, JPEG or TIFF; empty for other files."""
     try:
         if data.startswith(PNG):
             return _png(data)
@@ -56,7 +56,7 @@ def image_kinds(data: bytes) -> tuple[str, ...]:
 def is_whole(data: bytes) -> bool:
     """Whether a PNG or JPEG contains its end marker; True for other formats, which their decoders check.
 
-    Some builds of OpenCV accept a truncated file. Bytes after the end are fine: phones append clips to photos.
+    Some OpenCV builds accept a truncated file. Bytes after the end are fine: phones append clips to photos.
     """
     if data.startswith(PNG[:4]):
         return b"IEND" in data

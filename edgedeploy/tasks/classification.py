@@ -1,8 +1,8 @@
-"""Image classification: the few likeliest classes of a picture, from logits (1, classes).
+"""Image classification: the most probable classes of an image, from logits (1, classes).
 
-Options: `mean` and `std` of the input, `crop` (share of the shorter edge that the network sees: 0.875 is 224
-of 256), `size` (side of the input where the model leaves it open, 224), `classes`, and `top` (how many
-classes a result holds, 5). Resizing is antialiased bicubic with the center cut out, as evaluations do.
+Options: `mean` and `std` of the input; `crop`: share of the shorter edge that the network sees (0.875 is 224
+of 256); `size`: side of a dynamic input (224); `classes`; `top`: number of classes in a result (5). Images
+are resized by antialiased bicubic interpolation and cropped at the center, as in published evaluations.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import cv2
 import numpy as np
 
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.progress import reported
+from edgedeploy.core.spec import TensorSpec
 from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, session_input, size_of
 from edgedeploy.vision.image_archive import ImageArchive
 from edgedeploy.vision.images import is_image, list_images, read_image, to_tensor
 from edgedeploy.vision.palette import draw_legend, palette
 from edgedeploy.vision.resize import imresize
 
-Labeled = tuple[Callable[[], Image], int]  # how a picture is read, and its class
-FAR = 4  # pictures so many times larger than needed are first shrunk by averaging, which is much cheaper
+Labeled = tuple[Callable[[], Image], int]  # (reads the image, its class)
+FAR = 4  # an image this many times larger than the input is first reduced by averaging, which is much cheaper
 
 
 @dataclass(frozen=True)
 class Guess:
-    """One class of a picture: its index, its label (the index where there are none), its probability."""
+    """One class of an image: index, label (the index if the model has no labels), probability."""
 
     index: int
     label: str
@@ -39,15 +41,19 @@ class Guess:
 
 @TASKS.register
 class Classification(Task):
-    """Classes of a picture; the result is a list of Guess, the likeliest first."""
+    """Classes of an image; the result is a list of Guess, most probable first."""
 
     name = "classification"
     metric_name = "top1"
     budget = ("top1>=-0.5",)
     budget_without_labels = ("agreement>=0.99",)
 
-    def preprocess(self, image: Image) -> dict[str, Array]:
-        return self._feed(image, self.input)
+    def preprocess(self, image: Image, spec: TensorSpec | None = None) -> dict[str, Array]:
+        spec = spec or self.input
+        height, width = (size or int(self.options.get("size", 224)) for size in size_of(spec))
+        pixels = center(image, height, width, float(self.options.get("crop", 0.875)))
+        mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
+        return {spec.name: to_tensor(pixels, spec, mean, std)}
 
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> list[Guess]:  # noqa: ARG002
         logits = np.asarray(outputs[self.artifact.outputs[0].name], np.float64).ravel()
@@ -59,63 +65,48 @@ class Classification(Task):
         shifted = np.exp(logits - logits.max())
         probabilities = shifted / shifted.sum()
         best = np.argsort(-logits, kind="stable")[: int(self.options.get("top", 5))]
-        return [Guess(int(i), self._label(int(i)), float(probabilities[i])) for i in best]
-
-    def run(self, session: Run, image: Image) -> list[Guess]:
-        return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
+        labels = self.artifact.labels or range(logits.size)
+        return [Guess(int(i), str(labels[i]), float(probabilities[i])) for i in best]
 
     def measure(self, reference: Array, values: Array) -> float:
         """1 where the likeliest class is the same, else 0."""
         return float(int(reference.argmax()) == int(values.argmax()))
 
     def draw(self, image: Image, result: Any) -> Image:
-        """The picture with its likeliest classes written on it."""
-        colors = palette(max(len(result), 1))
+        """The image with its most probable classes as text."""
         lines = [f"{guess.probability:4.0%} {guess.label}" for guess in result]
-        return draw_legend(image, list(zip(lines, colors, strict=False)))
+        return draw_legend(image, list(zip(lines, palette(len(lines)), strict=True)))
 
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
     ) -> dict[str, float]:
-        """Share of pictures whose class is the first guess, and among the first five.
+        """Top-1 and top-5 accuracy.
 
-        `data` holds a folder of pictures for each class, or such folders in val/ or test/. Folders are named
-        by label or by index; where none is, there are as many as classes, and they count in order of name.
-        Pictures are taken from the classes in turn, so that `limit` leaves a fair sample. Or `data` is, or
-        holds as test.npz, an archive; see `ImageArchive`.
+        `data` holds one folder of images per class, directly or in val/ or test/. Folder names are labels or
+        indices; otherwise there is one folder per class, sorted by name. Classes take turns, so that `limit`
+        leaves a fair sample. `data` may also be, or hold as test.npz, an `ImageArchive`.
         """
         return self.score(session, self.labeled(data)[:limit], progress)
 
     def score(
         self, session: Run, pictures: list[Labeled], progress: Progress | None = None
     ) -> dict[str, float]:
-        """The metrics of `evaluate` over these pictures."""
-        total = len(pictures)
+        """The metrics of `evaluate` over these images."""
+        total, spec = len(pictures), session_input(session, self.input)
         first = five = 0
-        for count, (read, truth) in enumerate(pictures, 1):
-            feed = self._feed(read(), session_input(session, self.input))
+        for read, truth in reported(pictures, progress):
+            feed = self.preprocess(read(), spec)
             logits = np.asarray(session(feed)[self.artifact.outputs[0].name]).ravel()
             if truth >= logits.size:
                 raise UsageError(f"a picture is class {truth}, the model has {logits.size}", "see labels")
             ahead = int((logits > logits[truth]).sum() + (logits[:truth] == logits[truth]).sum())
             first, five = first + (ahead == 0), five + (ahead < 5)
-            if progress:
-                progress(count, total)
         if not total:
             raise UsageError("there are no images to measure", "raise --limit, or name another folder")
         return {"top1": first / total, "top5": five / total, "images": total}
 
-    def _label(self, index: int) -> str:
-        return self.artifact.labels[index] if self.artifact.labels else str(index)
-
-    def _feed(self, image: Image, spec: Any) -> dict[str, Array]:
-        height, width = (size or int(self.options.get("size", 224)) for size in size_of(spec))
-        pixels = center(image, height, width, float(self.options.get("crop", 0.875)))
-        mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
-        return {spec.name: to_tensor(pixels, spec, mean, std)}
-
     def labeled(self, data: Path) -> list[Labeled]:
-        """Pictures and their classes, the classes in turn; raises UsageError where `data` does not tell."""
+        """Images and their classes, classes in turn; raises UsageError for folders that match no class."""
         archive = data if data.suffix == ".npz" else data / "test.npz"
         if archive.is_file():
             pictures = ImageArchive(archive)
@@ -123,16 +114,14 @@ class Classification(Task):
             return [(partial(pictures.read, i), truths[label]) for i, label in enumerate(pictures.labels)]
         folders = class_folders(data)
         truths = self._classes_of([folder.name for folder in folders], data)
-        rows = zip_longest(
-            *(
-                [(partial(read_image, file), truth) for file in list_images(folder)]
-                for folder, truth in zip(folders, truths, strict=True)
-            )
-        )
-        return [entry for row in rows for entry in row if entry is not None]
+        by_class = [
+            [(partial(read_image, file), truth) for file in list_images(folder)]
+            for folder, truth in zip(folders, truths, strict=True)
+        ]
+        return [entry for row in zip_longest(*by_class) for entry in row if entry is not None]
 
     def _classes_of(self, names: Sequence[str], data: Path) -> list[int]:
-        """The model's class for each name that the data has; raises UsageError."""
+        """The model's class for each class name of the data; raises UsageError."""
         classes = len(self.artifact.labels) or int(self.options.get("classes", 0))
         indices = {label: index for index, label in reversed(list(enumerate(self.artifact.labels)))}
         if all(name in indices for name in names):
@@ -149,9 +138,9 @@ class Classification(Task):
 
 
 def center(image: Image, height: int, width: int, crop: float) -> Image:
-    """The middle of an image, resized so that (height, width) is the share `crop` of what it has.
+    """Center crop of (height, width) after a resize that makes the crop the share `crop` of the shorter edge.
 
-    The image keeps its proportions: the edge that is the shorter one for this shape decides.
+    The resize keeps the proportions of the image; "shorter" is relative to the shape of the crop.
     """
     factor = max(height / image.shape[0], width / image.shape[1]) / crop
     tall, wide = (
@@ -162,13 +151,13 @@ def center(image: Image, height: int, width: int, crop: float) -> Image:
         near = (wide * 2, tall * 2)
         image = np.asarray(cv2.resize(image, near, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     resized = imresize(image, tall, wide)
-    # Half a pixel goes to the even side, as Python rounds and the usual evaluation code with it.
+    # Python rounds half a pixel to even, and so does the usual evaluation code.
     top, left = round((tall - height) / 2), round((wide - width) / 2)
     return np.asarray(resized[top : top + height, left : left + width], dtype=np.uint8)
 
 
 def class_folders(data: Path) -> list[Path]:
-    """The folders of pictures at or in val/ or test/ under `data`, by name; UsageError where none is."""
+    """Folders with images in data/val, data/test or `data`, sorted by name; raises UsageError for none."""
     for base in (data / "val", data / "test", data):
         if base.is_dir():
             folders = sorted(d for d in base.iterdir() if d.is_dir() and any(map(is_image, d.iterdir())))

@@ -1,7 +1,7 @@
 """Optic disc and cup of fundus photographs: two masks that overlap, the cup inside the disc.
 
-Options: `mean` and `std` of the input, `threshold` of the two sigmoids (0.75 in the released evaluation of
-TVConv). Logits come as (1, 2, h, w), cup first, and are enlarged bilinearly before the threshold.
+Options: `mean` and `std` of the input; `threshold` of the two sigmoids (0.75 in the released evaluation of
+TVConv). Logits are (1, 2, h, w), cup first; they are enlarged bilinearly before the threshold.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
+from edgedeploy.core.progress import reported
 from edgedeploy.core.spec import TensorSpec
-from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, session_input
+from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task
 from edgedeploy.vision.images import fit_input, list_images, read_image, to_tensor
 from edgedeploy.vision.label_map import read_label_map
 from edgedeploy.vision.palette import draw_legend
@@ -30,15 +31,17 @@ COLORS = np.asarray([[255, 200, 0], [0, 200, 255]], np.uint8)
 
 @TASKS.register
 class DiscCup(Task):
-    """Masks of cup and disc, bool (2, H, W)."""
+    """Masks of cup and disc; the result is bool (2, H, W)."""
 
     name = "disc-cup"
     metric_name = "dice"
     budget = ("dice>=-0.5",)
     budget_without_labels = ("agreement>=0.985",)
 
-    def preprocess(self, image: Image) -> dict[str, Array]:
-        return self._feed(image, self.input)
+    def preprocess(self, image: Image, spec: TensorSpec | None = None) -> dict[str, Array]:
+        spec = spec or self.input
+        mean, std = self.options.get("mean", [127.5]), self.options.get("std", [127.5])
+        return {spec.name: to_tensor(fit_input(image, spec), spec, mean, std)}
 
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Masks:
         logits = outputs[self.artifact.outputs[0].name]
@@ -46,16 +49,11 @@ class DiscCup(Task):
             raise UsageError(
                 f"the output has shape {list(logits.shape)}, not (1, 2, h, w)", "use a model of disc and cup"
             )
-        cut = self._cut()
-        height, width = image.shape[:2]
+        cut, size = self._cut(), image.shape[1::-1]
         planes = [
-            cv2.resize(plane.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-            for plane in logits[0]
+            cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) for plane in logits[0]
         ]
         return np.stack(planes) > cut
-
-    def run(self, session: Run, image: Image) -> Masks:
-        return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
     def measure(self, reference: Array, values: Array) -> float:
         """Mean Dice of the two masks at the output's resolution."""
@@ -71,7 +69,7 @@ class DiscCup(Task):
         return math.log(share / (1 - share))
 
     def draw(self, image: Image, result: Any) -> Image:
-        """The outlines of disc and cup, and the ratio of their heights."""
+        """Outlines of disc and cup, and the cup-to-disc ratio."""
         picture = image.copy()
         thickness = max(1, min(image.shape[:2]) // 300)
         for mask, color in zip(result, COLORS, strict=True):
@@ -87,8 +85,8 @@ class DiscCup(Task):
     ) -> dict[str, float]:
         """Mean Dice over images/NAME.* with masks/NAME.png below `data`.
 
-        `cup_to_disc_error` is the mean absolute difference of the vertical ratio over images where both the
-        truth and the result have a disc. Masks are class maps or gray levels, see `read_masks`.
+        `cup_to_disc_error` is the mean absolute error of the vertical ratio over images with a disc in truth
+        and result. `read_masks` describes the mask files.
         """
         return self.score(session, photographs(data)[:limit], progress)
 
@@ -97,15 +95,13 @@ class DiscCup(Task):
     ) -> dict[str, float]:
         """The metrics of `evaluate` over these pairs of a photograph and its mask."""
         scores, errors = [], []
-        for done, (file, mask) in enumerate(files, 1):
+        for file, mask in reported(files, progress):
             image, truth = read_image(file), read_masks(mask)
             if truth.shape[1:] != image.shape[:2]:
                 raise UsageError(f"{file} and its mask differ in size", "resize one to the other")
             found = self.run(session, image)
             scores.append([dice(*pair) for pair in zip(truth, found, strict=True)])
             errors.append(abs(cup_to_disc_ratio(truth) - cup_to_disc_ratio(found)))
-            if progress:
-                progress(done, len(files))
         cup, disc = np.mean(scores, axis=0).tolist()
         known = [error for error in errors if math.isfinite(error)]
         return {
@@ -116,13 +112,9 @@ class DiscCup(Task):
             "images": len(files),
         }
 
-    def _feed(self, image: Image, spec: TensorSpec) -> dict[str, Array]:
-        mean, std = self.options.get("mean", [127.5]), self.options.get("std", [127.5])
-        return {spec.name: to_tensor(fit_input(image, spec), spec, mean, std)}
-
 
 def photographs(data: Path) -> list[tuple[Path, Path]]:
-    """Every image of data/images with its mask in data/masks, by name; raises UsageError."""
+    """(image, mask) files of data/images and data/masks, sorted by name; raises UsageError."""
     images, masks = data / "images", data / "masks"
     if not (images.is_dir() and masks.is_dir()):
         raise UsageError(f"{data} holds no images/ and masks/", "it needs images/NAME.* and masks/NAME.png")
@@ -132,8 +124,8 @@ def photographs(data: Path) -> list[tuple[Path, Path]]:
 def read_masks(path: Path) -> Masks:
     """Cup and disc (2, H, W) of a mask file.
 
-    A class map has 0 background, 1 rim of the disc, 2 cup. Anything with larger values is the gray form of
-    the public sets: above 200 background, 51 to 200 rim, up to 50 cup. Raises UsageError.
+    A class map has 0 background, 1 rim of the disc, 2 cup. A file with larger values has the gray levels of
+    the public data sets: above 200 background, 51 to 200 rim, up to 50 cup. Raises UsageError.
     """
     values = read_label_map(path)
     if values.max(initial=0) <= 2:
@@ -148,7 +140,7 @@ def dice(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
 
 
 def cup_to_disc_ratio(masks: Masks) -> float:
-    """Height of the cup over that of the disc; NaN without a disc."""
+    """Height of the cup / height of the disc; NaN without a disc."""
     cup, disc = (np.flatnonzero(mask.any(axis=1)) for mask in masks)
     if not disc.size:
         return math.nan

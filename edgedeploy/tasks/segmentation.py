@@ -1,8 +1,8 @@
-"""Semantic segmentation: a class for every pixel, from logits of any resolution or from an argmax head.
+"""Semantic segmentation: a class per pixel, from logits of any resolution or from an argmax head.
 
-Options: `mean` and `std` of the input, `ignore` (label of pixels that do not count), `classes`, and
-`size_multiple`, else `stride` (of the logits), to multiples of which image sizes are rounded. Logits are
-enlarged bilinearly before the argmax, as the released evaluation codes do.
+Options: `mean` and `std` of the input; `ignore`: label of unlabeled pixels; `classes`; `size_multiple`, else
+`stride` (of the logits): image sizes are rounded to its multiples. Logits are enlarged bilinearly before the
+argmax, as in the released evaluation codes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.task import (
-    TASKS,
-    Array,
-    Image,
-    Progress,
-    Run,
-    Task,
-    channels_last,
-    session_input,
-    size_of,
-)
+from edgedeploy.core.progress import reported
+from edgedeploy.core.spec import TensorSpec
+from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, channels_last, size_of
 from edgedeploy.vision.images import read_image, resize_image, to_tensor
 from edgedeploy.vision.label_map import read_label_map
 from edgedeploy.vision.metrics import ConfusionMatrix
@@ -34,14 +26,14 @@ from edgedeploy.vision.palette import default_names, draw_legend, palette
 from edgedeploy.vision.segmentation_data import LabelMap, Sample, labeled_images
 
 ALPHA = 0.55  # share of the class color in an overlay
-LEGEND_SHARE = 0.002  # classes below this share of the picture are left out of the legend
-MOST = 256  # classes that a map of bytes can tell apart
-VOID = {11: 11, 19: 255}  # the unlabeled index of CamVid and Cityscapes, by class count
+LEGEND_SHARE = 0.002  # the legend omits classes below this share of the image
+MOST = 256  # classes of a uint8 map
+VOID = {11: 11, 19: 255}  # index of unlabeled pixels in CamVid and Cityscapes, by number of classes
 
 
 @TASKS.register
 class Segmentation(Task):
-    """Classes of an image's pixels; the result is a class map, uint8 (H, W)."""
+    """Class of every pixel; the result is a class map, uint8 (H, W)."""
 
     name = "segmentation"
     metric_name = "miou"
@@ -52,8 +44,14 @@ class Segmentation(Task):
         step = int(self.options.get("size_multiple", self.options.get("stride", 8)))
         return super().input_shape(*(max(step, round(size / step) * step) for size in (height, width)))
 
-    def preprocess(self, image: Image) -> dict[str, Array]:
-        return self._feed(image, self.input)
+    def preprocess(self, image: Image, spec: TensorSpec | None = None) -> dict[str, Array]:
+        spec = spec or self.input
+        height, width = size_of(spec)
+        wanted = self.input_shape(*image.shape[:2])
+        own = wanted[1:3] if channels_last(self.input) else wanted[2:4]
+        fitted = resize_image(image, height or own[0], width or own[1])
+        mean, std = self.options.get("mean", [0.0]), self.options.get("std", [1.0])
+        return {spec.name: to_tensor(fitted, spec, mean, std)}
 
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> NDArray[np.uint8]:
         output = outputs[self.artifact.outputs[0].name]
@@ -62,11 +60,11 @@ class Segmentation(Task):
             if output.dtype.itemsize > 1 and output.size and not 0 <= output.min() <= output.max() < MOST:
                 raise UsageError(f"the model says class {output.max()}", f"a class map holds 0 to {MOST - 1}")
             classes = output.reshape(output.shape[-2:] if output.shape[-1] != 1 else output.shape[-3:-1])
-            return _enlarge(classes.astype(np.uint8), height, width, cv2.INTER_NEAREST_EXACT)
+            resized = cv2.resize(
+                classes.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+            )
+            return np.asarray(resized, np.uint8)
         return argmax_at(output[0], height, width)
-
-    def run(self, session: Run, image: Image) -> NDArray[np.uint8]:
-        return self.postprocess(session(self._feed(image, session_input(session, self.input))), image)
 
     def measure(self, reference: Array, values: Array) -> float:
         """Share of pixels, at the output's resolution, that are of one class in both."""
@@ -74,13 +72,12 @@ class Segmentation(Task):
         return float(np.mean(first == second))
 
     def draw(self, image: Image, result: Any) -> Image:
-        """The picture mixed with the classes' colors, and a legend of the classes that are in it."""
+        """The image blended with the colors of the classes, and a legend of the classes that occur."""
         return self.draw_map(image, result, ALPHA)
 
     def draw_map(self, image: Image, result: NDArray[np.uint8], alpha: float = 1.0) -> Image:
-        """As `draw` with a chosen share of color; 1 is the bare color map."""
-        count = self.classes or int(result.max(initial=0)) + 1
-        colors = palette(max(count, int(result.max(initial=0)) + 1))
+        """As `draw` with share `alpha` of color; 1 is the color map alone."""
+        colors = palette(max(self.classes, int(result.max(initial=0)) + 1))
         mixed = colors[result]
         if alpha < 1:
             mixed = np.asarray(cv2.addWeighted(mixed, alpha, image, 1 - alpha, 0), dtype=np.uint8)
@@ -91,7 +88,7 @@ class Segmentation(Task):
 
     @property
     def classes(self) -> int:
-        """Number of classes: the labels', the option's, or the logits' channels; 0 where nothing tells."""
+        """Number of labels, else option `classes`, else channels of the logits, else 0."""
         if self.artifact.labels:
             return len(self.artifact.labels)
         spec = self.artifact.outputs[0]
@@ -101,13 +98,13 @@ class Segmentation(Task):
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
     ) -> dict[str, float]:
-        """Mean IoU over images and their class maps, in either of two layouts that `data` may have.
+        """Mean IoU over images and class maps, in one of two layouts of `data`.
 
-        CamVid: a folder of images NAME.* and one of class maps NAME.png, X and Xannot; `data` is the folder
-        of images, or the one above both: there val, else test, else the first such pair is taken.
-        Cityscapes: leftImg8bit/ and gtFine/ with labelIds, of which the 19 classes of training count; `data`
-        is the folder above both: there val, else train; or leftImg8bit/SPLIT.
-        Raises UsageError where there is neither, or the model does not say how many classes it has.
+        CamVid: images X/NAME.* and class maps Xannot/NAME.png; `data` is X, or the folder above both: then X
+        is val, else test, else the first such pair.
+        Cityscapes: leftImg8bit/ and gtFine/ with labelIds, of which the 19 training classes count; `data` is
+        the folder above both (val, else train) or leftImg8bit/SPLIT.
+        Raises UsageError for another layout, or if the number of classes is unknown.
         """
         if not self.classes:
             raise UsageError(
@@ -132,28 +129,18 @@ class Segmentation(Task):
         ignore: int | None,
         progress: Progress | None = None,
     ) -> dict[str, float]:
-        """The metrics of `evaluate` over these images, whose class maps `read` reads."""
+        """The metrics of `evaluate` over these images; `read` reads a class map."""
         matrix = ConfusionMatrix(self.classes, ignore)
-        for count, sample in enumerate(samples, 1):
+        for sample in reported(samples, progress):
             image, truth = read_sample(sample, read)
             matrix.add(truth, self.run(session, image))
-            if progress:
-                progress(count, len(samples))
         return {"miou": matrix.mean_iou(), "pixel_accuracy": matrix.accuracy(), "images": len(samples)}
-
-    def _feed(self, image: Image, spec: Any) -> dict[str, Array]:
-        height, width = size_of(spec)
-        wanted = self.input_shape(*image.shape[:2])
-        own = wanted[1:3] if channels_last(self.input) else wanted[2:4]
-        fitted = resize_image(image, height or own[0], width or own[1])
-        mean, std = self.options.get("mean", [0.0]), self.options.get("std", [1.0])
-        return {spec.name: to_tensor(fitted, spec, mean, std)}
 
 
 def argmax_at(logits: Array, height: int, width: int) -> NDArray[np.uint8]:
-    """Class of every pixel at (height, width) from logits (C, h, w), at most 256, enlarged bilinearly.
+    """Class map (height, width) from logits (C, h, w), C <= 256, enlarged bilinearly.
 
-    One class at a time, in place: the enlarged logits of all classes together would leave every cache.
+    One class at a time, in place: the enlarged logits of all classes do not fit in a cache.
     """
     if len(logits) > MOST:
         raise UsageError(f"a class map holds {MOST} classes, not {len(logits)}", "export with an argmax head")
@@ -162,20 +149,14 @@ def argmax_at(logits: Array, height: int, width: int) -> NDArray[np.uint8]:
     classes = np.zeros((height, width), np.uint8)
     for index in range(1, len(logits)):
         plane = cv2.resize(logits[index].astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-        wins = cv2.compare(plane, best, cv2.CMP_GT)  # 255 where this class beats all before it
+        wins = cv2.compare(plane, best, cv2.CMP_GT)  # 255 where this class exceeds all classes before it
         cv2.max(best, plane, dst=best)
-        # Classes only grow, so the maximum writes this one over whatever stood there.
+        # Class numbers ascend, so the maximum overwrites any class before it.
         cv2.max(classes, cv2.bitwise_and(wins, index), dst=classes)  # type: ignore[call-overload]
     return classes
 
 
 def read_sample(sample: Sample, read: Callable[[Path], LabelMap]) -> tuple[Image, LabelMap]:
-    """An image, at the size of its class map, and that; UsageError where one cannot be read."""
+    """(image resized to its class map, class map); raises UsageError if either cannot be read."""
     truth = read(sample.truth)
     return resize_image(read_image(sample.image), *truth.shape), truth
-
-
-def _enlarge(plane: NDArray[Any], height: int, width: int, kind: int) -> NDArray[Any]:
-    if plane.shape == (height, width):
-        return plane
-    return np.asarray(cv2.resize(plane, (width, height), interpolation=kind))

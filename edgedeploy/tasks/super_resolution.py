@@ -1,8 +1,8 @@
-"""Super-resolution of luma, where bicubic interpolation enlarges Cb and Cr, or of RGB.
+"""Super-resolution of luma (bicubic interpolation enlarges Cb and Cr) or of RGB.
 
-Options: `scale`, `mean` and `std` of the input, `color` (luma or rgb), and `margin`, how many pixels around
-a place the network sees. A float output is in [0, 1], an integer output is pixels; both are clipped and
-rounded here. Models of one fixed size run any image: smaller ones are padded, larger ones tiled.
+Options: `scale`; `mean` and `std` of the input; `color`: luma or rgb; `margin`: receptive field in pixels on
+each side. A float output is in [0, 1], an integer output holds pixels; both are clipped and rounded here. A
+model of fixed size runs any image: a smaller one is padded, a larger one tiled.
 """
 
 from __future__ import annotations
@@ -19,17 +19,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact, TensorSpec
-from edgedeploy.task import (
-    TASKS,
-    Array,
-    Image,
-    Progress,
-    Run,
-    Task,
-    channels_of,
-    session_input,
-    size_of,
-)
+from edgedeploy.task import TASKS, Array, Image, Progress, Run, Task, channels_of, session_input, size_of
 from edgedeploy.vision.color import luma_from_rgb
 from edgedeploy.vision.images import fit_input, list_images, read_image, to_tensor
 from edgedeploy.vision.luma import MARGIN, tiles, to_pixels, with_chroma
@@ -37,7 +27,7 @@ from edgedeploy.vision.metrics import psnr, ssim
 from edgedeploy.vision.resize import imresize
 from edgedeploy.vision.video import is_video, read_video
 
-# uint8, or float32 where luma was computed from RGB; 0..255 in both; (H, W), or (H, W, 3) of an RGB network
+# 0..255, uint8, or float32 for luma computed from RGB; (H, W), or (H, W, 3) for an RGB network
 Pixels = NDArray[Any]
 
 
@@ -62,37 +52,36 @@ class SuperResolution(Task):
                 "export it with the task option color: luma for one channel, rgb for three",
             )
 
-    def preprocess(self, image: Image) -> dict[str, Array]:
-        return self.feed(self._seen(fit_input(image, self.input)))
+    def preprocess(self, image: Image, spec: TensorSpec | None = None) -> dict[str, Array]:
+        spec = spec or self.input
+        return self.feed(self.network_pixels(fit_input(image, spec)), spec)
 
     def postprocess(self, outputs: Mapping[str, Array], image: Image) -> Image:
         height, width = (self.scale * size for size in image.shape[:2])
         result = self.result(outputs)
         if result.shape[:2] != (height, width):
-            result = np.asarray(
-                cv2.resize(result, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8
-            )
+            result = np.asarray(cv2.resize(result, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
         return result if self.rgb else with_chroma(result, image)
 
     def run(self, session: Run, image: Image) -> Image:
-        result = self.upscale(session, self._seen(image))
+        result = self.upscale(session, self.network_pixels(image))
         return result if self.rgb else with_chroma(result, image)
 
-    def _seen(self, image: Image) -> Pixels:
-        """What the network is shown of an image."""
+    def network_pixels(self, image: Image) -> Pixels:
+        """RGB (H, W, 3) uint8, or luma (H, W) float32 in 0..255, as the network takes it."""
         return image if self.rgb else luma_from_rgb(image) * np.float32(255)
 
     def draw(self, image: Image, result: Any) -> Image:  # noqa: ARG002
         return np.asarray(result, dtype=np.uint8)
 
     def feed(self, pixels: Pixels, spec: TensorSpec | None = None) -> dict[str, Array]:
-        """Feed of one luma plane (H, W), or RGB (H, W, 3), with values in 0..255, as the network wants it."""
+        """Feed of one luma plane (H, W) or RGB (H, W, 3), values in 0..255."""
         spec = spec or self.input
         mean, std = self.options.get("mean", [0.0]), self.options.get("std", [255.0])
         return {spec.name: to_tensor(np.atleast_3d(pixels), spec, mean, std)}
 
     def result(self, outputs: Mapping[str, Array], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """The network's output as uint8, (scale*H, scale*W) or with 3 channels; written to `out` if given."""
+        """The output as uint8, (scale*H, scale*W) or (scale*H, scale*W, 3); written to `out` if given."""
         spec = self.artifact.outputs[0]
         values, channels = outputs[spec.name], 3 if self.rgb else 1
         if values.ndim != 4 or channels not in (values.shape[1], values.shape[3]):
@@ -114,7 +103,7 @@ class SuperResolution(Task):
     def upscale(
         self, session: Run, pixels: Pixels, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """The enlarged uint8 plane, or RGB image, of one in 0..255 of any size; `feed` says which shapes."""
+        """uint8 (scale*H, scale*W) or (scale*H, scale*W, 3) of pixels of any size; shapes as in `feed`."""
         spec = session_input(session, self.input)
         height, width, *channels = pixels.shape
         model = tuple(have or want for have, want in zip(size_of(spec), (height, width), strict=True))
@@ -139,11 +128,11 @@ class SuperResolution(Task):
     def evaluate(
         self, session: Run, data: Path, limit: int | None = None, progress: Progress | None = None
     ) -> dict[str, float]:
-        """PSNR and SSIM of luma, borders shaved by the scale, against MATLAB-like bicubic interpolation.
+        """PSNR and SSIM of luma without a border of `scale` pixels, beside those of bicubic interpolation.
 
-        Of a network of RGB also the PSNR of all three channels, `psnr_rgb`, shaved by scale + 4 as STDO does.
-        `data` holds HR/ and LRx{scale}/ (HR is cropped to the size of LR), or any images, or is a video;
-        where there is no low resolution it is made by antialiased bicubic shrinking.
+        An RGB network also gets `psnr_rgb`, over three channels without a border of scale + 4, as in STDO.
+        `data` holds HR/ and LRx{scale}/ (HR is cropped to the size of LR), or images, or is a video; missing
+        low resolution is made by antialiased bicubic interpolation, as in MATLAB.
         """
         scores: list[dict[str, float]] = []
         total, pairs = self.pairs(data)
@@ -157,9 +146,9 @@ class SuperResolution(Task):
         return {**means, "images": len(scores)}
 
     def _score(self, session: Run, low: Image, high: Image) -> dict[str, float]:
-        found = self.upscale(session, self._seen(low))
+        enlarged = self.upscale(session, self.network_pixels(low))
         reference, luma = to_pixels(luma_from_rgb(high)), luma_from_rgb(low) * np.float32(255)
-        network = to_pixels(luma_from_rgb(found)) if self.rgb else found
+        network = to_pixels(luma_from_rgb(enlarged)) if self.rgb else enlarged
         bicubic = to_pixels(np.asarray(imresize(luma, *reference.shape) / 255))
         scores = {
             f"{name}{which}": metric(reference, candidate, self.scale)
@@ -168,14 +157,14 @@ class SuperResolution(Task):
         }
         if self.rgb:
             border = self.scale + 4
-            scores["psnr_rgb"] = psnr(high, found, border)
+            scores["psnr_rgb"] = psnr(high, enlarged, border)
             scores["psnr_rgb_bicubic"] = psnr(high, imresize(low, *reference.shape), border)
         return scores
 
     def pairs(self, data: Path) -> tuple[int | None, Iterator[tuple[Image, Image]]]:
-        """Number of images where known, and (low resolution, high resolution) of each, as `evaluate` says.
+        """(number of images or None, pairs of (low resolution, high resolution)); see `evaluate`.
 
-        Raises UsageError at once where `data` is none such, for a single image when its turn comes.
+        Raises UsageError for other data at once, for a damaged image when it is read.
         """
         if data.is_file() and is_video(data):
             return None, (self._shrunk(frame) for frame in read_video(data))
@@ -211,7 +200,7 @@ class SuperResolution(Task):
 
 
 def _scale(artifact: Artifact) -> int:
-    """The option, else what the static shapes say."""
+    """Option `scale`, else the ratio of the static shapes."""
     scale = artifact.task.options.get("scale")
     if scale is None:
         before, after = (size_of(spec)[0] for spec in (artifact.inputs[0], artifact.outputs[0]))
