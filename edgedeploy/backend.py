@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -188,7 +188,8 @@ class Backend(ABC):
         another device; BuildError for a file that the runtime refuses; UsageError for wrong shapes.
         """
         self._require()
-        return self._open(artifact, options or OpenOptions())
+        options = options or OpenOptions()
+        return self._open(artifact, replace(options, shapes=concrete_shapes(artifact, options.shapes)))
 
     def _require(self) -> None:
         reason = self.why_not()
@@ -199,7 +200,8 @@ class Backend(ABC):
     def _build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact: ...
 
     @abstractmethod
-    def _open(self, artifact: Artifact, options: OpenOptions) -> Session: ...
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
+        """Open the artifact; `options.shapes` has the concrete shape of every input."""
 
 
 BACKENDS: Registry[Backend] = Registry("backend", "edgedeploy.backends", entry_of=lambda kind: kind())

@@ -1,6 +1,6 @@
-"""A runtime that computes nothing: zeros of the right shapes.
+"""A runtime that returns zeros of the right shapes.
 
-What a bench or a demo takes with it is the cost of everything but the model.
+With it a benchmark or a demo measures the cost of everything except the model.
 """
 
 from __future__ import annotations
@@ -9,32 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedeploy.backend import (
-    BACKENDS,
-    Backend,
-    BuildOptions,
-    Feeds,
-    OpenOptions,
-    Outputs,
-    Session,
-    concrete_shapes,
-)
-from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.backend import BACKENDS, Backend, BuildOptions, Feeds, OpenOptions, Outputs, Session
+from edgedeploy.core.spec import Artifact, TensorSpec, with_shapes
 from edgedeploy.core.target import Target
 from edgedeploy.runtime.onnx_file import label
 
 
 class NullSession(Session):
-    """Answers with the same zeros every time; a size that the file does not tell counts as 1."""
+    """Returns the same zeros for every run; an unknown dimension has size 1."""
 
     def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         super().__init__(inputs, outputs)
-        self._zeros = {
-            spec.name: np.zeros(
-                [dim if isinstance(dim, int) else 1 for dim in spec.shape], np.dtype(spec.dtype)
-            )
-            for spec in outputs
-        }
+        self._zeros = {s.name: np.zeros([int(d) for d in s.shape], np.dtype(s.dtype)) for s in outputs}
 
     def _run(self, feeds: Feeds) -> Outputs:  # noqa: ARG002
         return dict(self._zeros)
@@ -52,16 +38,12 @@ class Null(Backend):
         return label(artifact, self.name, target.name, out, {}, 0.0)
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
-        shapes = concrete_shapes(artifact, options.shapes)
-        sizes: dict[str, int] = {}
+        sizes: dict[int | str, int] = {}
         for spec in artifact.inputs:
-            named = zip(spec.shape, shapes[spec.name], strict=True)
-            sizes.update({dim: size for dim, size in named if isinstance(dim, str)})
-        inputs = tuple(s.model_copy(update={"shape": shapes[s.name]}) for s in artifact.inputs)
-        outputs = tuple(
-            s.model_copy(
-                update={"shape": tuple(sizes.get(d, 1) if isinstance(d, str) else d for d in s.shape)}
-            )
-            for s in artifact.outputs
-        )
-        return NullSession(inputs, outputs)
+            sizes.update(zip(spec.shape, options.shapes[spec.name], strict=True))
+        shapes = {
+            spec.name: [dim if isinstance(dim, int) else sizes.get(dim, 1) for dim in spec.shape]
+            for spec in artifact.outputs
+        }
+        inputs = with_shapes(artifact.inputs, options.shapes)
+        return NullSession(inputs, with_shapes(artifact.outputs, shapes))

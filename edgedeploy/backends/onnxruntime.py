@@ -1,7 +1,7 @@
-"""ONNX Runtime: CPU everywhere, and its CUDA and TensorRT providers where that build of it is installed.
+"""ONNX Runtime: CPU everywhere, CUDA and TensorRT where its GPU package is installed.
 
-Worker threads stop spinning when a run ends. By default they spin on, and slow down whatever runs next on the
-same cores: OpenVINO by 40 % in a bench that alternates between the two, while ONNX Runtime gains nothing.
+Worker threads stop spinning when a run ends. By default they continue to spin and slow down what runs next on
+the same cores: OpenVINO by 40 % in a bench that alternates between the two; ONNX Runtime gains nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from edgedeploy.backend import (
     Outputs,
     Session,
     Shapes,
-    concrete_shapes,
 )
 from edgedeploy.core.artifact_warnings import saturation
 from edgedeploy.core.errors import DeviceError, UsageError
-from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.core.spec import Artifact, TensorSpec, with_shapes
 from edgedeploy.core.target import Target
-from edgedeploy.runtime.onnx_file import label, made_for, refusal, shortened
+from edgedeploy.runtime.onnx_file import label, made_for, refusal, run_error
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -39,7 +38,7 @@ _ERRORS_ONLY = 3
 
 
 class OnnxRuntimeSession(Session):
-    """One InferenceSession; with `profile_folder` its per-node profile is kept there until read."""
+    """One InferenceSession; `profile_folder` holds its per-node profile until `layers` reads it."""
 
     def __init__(
         self,
@@ -57,13 +56,11 @@ class OnnxRuntimeSession(Session):
         try:
             values = self._session.run(self._names, feeds)
         except Exception as error:  # its exception classes share no other base
-            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-            message = f"onnxruntime cannot run the model on {shapes}: {shortened(str(error))}"
-            raise UsageError(message, "check that the model takes inputs of this size") from error
+            raise run_error("onnxruntime", feeds, error) from error
         return dict(zip(self._names, values, strict=True))
 
     def layers(self) -> list[LayerTime]:
-        """As the base says; reading ends the profile, so a second call answers with an empty list."""
+        """As in the base class; reading ends the profile, so a second call returns an empty list."""
         if self._folder is None:
             return []
         events = json.loads(Path(self._session.end_profiling()).read_text())
@@ -97,29 +94,26 @@ class OnnxRuntime(Backend):
     def _build(self, artifact: Artifact, target: Target, options: BuildOptions, out: Path) -> Artifact:  # noqa: ARG002
         start = time.perf_counter()
         provider = self._provider_for(target)
-        self._session(artifact, {}, OpenOptions(provider=provider))
+        self._session(artifact, OpenOptions(provider=provider))
         details = {"runtime_version": self.version(), "provider": provider, **made_for(target)}
         return label(artifact, self.name, target.name, out, details, (time.perf_counter() - start) * 1e3)
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
-        shapes = concrete_shapes(artifact, options.shapes)
         folder = tempfile.TemporaryDirectory() if options.profile else None
-        session = self._session(artifact, shapes, options, folder.name if folder else "")
-        inputs = tuple(s.model_copy(update={"shape": shapes[s.name]}) for s in artifact.inputs)
-        known = {output.name: output.shape for output in session.get_outputs()}
-        outputs = tuple(_with_shape(spec, known.get(spec.name)) for spec in artifact.outputs)
+        session = self._session(artifact, options, folder.name if folder else "")
+        inferred = {output.name: output.shape for output in session.get_outputs()}
+        shapes = {spec.name: _known_dims(spec, inferred.get(spec.name)) for spec in artifact.outputs}
+        inputs, outputs = with_shapes(artifact.inputs, options.shapes), with_shapes(artifact.outputs, shapes)
         return OnnxRuntimeSession(inputs, outputs, session, folder)
 
     def _provider_for(self, target: Target) -> str:
-        """CUDA for a target that is an NVIDIA device where this build of the runtime has it, else the CPU."""
+        """CUDA for an NVIDIA target if the installed package has that provider, else the CPU."""
         import onnxruntime
 
         has_cuda = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
         return "cuda" if target.compute_capability and has_cuda else "cpu"
 
-    def _session(
-        self, artifact: Artifact, shapes: Shapes, options: OpenOptions, profile_folder: str = ""
-    ) -> Any:
+    def _session(self, artifact: Artifact, options: OpenOptions, profile_folder: str = "") -> Any:
         import onnxruntime
 
         provider = options.provider or str(artifact.details.own("provider") or "cpu")
@@ -138,7 +132,7 @@ class OnnxRuntime(Backend):
             settings.add_session_config_entry("session.x64quantprecision", "1")
         if not options.optimize:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        for name, size in _named_sizes(artifact, shapes).items():
+        for name, size in _named_sizes(artifact, options.shapes).items():
             settings.add_free_dimension_override_by_name(name, size)
         if profile_folder:
             settings.enable_profiling = True
@@ -148,7 +142,7 @@ class OnnxRuntime(Backend):
             session = onnxruntime.InferenceSession(str(artifact.path), settings, providers=wanted)
         except Exception as error:
             raise refusal(self.name, artifact, str(error)) from error
-        if session.get_providers()[0] != PROVIDERS[provider]:  # it falls back to the CPU with a log line only
+        if session.get_providers()[0] != PROVIDERS[provider]:  # a fallback to the CPU is only logged
             raise DeviceError(
                 f"onnxruntime could not start its {provider} provider", "see: edgedeploy doctor"
             )
@@ -156,16 +150,16 @@ class OnnxRuntime(Backend):
 
 
 def _needs_exact_sums(artifact: Artifact) -> bool:
-    """Whether weights can saturate on this CPU: unsigned ones then run exactly, on slower kernels.
+    """Whether INT8 weights can saturate on this CPU: unsigned weights run exactly, on slower kernels.
 
-    The runtime refuses to make weights unsigned that share a zero-point.
+    The runtime cannot make weights unsigned that share a zero point.
     """
     found = saturation(artifact)
     return bool(found.names) and not found.shared_zeros
 
 
 def _named_sizes(artifact: Artifact, shapes: Shapes) -> dict[str, int]:
-    """Sizes of the named dimensions of the inputs; raises UsageError where one name would need two sizes."""
+    """Sizes of the named dimensions of the inputs; raises UsageError for one name with two sizes."""
     sizes: dict[str, int] = {}
     for spec in artifact.inputs:
         for dim, size in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
@@ -176,8 +170,8 @@ def _named_sizes(artifact: Artifact, shapes: Shapes) -> dict[str, int]:
     return sizes
 
 
-def _with_shape(spec: TensorSpec, shape: Any) -> TensorSpec:
+def _known_dims(spec: TensorSpec, shape: Any) -> list[int | str]:
+    """The spec's shape with the sizes that the runtime inferred."""
     if shape is None or len(shape) != len(spec.shape):
-        return spec
-    dims = tuple(new if isinstance(new, int) else old for new, old in zip(shape, spec.shape, strict=True))
-    return spec.model_copy(update={"shape": dims})
+        return list(spec.shape)
+    return [new if isinstance(new, int) else old for new, old in zip(shape, spec.shape, strict=True)]

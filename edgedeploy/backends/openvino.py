@@ -1,7 +1,7 @@
 """OpenVINO on the CPU, the fastest runtime there for INT8 and bfloat16.
 
-It runs the same Q/DQ files as TensorRT. The runtime's default would compute float32 models in bfloat16 where
-the CPU has it: precision belongs to the artifact, so the hint is always given.
+It runs the same Q/DQ files as TensorRT. By default the runtime computes float32 models in bfloat16 on a CPU
+with bfloat16; the artifact decides the precision here, so the precision hint is always set.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from edgedeploy.backend import (
     OpenOptions,
     Outputs,
     Session,
-    Shapes,
     concrete_shapes,
 )
 from edgedeploy.core.artifact_warnings import saturation
-from edgedeploy.core.errors import BuildError, DeviceError, UsageError
-from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.core.errors import BuildError, DeviceError
+from edgedeploy.core.spec import Artifact, TensorSpec, with_shapes
 from edgedeploy.core.target import Target
-from edgedeploy.runtime.onnx_file import label, made_for, refusal, shortened
+from edgedeploy.runtime.onnx_file import label, made_for, refusal, run_error
 from edgedeploy.runtime.openvino_rehearsal import rehearse
 
 HINT_KEY = "openvino_inference_precision"
@@ -39,14 +38,10 @@ CLEARLY_FASTER = 0.95
 
 
 class OpenVinoSession(Session):
-    """One inference request; inputs are read where they lie, outputs are views of the request's memory."""
+    """One inference request; inputs are not copied, outputs are views of the request's memory."""
 
     def __init__(
-        self,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        request: Any,
-        profile: bool,
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], request: Any, profile: bool
     ) -> None:
         super().__init__(inputs, outputs)
         self._request: Any = request
@@ -57,9 +52,7 @@ class OpenVinoSession(Session):
         try:
             values = self._request.infer(arrays, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
-            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-            message = f"openvino cannot run the model on {shapes}: {shortened(str(error))}"
-            raise UsageError(message, "check that the model takes inputs of this size") from error
+            raise run_error("openvino", feeds, error) from error
         return {spec.name: values[index] for index, spec in enumerate(self.outputs)}
 
     def layers(self) -> list[LayerTime]:
@@ -93,32 +86,32 @@ class OpenVino(Backend):
         shapes = {**{s.name: s.shape for s in artifact.inputs if s.is_static}, **options.opt_shapes}
         choice = artifact.precision == "int8" and not options.exact_float and _has_bfloat16()
         if choice and len(shapes) == len(artifact.inputs):
-            hint = self._faster_hint(artifact, concrete_shapes(artifact, options.opt_shapes))
+            hint = self._faster_hint(artifact, OpenOptions(concrete_shapes(artifact, options.opt_shapes)))
         else:
             hint = _hint(artifact)
-            self._compile(artifact, {}, hint, OpenOptions())
+            self._compile(artifact, hint, OpenOptions())
         details = {"runtime_version": self.version(), HINT_KEY: hint, **made_for(target)}
         return label(artifact, self.name, target.name, out, details, (time.perf_counter() - start) * 1e3)
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
-        shapes = concrete_shapes(artifact, options.shapes)
         hint = str(artifact.details.own(HINT_KEY) or _hint(artifact))
         if hint == "bf16" and not _has_bfloat16():
             if artifact.precision == "bf16":
                 raise DeviceError(
                     "this CPU has no bfloat16 instructions", "build with --precision fp32 or int8"
                 )
-            hint = "f32"  # built where bf16 between the int8 layers was faster; here it does not exist
+            hint = "f32"  # the build machine had bf16 between the int8 layers; this CPU has not
         rehearse(artifact, hint)
-        compiled = self._compile(artifact, shapes, hint, options)
-        inputs = tuple(s.model_copy(update={"shape": shapes[s.name]}) for s in artifact.inputs)
-        outputs = tuple(
-            spec.model_copy(update={"shape": _shape(spec, output)})
+        compiled = self._compile(artifact, hint, options)
+        shapes = {
+            spec.name: [int(dim) for dim in output.partial_shape.to_shape()]
             for spec, output in zip(artifact.outputs, compiled.outputs, strict=True)
-        )
+            if output.partial_shape.is_static
+        }
+        inputs, outputs = with_shapes(artifact.inputs, options.shapes), with_shapes(artifact.outputs, shapes)
         return OpenVinoSession(inputs, outputs, compiled.create_infer_request(), options.profile)
 
-    def _compile(self, artifact: Artifact, shapes: Shapes, hint: str, options: OpenOptions) -> Any:
+    def _compile(self, artifact: Artifact, hint: str, options: OpenOptions) -> Any:
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if options.threads:
             config["INFERENCE_NUM_THREADS"] = options.threads
@@ -126,24 +119,23 @@ class OpenVino(Backend):
             config["PERF_COUNT"] = True
         try:
             model = _core().read_model(artifact.path)
-            dynamic = {i: shapes[s.name] for i, s in enumerate(artifact.inputs) if s.name in shapes}
-            if dynamic and any(not spec.is_static for spec in artifact.inputs):
-                model.reshape({index: list(shape) for index, shape in dynamic.items()})
+            shapes = [list(options.shapes.get(spec.name, ())) for spec in artifact.inputs]
+            if any(shapes) and any(not spec.is_static for spec in artifact.inputs):
+                model.reshape({index: shape for index, shape in enumerate(shapes) if shape})
             return _core().compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise refusal(self.name, artifact, str(error)) from error
 
-    def _faster_hint(self, artifact: Artifact, shapes: Shapes) -> str:
-        """Precision of what stands between the int8 layers, timed here.
+    def _faster_hint(self, artifact: Artifact, options: OpenOptions) -> str:
+        """The faster precision of the tensors between int8 layers, timed here.
 
-        bf16 halves the traffic of those tensors but adds conversions and some noise (SQNR against the exact
-        int8 result: ESPCN x3 74 to 55 dB, DDRNet-23-slim 29.5 to 28.9), so it has to be clearly faster.
+        bf16 halves the traffic of those tensors but adds conversions and noise (SQNR against the exact int8
+        result: ESPCN x3 74 to 55 dB, DDRNet-23-slim 29.5 to 28.9), so it must be clearly faster.
         """
-        generator = np.random.default_rng(0)
-        feeds = [generator.random(shapes[spec.name]).astype(np.dtype(spec.dtype)) for spec in artifact.inputs]
+        random, shapes = np.random.default_rng(0).random, options.shapes
+        feeds = [random(shapes[spec.name]).astype(np.dtype(spec.dtype)) for spec in artifact.inputs]
         requests = {
-            hint: self._compile(artifact, shapes, hint, OpenOptions()).create_infer_request()
-            for hint in ("f32", "bf16")
+            hint: self._compile(artifact, hint, options).create_infer_request() for hint in ("f32", "bf16")
         }
         times: dict[str, list[float]] = {hint: [] for hint in requests}
         for _ in range(ROUNDS + 2):
@@ -152,7 +144,7 @@ class OpenVino(Backend):
                 request.infer(feeds, share_inputs=True, share_outputs=True)
                 times[hint].append(time.perf_counter() - start)
         quartiles = {hint: np.percentile(values[2:], [25, 50]) for hint, values in times.items()}
-        # Both, not the median alone: a busy machine moves that by more than the margin in so few rounds.
+        # Both quartiles: on a busy machine the median alone varies by more than the margin in so few rounds.
         return "bf16" if (quartiles["bf16"] < CLEARLY_FASTER * quartiles["f32"]).all() else "f32"
 
 
@@ -162,7 +154,7 @@ def compile_model(path: str, hint: str) -> None:
 
 
 def _refuse_saturation(artifact: Artifact, target: Target) -> None:
-    """Raise BuildError for INT8 weights that this runtime would compute wrongly on the target's CPUs."""
+    """Raise BuildError for INT8 weights whose sums saturate in this runtime on the target's CPUs."""
     found = saturation(artifact, target)
     if found.names:
         raise BuildError(
@@ -177,11 +169,6 @@ def _hint(artifact: Artifact) -> str:
     return "bf16" if artifact.precision == "bf16" else "f32"
 
 
-def _shape(spec: TensorSpec, output: Any) -> tuple[int | str, ...]:
-    shape = output.partial_shape
-    return tuple(int(d) for d in shape.to_shape()) if shape.is_static else spec.shape
-
-
 def _has_bfloat16() -> bool:
     return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -193,10 +180,10 @@ def _core() -> Any:
 
 @lru_cache(maxsize=1)
 def _sdk() -> Any:
-    """The openvino package, imported without its telemetry, which would report every import to its maker."""
+    """The openvino package, imported without its telemetry, which reports every import to Intel."""
     silenced = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
     if silenced:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # its import fails: a stub is used
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing fails: openvino uses a stub
     try:
         import openvino
     finally:

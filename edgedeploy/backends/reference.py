@@ -1,7 +1,7 @@
-"""ONNX's own reference evaluator: slow, but its operators are the standard's definitions.
+"""ONNX's reference evaluator: slow, but its operators are the definitions of the standard.
 
-The onnx package is imported by name when a model is opened: this backend is for development machines, and a
-static import would make every device that lists the backends need it.
+The onnx package is imported by name when a model is opened: a static import would require it on every device
+that lists the backends.
 """
 
 from __future__ import annotations
@@ -13,17 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.backend import (
-    BACKENDS,
-    Backend,
-    BuildOptions,
-    Feeds,
-    OpenOptions,
-    Outputs,
-    Session,
-    concrete_shapes,
-)
-from edgedeploy.core.spec import Artifact, TensorSpec
+from edgedeploy.backend import BACKENDS, Backend, BuildOptions, Feeds, OpenOptions, Outputs, Session
+from edgedeploy.core.spec import Artifact, TensorSpec, with_shapes
 from edgedeploy.core.target import Target
 from edgedeploy.runtime.onnx_file import label, refusal
 
@@ -57,13 +48,12 @@ class Reference(Backend):
         return label(artifact, self.name, target.name, out, {"runtime_version": self.version()}, took)
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
-        shapes = concrete_shapes(artifact, options.shapes)
-        inputs = tuple(s.model_copy(update={"shape": shapes[s.name]}) for s in artifact.inputs)
+        inputs = with_shapes(artifact.inputs, options.shapes)
         return ReferenceSession(inputs, artifact.outputs, self._evaluator(artifact))
 
     def _evaluator(self, artifact: Artifact) -> Any:
         reference = importlib.import_module("onnx.reference")
         try:
             return reference.ReferenceEvaluator(str(artifact.path))
-        except Exception as error:  # whatever it raises while loading is its refusal
+        except Exception as error:  # any exception while it loads is a refusal
             raise refusal(self.name, artifact, str(error)) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,6 +51,15 @@ class TensorSpec(_Frozen):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def with_shapes(
+    specs: Iterable[TensorSpec], shapes: Mapping[str, Sequence[int | str]]
+) -> tuple[TensorSpec, ...]:
+    """The specs with these shapes by name; a spec without a shape there is unchanged."""
+    return tuple(
+        spec.model_copy(update={"shape": tuple(shapes.get(spec.name, spec.shape))}) for spec in specs
+    )
 
 
 class TaskSpec(_Frozen):

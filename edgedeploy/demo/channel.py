@@ -1,7 +1,7 @@
-"""The queue between two threads of the demo: bounded, with an end, an error path and a newest-only mode.
+"""A bounded queue between two threads of the demo, with an end, an error path and a newest-only mode.
 
-A full channel makes its producer wait, so that no frame of a file is lost; with `latest` it forgets its
-oldest item instead, so that a slow model shows what a camera sees now and not what it saw seconds ago.
+A full channel blocks its producer: no frame of a file is lost. With `latest` it drops its oldest item
+instead: a slow model shows the newest frame of a camera.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-WAKE_S = 0.5  # a wait without a limit cannot be interrupted from the keyboard on every system
+WAKE_S = 0.5  # on some systems Ctrl-C cannot interrupt a wait without a timeout
 
 
 class Closed(Exception):
-    """The consumer has gone: whoever produces for it can stop."""
+    """The consumer has gone: its producer can stop."""
 
 
 class Channel(Generic[T]):
-    """One producer, one consumer.
-
-    Attributes:
-        dropped: items forgotten because newer ones came.
-    """
+    """One producer, one consumer; `dropped` counts items that newer ones replaced."""
 
     def __init__(self, capacity: int, latest: bool = False) -> None:
         self.capacity, self.latest = capacity, latest
@@ -35,7 +31,7 @@ class Channel(Generic[T]):
         self._error: BaseException | None = None
 
     def put(self, item: T) -> None:
-        """Hand over an item; raises Closed once the consumer has gone."""
+        """Append an item; raises Closed if the consumer has gone."""
         with self._changed:
             while not self.latest and not self._cancelled and len(self._items) >= self.capacity:
                 self._changed.wait(WAKE_S)
@@ -48,10 +44,7 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None, *, after_items: bool = False) -> None:
-        """Nothing more will come.
-
-        An error is raised in the consumer at once, ahead of waiting items, or after them if told so.
-        """
+        """End the channel; the consumer raises `error` at once, or after the items that are left."""
         with self._changed:
             self._ended, self._error, self._after_items = True, error, after_items
             self._changed.notify_all()

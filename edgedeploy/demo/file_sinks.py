@@ -1,12 +1,9 @@
-"""Write pictures to files: a video through PyAV, or images.
-
-Nothing half-written is ever seen: a video is written beside its place and renamed when it is whole.
-"""
+"""Write pictures to files: a video through PyAV, or images; a file gets its name only when it is complete."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +12,7 @@ import numpy as np
 
 from edgedeploy.core.errors import OutputError, UsageError
 from edgedeploy.core.files import replacing
-from edgedeploy.demo.frames import SQUARE, Plane, as_rgb, as_yuv, new_yuv, planes
+from edgedeploy.demo.frames import SQUARE, as_rgb, as_yuv, new_yuv, planes
 from edgedeploy.demo.sink import Sink
 from edgedeploy.task import Image
 from edgedeploy.vision.images import is_image, write_image
@@ -24,16 +21,15 @@ from edgedeploy.vision.video import require_av
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-CLOCK = 60_000  # ticks a second of timestamps: whole for the usual frame rates, and MPEG-4 takes no more
-ENCODERS = ("libx264", "h264", "mpeg4")  # the first that this build of FFmpeg has
+CLOCK = 60_000  # timestamp ticks per second: a multiple of the usual frame rates, and nearly MPEG-4's maximum
+ENCODERS = ("libx264", "h264", "mpeg4")  # in order of preference
 X264_OPTIONS = {"preset": "ultrafast", "crf": "20"}
 
 
 class VideoSink(Sink):
-    """An .mp4 or .mkv file, H.264 where FFmpeg has it, with the timestamps of the source.
+    """An .mp4 or .mkv file, H.264 if FFmpeg has it, with the timestamps of the source.
 
-    `options` are those of the encoder x264; another one, where FFmpeg lacks it, takes none. `pixel_aspect` is
-    the width of a pixel over its height.
+    `options` apply to x264 alone. `pixel_aspect`: width / height of a pixel.
     """
 
     def __init__(
@@ -46,9 +42,8 @@ class VideoSink(Sink):
         self.path: Path = path
         self._fps, self._options, self._pixel_aspect = fps, dict(options), pixel_aspect
         self._codec = _encoder()
-        self._place = replacing(path)
-        self._temporary = self._place.__enter__()
-        self._open_place = True
+        self._replacing = ExitStack()
+        self._temporary = self._replacing.enter_context(replacing(path))
         self._container: Any = None
         self._stream: Any = None
         self._size: tuple[int, int] | None = None
@@ -63,10 +58,10 @@ class VideoSink(Sink):
                 f"{self._size[0]}x{self._size[1]}",
                 "write image files instead: --sink FOLDER",
             )
-        # Players refuse times that stand still, as those of some cameras do.
+        # Players refuse repeated timestamps, which some cameras send.
         self._last = max(round(timestamp * CLOCK), self._last + 1)
         frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
-        # The encoder decides which frames are key frames, not the file that this one came from.
+        # The encoder chooses the key frames, not the source file.
         frame.pict_type = require_av().video.frame.PictureType.NONE
         with self._reported():
             if self._stream is None:
@@ -75,22 +70,18 @@ class VideoSink(Sink):
         return True
 
     def finish(self) -> None:
-        if self._stream is None:  # an empty file would be no video
+        if self._stream is None:  # a file without frames is no video
             self.abort()
             return
         with self._reported():
             self._encode(None)
             self._close()
-        self._open_place = False
-        self._place.__exit__(None, None, None)
+        self._replacing.close()
 
     def abort(self) -> None:
-        if not self._open_place:
-            return
-        self._open_place = False
-        with suppress(OSError, require_av().error.FFmpegError):  # the file is thrown away in any case
+        with suppress(OSError, require_av().error.FFmpegError):  # the temporary file is deleted anyway
             self._close()
-        self._place.__exit__(OutputError, OutputError(f"{self.path} was not finished"), None)
+        self._replacing.__exit__(OutputError, OutputError(f"{self.path} was not finished"), None)
 
     def _open(self, frame: VideoFrame) -> None:
         av = require_av()
@@ -111,7 +102,7 @@ class VideoSink(Sink):
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        """FFmpeg's own errors, a full disk among them, as one line."""
+        """Raise OutputError, one line, for errors of FFmpeg such as a full disk."""
         try:
             yield
         except (OSError, require_av().error.FFmpegError) as error:
@@ -146,23 +137,19 @@ class ImageSink(Sink):
 
 
 def _even(frame: VideoFrame) -> VideoFrame:
-    """H.264 in 4:2:0 has even sizes only: repeat the last row or column where needed."""
+    """Repeat the last row and column of an odd size: H.264 in 4:2:0 needs even sizes."""
     if frame.width % 2 == 0 and frame.height % 2 == 0:
         return frame
     result = new_yuv(frame.width + frame.width % 2, frame.height + frame.height % 2, frame)
     for old, new in zip(planes(frame), planes(result), strict=True):
-        _extend(old, new)
+        below, right = new.shape[0] - old.shape[0], new.shape[1] - old.shape[1]
+        new[:] = np.pad(old, ((0, below), (0, right)), mode="edge")
     return result
 
 
-def _extend(old: Plane, new: Plane) -> None:
-    bottom, right = new.shape[0] - old.shape[0], new.shape[1] - old.shape[1]
-    new[:] = np.pad(old, ((0, bottom), (0, right)), mode="edge")
-
-
 def _encoder() -> str:
-    available = require_av().codecs_available
-    for name in ENCODERS:
-        if name in available:
-            return name
-    raise OutputError("this FFmpeg can encode neither H.264 nor MPEG-4", 'pip install "av", or --sink FOLDER')
+    codec = next((name for name in ENCODERS if name in require_av().codecs_available), None)
+    if codec is None:
+        reason = "this FFmpeg can encode neither H.264 nor MPEG-4"
+        raise OutputError(reason, 'pip install "av", or --sink FOLDER')
+    return codec

@@ -1,7 +1,7 @@
-"""Pictures on their way through the demo: a frame of a source, and YUV 4:2:0 pictures as numpy planes.
+"""Pictures of the demo: a frame of a source, and YUV 4:2:0 pictures as numpy planes.
 
-Video is decoded to planes and encoded from planes. A super-resolution network works on luma, so its video
-never becomes RGB, which would cost more time than the network does.
+Video is decoded to planes and encoded from planes. For super-resolution of luma it is never converted to RGB,
+which would take longer than the network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 Plane = NDArray[np.uint8]
-SQUARE = Fraction(1)  # as wide as high, the aspect ratio of pixels unless a video says otherwise
+SQUARE = Fraction(1)  # the default aspect ratio of pixels
 YUV420, FULL_RANGE, STUDIO_RANGE = "yuv420p", 2, 1
 
 
@@ -30,11 +30,11 @@ class Frame:
     """One picture of a source.
 
     Attributes:
-        index: place in the source, counting dropped frames too.
-        timestamp: seconds in the source's own time.
-        captured_at: time.perf_counter() when it was read; the age of a frame counts from here.
+        index: number in the source, dropped frames included.
+        timestamp: seconds in the source's time.
+        captured_at: time.perf_counter() when it was read.
         content: RGB (H, W, 3) uint8, or a YUV 4:2:0 studio-range picture of PyAV.
-        name: what an image file made from it is called.
+        name: file name, without suffix, of an image made from it.
     """
 
     index: int
@@ -45,19 +45,17 @@ class Frame:
 
     @cached_property
     def rgb(self) -> Image:
-        """The picture as RGB (H, W, 3) uint8; converted once, both threads want it."""
+        """The picture as RGB (H, W, 3) uint8; cached for both threads."""
         return as_rgb(self.content)
 
 
 def as_rgb(picture: Image | VideoFrame) -> Image:
     """RGB (H, W, 3) uint8 of a picture of either kind."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    return upright_rgb(picture)
+    return picture if isinstance(picture, np.ndarray) else upright_rgb(picture)
 
 
 def as_yuv(picture: Image | VideoFrame) -> VideoFrame:
-    """A YUV 4:2:0 studio-range picture of a picture of either kind; the same object if it is one already."""
+    """YUV 4:2:0 studio-range form of a picture of either kind; the same object if it has that form."""
     if isinstance(picture, np.ndarray):
         frame = require_av().VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         return frame.reformat(format=YUV420)  # type: ignore[no-any-return]
@@ -74,7 +72,7 @@ def new_yuv(width: int, height: int, like: VideoFrame) -> VideoFrame:
 
 
 def upright(frame: VideoFrame) -> VideoFrame:
-    """A YUV 4:2:0 picture, turned and mirrored as its display matrix says; itself where that asks nothing."""
+    """A YUV 4:2:0 picture turned and mirrored by its display matrix; the same object for the identity."""
     shown = orientation(frame)
     if shown == Orientation():
         return frame

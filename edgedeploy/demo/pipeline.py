@@ -1,7 +1,7 @@
-"""The three threads of the demo: one reads, one runs the network, the caller's own writes pictures.
+"""The three threads of the demo: one reads, one runs the network, the caller's thread writes pictures.
 
-Pictures are written in the caller's thread because windows have to live there. Frames of a file wait for each
-other; of a live source only the newest is kept.
+Windows work only in the caller's thread. Frames of a file wait for each other; of a live source only the
+newest frame is kept.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib.util
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.backend import Session
-from edgedeploy.core.errors import SourceLostError
+from edgedeploy.core.errors import SourceLostError, UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.demo.channel import Channel, Closed
 from edgedeploy.demo.frames import Frame, as_rgb
@@ -27,23 +27,22 @@ from edgedeploy.demo.sources import Source
 from edgedeploy.demo.views import View, write_text
 from edgedeploy.task import Array
 
-FILE_QUEUE = 4  # frames waiting between two threads: enough to even out, little enough to keep memory small
-STOP_S = 6.0  # a little more than a network source waits for an answer
+FILE_QUEUE = 4  # frames between two threads: enough to smooth their times, few enough for memory
+STOP_S = 6.0  # slightly more than the timeout of a network source
 
 
 @dataclass(frozen=True)
 class DemoStats:
-    """What a run of the demo was like.
+    """Counts and times of a run.
 
     Attributes:
         frames: pictures written.
-        seconds: from the first read to the finished output.
-        fps: frames / seconds.
+        seconds: from the first read to the finished output; fps = frames / seconds.
         dropped: frames of a live source that newer ones replaced.
-        age_ms_p50, age_ms_p95: time from reading a frame to having written it.
-        model_ms_p50: time in the network a frame.
-        path: what was written, None for a window or null.
-        interrupted: whether the user stopped it.
+        age_ms_p50, age_ms_p95: time from reading a frame to writing its picture.
+        model_ms_p50: time in the network per frame.
+        path: the output; None for a window or null.
+        interrupted: whether the user stopped the run.
     """
 
     frames: int
@@ -57,8 +56,14 @@ class DemoStats:
     interrupted: bool
 
 
+def check_limit(limit: int | None) -> None:
+    """Raise UsageError unless the limit is a positive number of frames or None."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"cannot show {limit} frames", "give --limit 1 or more")
+
+
 class _Timed:
-    """A session that remembers how long it worked since it was last asked."""
+    """A session that sums the time of its runs; `take` returns the sum and resets it."""
 
     def __init__(self, session: Session) -> None:
         self.session, self.inputs, self.seconds = session, session.inputs, 0.0
@@ -76,11 +81,7 @@ class _Timed:
 
 @dataclass
 class Pipeline:
-    """One run: everything that its three threads share.
-
-    Attributes:
-        view: what to show, given whether frames are YUV pictures or RGB.
-    """
+    """One run: the state that its three threads share; `view(yuv)` is the view for YUV or RGB frames."""
 
     view: Callable[[bool], View]
     session: Session
@@ -92,10 +93,10 @@ class Pipeline:
     model: list[float] = field(default_factory=list)
 
     def run(self) -> DemoStats:
-        """Until the source ends, the limit is reached, the sink asks to stop or the user does.
+        """Run until the source ends, the limit is reached, or the sink or the user stops it.
 
-        Where a camera or an address stops answering, the output is finished with the frames until then, and
-        SourceLostError says so.
+        If a camera or an address stops answering, the output is finished with the frames until then and
+        SourceLostError is raised.
         """
         live = self.source.live
         frames: Channel[Frame] = Channel(1 if live else FILE_QUEUE, latest=live)
@@ -118,7 +119,7 @@ class Pipeline:
         finally:
             frames.cancel()
             results.cancel()
-            workers[0].join(STOP_S)  # it may hang in a dead camera; the network always comes to an end
+            workers[0].join(STOP_S)  # a dead camera may block this thread forever
             workers[1].join()
         self.sink.finish()
         seconds = time.perf_counter() - begin
@@ -147,7 +148,7 @@ class Pipeline:
 
     def _infer(self, frames: Channel[Frame], results: Channel[tuple[Frame, View, Any]]) -> None:
         session = _Timed(self.session)
-        # A still image keeps its full color resolution; of a camera speed is wanted.
+        # A still image keeps its full color resolution; a camera needs speed.
         planar = importlib.util.find_spec("av") is not None
         with _ending(results):
             for frame in frames:
@@ -178,16 +179,14 @@ class Pipeline:
                 return
 
 
-class _ending:  # noqa: N801  used like a function
-    """End a channel when the block ends, with its error if it raised one."""
-
-    def __init__(self, channel: Channel[Any]) -> None:
-        self.channel = channel
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        # Of a lost source, the frames that it gave are still to be written.
-        lost = isinstance(error, SourceLostError)
-        self.channel.end(None if isinstance(error, Closed) else error, after_items=lost)
-        return True
+@contextmanager
+def _ending(channel: Channel[Any]) -> Iterator[None]:
+    """End the channel when the block ends, with the error of the block."""
+    try:
+        yield
+    except Closed:
+        channel.end()
+    except BaseException as error:  # noqa: BLE001  the consumer raises it
+        channel.end(error, after_items=isinstance(error, SourceLostError))
+    else:
+        channel.end()

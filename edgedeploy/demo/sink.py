@@ -1,7 +1,4 @@
-"""The contract of a sink: it takes pictures, and either finishes or is aborted.
-
-A video file appears under its name only when it is whole; after an error nothing half-written is left.
-"""
+"""The contract of a sink: it takes pictures, then finishes or is aborted."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ class Sink(ABC):
     """Takes pictures until `finish` or `abort`.
 
     Attributes:
-        path: what was or will be written, None for what leaves nothing.
-        wants_text: whether the speed is to be written on the pictures.
+        path: the output file or folder; None for a window or null.
+        wants_text: whether pictures show the speed as text.
     """
 
     path: Path | None = None
@@ -28,17 +25,17 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, picture: Image | VideoFrame, timestamp: float, name: str) -> bool:
-        """Take one picture with its time in seconds; False asks to stop. Raises OutputError or UsageError."""
+        """Take one picture at a time in seconds; False stops the run. Raises OutputError or UsageError."""
 
     def finish(self) -> None:  # noqa: B027  only files have an end
-        """All pictures came: make the file whole."""
+        """Complete the output after the last picture."""
 
     def abort(self) -> None:  # noqa: B027
-        """Something failed: leave nothing half-written."""
+        """Leave no partial file after an error."""
 
 
 class NullSink(Sink):
-    """Measures everything but the output."""
+    """Discards pictures, to measure everything but the output."""
 
     def write(self, picture: Image | VideoFrame, timestamp: float, name: str) -> bool:  # noqa: ARG002
         return True

@@ -1,4 +1,4 @@
-"""Which sink: by the word or the file name that the user gave."""
+"""Open the sink that the user names."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ CONTAINERS = (".mp4", ".mkv")
 
 
 def open_sink(target: str, fps: float, pixel_aspect: Fraction = SQUARE) -> Sink:
-    """The sink called "window" or "null", else a video file, an image file or a folder for PNGs.
+    """The sink "window" or "null", else a video file, an image file or a folder for PNGs.
 
-    A video file keeps `pixel_aspect`, the width of a pixel over its height; images have square pixels.
-
-    Raises DeviceError without a display, OutputError where nothing can be written, UsageError for other
-    suffixes.
+    A video file keeps `pixel_aspect`, width / height of a pixel; images have square pixels.
+    Raises DeviceError without a display, OutputError for an unwritable place, UsageError for other suffixes.
     """
     if target == "window":
         return WindowSink()

@@ -1,7 +1,6 @@
-"""Where pictures come from: a webcam's number, a video file, images, or an RTSP or HTTP address.
+"""Sources of pictures: a webcam by number, a video file, images, or an RTSP or HTTP address.
 
-Files and addresses are decoded by PyAV, webcams by OpenCV. A source only reads: what becomes of frames that
-come faster than the model runs is up to the channel behind it.
+PyAV decodes files and addresses, OpenCV reads webcams. The channel after a source drops frames if necessary.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ class Source(ABC):
 
     Attributes:
         uri: as the user gave it.
-        live: whether frames that come too fast are to be dropped.
-        width, height: of the first frame.
-        fps: frames a second, as the source states it.
-        total: number of frames where known.
-        pixel_aspect: width of a pixel over its height, as it is to be shown.
+        live: whether frames may be dropped.
+        width, height: of the first frame, in pixels.
+        fps: frames per second by the source's metadata.
+        total: number of frames, or None.
+        pixel_aspect: width / height of an upright pixel.
     """
 
     def __init__(
@@ -57,10 +56,10 @@ class Source(ABC):
 
     @abstractmethod
     def frames(self) -> Iterator[Frame]:
-        """The frames in order, once; raises DeviceError or UsageError where reading fails."""
+        """The frames in order, once; raises DeviceError or UsageError if reading fails."""
 
     def close(self) -> None:  # noqa: B027  only devices and files have something to close
-        """Give the device or file back; safe to call twice, never while another thread reads."""
+        """Release the device or file; may be called twice, but not while another thread reads."""
 
 
 class VideoSource(Source):
@@ -73,7 +72,7 @@ class VideoSource(Source):
         live = scheme in LIVE_SCHEMES or (bool(scheme) and self._container.duration is None)
         self._decoded = decode_video(self._container, uri, tolerant=live)
         try:
-            # Read now: a file without a picture is refused at once, and only a picture tells which way is up.
+            # Read now: a file without frames is refused at once, and the orientation is that of a frame.
             decoded = as_yuv(next(self._decoded))
             self._first = upright(decoded)
         except BaseException:
@@ -81,19 +80,13 @@ class VideoSource(Source):
             raise
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         aspect = stream.sample_aspect_ratio or SQUARE
-        super().__init__(
-            uri,
-            live,
-            self._first.width,
-            self._first.height,
-            fps,
-            stream.frames or None,
-            1 / aspect if orientation(decoded).transposed else aspect,
-        )
+        aspect = 1 / aspect if orientation(decoded).transposed else aspect
+        size = (self._first.width, self._first.height)
+        super().__init__(uri, live, *size, fps, stream.frames or None, aspect)
 
     def frames(self) -> Iterator[Frame]:
         rest = (upright(as_yuv(picture)) for picture in self._decoded)
-        # Of a live source the first is old by now: the model was opened since.
+        # The first frame of a live source is old: the model was opened after it.
         for index, picture in enumerate(rest if self.live else chain([self._first], rest)):
             seconds = index / self.fps if picture.pts is None else float(picture.time)
             yield Frame(index, seconds, time.perf_counter(), picture, f"{index:06d}")
@@ -123,7 +116,7 @@ class CameraSource(Source):
     def __init__(self, number: int) -> None:
         with quiet_stderr():
             self._camera = cv2.VideoCapture(number)
-            # The driver's own queue holds old frames: the shortest there is.
+            # The driver's queue holds old frames: make it as short as possible.
             self._camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
             first = self._read() if self._camera.isOpened() else None
         if first is None:
@@ -153,7 +146,7 @@ class CameraSource(Source):
 
 
 def open_source(uri: str) -> Source:
-    """Open what the user named; raises DeviceError or UsageError with what to give instead."""
+    """Open the source that the user names; raises DeviceError or UsageError."""
     if uri.isdecimal():
         if len(uri) > MOST_DIGITS:
             raise DeviceError(f"there is no camera {uri[:20]}", "give a camera's number: 0 is the first")
@@ -172,7 +165,7 @@ def open_source(uri: str) -> Source:
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Silence what OpenCV's camera drivers print by themselves: the error raised here says it in one line."""
+    """Discard what OpenCV's camera drivers print; the error raised here has one line."""
     saved = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
     try:

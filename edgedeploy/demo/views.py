@@ -1,8 +1,7 @@
-"""What the demo shows: the result alone, or side by side with what it is to be compared with.
+"""What the demo shows: the result alone, or side by side with a comparison.
 
-A view has two halves that run in different threads: `infer` feeds the network, `picture` makes what a sink
-takes. For super-resolution of video both stay in YUV planes, and the network's output is written straight
-into the picture.
+The two methods of a view run in different threads: `infer` runs the network, `picture` makes the picture for
+the sink. Super-resolution of video stays in YUV planes; the network writes into the picture.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ class View(ABC):
 
     @abstractmethod
     def infer(self, session: Run, frame: Frame) -> Any:
-        """Run the network; what is returned owns its memory."""
+        """Run the network; the result owns its memory."""
 
     @abstractmethod
     def picture(self, frame: Frame, result: Any) -> Image | VideoFrame:
-        """What the sink gets."""
+        """The picture for the sink."""
 
 
 @dataclass(frozen=True)
 class DrawView(View):
-    """Any task on RGB: its own drawing, beside the input if asked."""
+    """Any task on RGB: its drawing, with `beside` next to the input."""
 
     task: Task
     beside: bool
@@ -60,14 +59,13 @@ class DrawView(View):
         height, width = right.shape[:2]
         left = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
         if isinstance(self.task, SuperResolution):
-            write_text(left, "bicubic")
-            write_text(right, self.task.artifact.model)
+            write_names(left, right, self.task.artifact.model)
         return np.hstack([left, right])
 
 
 @dataclass(frozen=True)
 class LumaView(View):
-    """Super-resolution of YUV video without a detour over RGB."""
+    """Super-resolution of YUV video without conversion to RGB."""
 
     task: SuperResolution
     beside: bool
@@ -75,7 +73,7 @@ class LumaView(View):
     def infer(self, session: Run, frame: Frame) -> tuple[VideoFrame, VideoFrame]:
         video = as_yuv(frame.content)
         width, height = self.task.scale * video.width, self.task.scale * video.height
-        # Halves begin at an even column, so that chroma, at half the resolution, begins with them.
+        # Both halves begin at an even column because chroma has half the resolution.
         half = width + width % 2
         result = new_yuv(half + width if self.beside else width, height, video)
         out = planes(result)[0]
@@ -91,8 +89,7 @@ class LumaView(View):
             width = self.task.scale * video.width
             left, right = target[:, :width], target[:, -width:]
             enlarge(luma, left)
-            write_text(left, "bicubic")
-            write_text(right, self.task.artifact.model)
+            write_names(left, right, self.task.artifact.model)
         for small, large in zip(chroma, targets, strict=True):
             if not self.beside:
                 enlarge(small, large)
@@ -103,10 +100,14 @@ class LumaView(View):
         return picture  # type: ignore[no-any-return]
 
 
-def make_view(name: str, task: Task, yuv: bool) -> View:
-    """The view called `name` in YUV or RGB; raises UsageError for an unknown name."""
+def check_view(name: str) -> None:
+    """Raise UsageError for an unknown view."""
     if name not in VIEWS:
         raise UsageError(f"unknown view '{name}'", f"known: {', '.join(VIEWS)}")
+
+
+def make_view(name: str, task: Task, yuv: bool) -> View:
+    """The view called `name` in YUV or RGB."""
     beside = name == "side-by-side"
     if yuv and isinstance(task, SuperResolution) and not task.rgb:
         return LumaView(task, beside)
@@ -114,15 +115,21 @@ def make_view(name: str, task: Task, yuv: bool) -> View:
 
 
 def enlarge(small: Plane, large: Plane) -> None:
-    """Bicubic interpolation into a plane that is there already."""
+    """Write the bicubic interpolation of `small` into `large`."""
     cv2.resize(small, (large.shape[1], large.shape[0]), dst=large, interpolation=cv2.INTER_CUBIC)
 
 
+def write_names(bicubic: Image | Plane, result: Image | Plane, model: str) -> None:
+    """Write what the halves of a comparison of super-resolution show, in place."""
+    write_text(bicubic, "bicubic")
+    write_text(result, model)
+
+
 def write_text(picture: Image | Plane, text: str, bottom: bool = False) -> None:
-    """A line of text at the top or bottom left of an RGB picture or a luma plane, in place."""
+    """Write a line of text at the top or bottom left of an RGB picture or a luma plane, in place."""
     size = max(0.4, min(picture.shape[:2]) / 700)
     line = round(size * 32)
     place = (line // 3, picture.shape[0] - line // 3 if bottom else line)
-    # A dark rim keeps text legible on anything.
+    # A dark rim keeps text legible on any background.
     for shade, thickness in (((BLACK,) * 3, 4), ((WHITE,) * 3, 1)):
         cv2.putText(picture, text, place, FONT, size, shade, thickness, cv2.LINE_AA)

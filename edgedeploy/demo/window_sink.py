@@ -1,4 +1,4 @@
-"""Show pictures in a window of OpenCV, or say in one line why this machine cannot."""
+"""Show pictures in a window of OpenCV."""
 
 from __future__ import annotations
 
@@ -52,15 +52,13 @@ class WindowSink(Sink):
 
 
 def _why_no_window() -> str:
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or os.environ.get("WAYLAND_DISPLAY"):
         return ""
     display = os.environ.get("DISPLAY", "")
-    if os.environ.get("WAYLAND_DISPLAY"):
-        return ""
     if not display:
         return "this machine has no display"
-    # Qt ends the whole process where the display that is named does not answer, so that is found out before.
-    if display.startswith(":"):
-        socket = Path("/tmp/.X11-unix") / f"X{display[1:].split('.')[0]}"  # noqa: S108  where X puts it
-        return "" if socket.exists() else f"display {display} does not answer"
+    # Qt ends the process if the display does not answer: check the socket of a local display first.
+    socket = Path("/tmp/.X11-unix") / f"X{display[1:].split('.')[0]}"  # noqa: S108  where X puts it
+    if display.startswith(":") and not socket.exists():
+        return f"display {display} does not answer"
     return ""

@@ -24,7 +24,7 @@ from edgedeploy.encode.networks import Patches, export, train
 from edgedeploy.encode.options import EncodeOptions
 from edgedeploy.encode.precision import stored
 from edgedeploy.pipeline import Monitor, Stage
-from edgedeploy.stdo.bundle import Bundle, described, open_bundle, write_chunks
+from edgedeploy.stdo.bundle import Bundle, open_bundle, stored_file, write_chunks
 from edgedeploy.stdo.chunks import Chunks, joint_sample, split_by_score
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.manifest import Manifest, Quality, StoredModel, decibel, write_manifest
@@ -99,10 +99,10 @@ class _Encoding:
             patch_width=grid.grid.patch_width,
             halo=grid.halo,
             precision=precision,
-            video=described(folder / clip.video.name),
+            video=stored_file(folder / clip.video.name),
             audio=clip.silent,
             models=_described(models, chunks, None),
-            chunks=described(folder / "chunks.bin") if len(models) > 1 else None,
+            chunks=stored_file(folder / "chunks.bin") if len(models) > 1 else None,
             source_bytes=self.source.stat().st_size,
             psnr=Quality(bicubic=floor.psnr, general=None, result=0.0),
         )
@@ -189,7 +189,7 @@ def _described(
     for index, model in enumerate(models):
         mine = chunks == index
         psnr = decibel(float(errors.patches[mine].mean())) if errors is not None else None
-        file = described(model.path).model_dump()
+        file = stored_file(model.path).model_dump()
         found.append(StoredModel(**file, patches=int(mine.sum()), psnr=psnr))
     return tuple(found)
 

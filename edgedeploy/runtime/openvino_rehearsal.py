@@ -1,7 +1,7 @@
-"""Compile a quantized model of somebody else's in a child process first, because OpenVINO may crash on it.
+"""Compile a quantized model of another tool in a child process first, because OpenVINO may crash on it.
 
-Seen with OpenVINO 2026.4: DDRNet-23-slim from ONNX Runtime's `quantize_static` with its default uint8
-activations ends the process by a segmentation fault, which cannot be caught, but can be had elsewhere.
+OpenVINO 2026.4 ends the process by a segmentation fault, which cannot be caught, for DDRNet-23-slim from ONNX
+Runtime's `quantize_static` with its default uint8 activations.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ COMMAND = (
 
 
 def rehearse(artifact: Artifact, hint: str) -> None:
-    """Raise BuildError if compiling ends the process; does nothing for models whose Q/DQ is known to be fine.
+    """Raise BuildError if compiling ends the process; does nothing for models quantized by edgedeploy.
 
-    Errors that OpenVINO reports by itself are left for the real attempt.
+    The compilation that follows reports OpenVINO's own errors.
     """
     ours = artifact.backend == "openvino" or any(step.name == "quantize" for step in artifact.history)
     if ours or not is_quantized(artifact):

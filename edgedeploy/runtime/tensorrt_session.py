@@ -1,4 +1,4 @@
-"""Run a TensorRT engine. UNVERIFIED: needs a GPU, and none has run it yet; tests marked `gpu` would."""
+"""Run a TensorRT engine. UNVERIFIED: no machine with a GPU has run it yet; tests marked `gpu` would."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.backend import Feeds, OpenOptions, Outputs, Session, concrete_shapes
+from edgedeploy.backend import Feeds, OpenOptions, Outputs, Session
 from edgedeploy.core.errors import UsageError
-from edgedeploy.core.spec import Artifact
+from edgedeploy.core.spec import Artifact, with_shapes
 from edgedeploy.runtime.cuda import Buffer, Stream
 from edgedeploy.runtime.tensorrt_log import build_error, make_logger
 
@@ -17,7 +17,6 @@ class TensorRtSession(Session):
     """One execution context with its own stream; `device_ms` covers the kernels, not the copies."""
 
     def __init__(self, sdk: Any, backend: str, artifact: Artifact, options: OpenOptions) -> None:
-        shapes = concrete_shapes(artifact, options.shapes)
         self._sdk, self._backend = sdk, backend
         self._stream = Stream()
         self._logger = make_logger(sdk, verbose=False)
@@ -27,30 +26,25 @@ class TensorRtSession(Session):
             raise build_error(sdk, backend, self._logger, f"a session of {artifact.path}")
         self._open = True
         self._context: Any = self._engine.create_execution_context()
-        for name, shape in shapes.items():
+        for name, shape in options.shapes.items():
             if not self._context.set_input_shape(name, shape):
                 raise UsageError(
                     f"{artifact.path} was not built for input {name} of {list(shape)}",
                     "build again with that size in its range",
                 )
-        specs = {
-            spec.name: spec.model_copy(update={"shape": tuple(self._context.get_tensor_shape(spec.name))})
-            for spec in (*artifact.inputs, *artifact.outputs)
-        }
-        super().__init__(
-            tuple(specs[spec.name] for spec in artifact.inputs),
-            tuple(specs[spec.name] for spec in artifact.outputs),
-        )
+        specs = (*artifact.inputs, *artifact.outputs)
+        shapes = {s.name: tuple(int(d) for d in self._context.get_tensor_shape(s.name)) for s in specs}
+        super().__init__(with_shapes(artifact.inputs, shapes), with_shapes(artifact.outputs, shapes))
         self._buffers: dict[str, Buffer] = {}
-        for name, spec in specs.items():
-            shape = tuple(int(dim) for dim in spec.shape)
+        for spec in specs:
+            shape = shapes[spec.name]
             if min(shape, default=0) < 0:
                 raise UsageError(
-                    f"the size of output {name} depends on the data, which is not supported",
+                    f"the size of output {spec.name} depends on the data, which is not supported",
                     "let the model end before that operator",
                 )
-            self._buffers[name] = Buffer(shape, np.dtype(spec.dtype))
-            self._context.set_tensor_address(name, self._buffers[name].device.value)
+            self._buffers[spec.name] = Buffer(shape, np.dtype(spec.dtype))
+            self._context.set_tensor_address(spec.name, self._buffers[spec.name].device.value)
 
     def _run(self, feeds: Feeds) -> Outputs:
         self._stream.use()

@@ -1,7 +1,7 @@
-"""An STDO bundle on disk: a folder that a client checks before it trusts anything in it.
+"""An STDO bundle on disk: a folder that a client checks before it uses anything in it.
 
-Besides manifest.json it holds the low-resolution video, the models, and with several models a map of which
-patch belongs to which: per frame one byte a patch, as the difference to the frame before, compressed.
+It holds manifest.json, the low-resolution video, the models, and for several models the chunk map: one byte
+per patch and frame, as the difference to the frame before, compressed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ COPY_AGAIN = "copy the bundle again, all its files together"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are all there and are the ones that the manifest describes.
+    """A bundle whose files match its manifest.
 
     Attributes:
-        folder: where it is.
-        manifest: what it says.
-        chunks: (frames, patches) uint8, index of the model that each patch belongs to.
-        models: one artifact a chunk.
+        chunks: (frames, patches) uint8, index of each patch's model.
+        models: one artifact per chunk.
     """
 
     folder: Path
@@ -41,17 +39,16 @@ class Bundle:
 
     @property
     def video(self) -> Path:
-        """The low-resolution video."""
         return self.folder / self.manifest.video.file
 
     @property
     def total_bytes(self) -> int:
-        """Everything that is sent, the manifest too."""
+        """Size of the whole bundle, manifest included."""
         return self.manifest.total_bytes + (self.folder / MANIFEST).stat().st_size
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Check a bundle and read it; raises ArtifactError where a file is missing, changed or out of place."""
+    """Check and read a bundle; raises ArtifactError for a missing, changed or unexpected file."""
     folder = Path(folder)
     manifest = read_manifest(folder)
     for stored in manifest.files:
@@ -67,7 +64,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def check_file(folder: Path, stored: StoredFile) -> None:
-    """Raise ArtifactError unless the file is a plain one in the folder, of the size and digest stated."""
+    """Raise ArtifactError unless the folder holds a regular file of this size and digest."""
     path = folder / stored.file
     if path.is_symlink() or not path.is_file():
         raise ArtifactError(f"{folder} lacks {stored.file}", COPY_AGAIN)
@@ -78,20 +75,20 @@ def check_file(folder: Path, stored: StoredFile) -> None:
         raise ArtifactError(f"{path} is not the file that its manifest describes", COPY_AGAIN)
 
 
-def described(path: Path) -> StoredFile:
-    """What a manifest says of a file."""
+def stored_file(path: Path) -> StoredFile:
+    """The manifest's entry of a file."""
     return StoredFile(file=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def write_chunks(path: Path, chunks: NDArray[np.uint8]) -> None:
-    """Write (frames, patches) chunk indices; neighboring frames are alike, so differences compress best."""
-    # Unsigned bytes wrap around: the sums on the other side do too.
+    """Write (frames, patches) chunk indices as differences between frames, which compress best."""
+    # Unsigned bytes wrap around, and so do the sums in `unpack_chunks`.
     steps = np.diff(chunks, axis=0, prepend=np.zeros((1, chunks.shape[1]), np.uint8))
     write_bytes(path, zlib.compress(steps.astype(np.uint8).tobytes(), 9))
 
 
 def unpack_chunks(data: bytes, frames: int, patches: int, models: int) -> NDArray[np.uint8]:
-    """The inverse of `write_chunks`; never inflates to more than frames x patches bytes."""
+    """The inverse of `write_chunks`; inflates at most frames x patches bytes. Raises ArtifactError."""
     wanted = frames * patches
     stream = zlib.decompressobj()
     try:
@@ -108,7 +105,7 @@ def unpack_chunks(data: bytes, frames: int, patches: int, models: int) -> NDArra
 
 
 def _model(path: Path, manifest: Manifest) -> Artifact:
-    # A sidecar would turn it into an engine, which is code, and outside weights could be any file.
+    # A sidecar would make it an engine, which is code; external weights could be any file.
     if sidecar_path(path).exists() or external_files(path):
         raise ArtifactError(f"{path} is not one self-contained .onnx file", COPY_AGAIN)
     artifact = Artifact.load(path)

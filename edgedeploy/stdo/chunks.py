@@ -1,9 +1,9 @@
-"""Patches of a video in chunks by how hard they are: a model each, or fewer samples for the easy ones.
+"""Patches of a video in chunks by difficulty: a model per chunk, or fewer samples of easy chunks.
 
-Scores are PSNR in dB of one general model. With the N scores in order, s_1 <= ... <= s_N, the k chunks have
+Scores are the PSNR in dB of one general model. For N sorted scores s_1 <= ... <= s_N the k chunks have
     b_0 = 0,  b_{i+1} = s_floor((i + 1) N / k),  chunk i = {b_i < score <= b_{i+1}}
-so chunk 0 is the hardest. This is the released rule of STDO, with what it leaves out: a score of 0 dB or less
-is in chunk 0. Equal scores stay together, so chunks can differ in size, and all but chunk 0 can be empty.
+so chunk 0 is the hardest. This is the released rule of STDO; in addition, scores of 0 dB or less are in chunk
+0. Equal scores stay together, so chunks can differ in size, and all but chunk 0 can be empty.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from edgedeploy.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Chunks:
-    """Which chunk each patch of a video belongs to.
+    """The chunk of each patch of a video.
 
     Attributes:
-        index: (N,) int64 in 0..k-1, in the order of the patches; 0 is the hardest.
-        boundaries: (k + 1,) float64, dB, from 0 to the highest score; inf where that patch was exact.
+        index: (N,) int64 in 0..k-1; 0 is the hardest.
+        boundaries: (k + 1,) float64 in dB, from 0 to the highest score; inf for an exact patch.
     """
 
     index: NDArray[np.int64]
@@ -40,17 +40,14 @@ class Chunks:
         return np.bincount(self.index, minlength=self.count).astype(np.int64)
 
     def members(self, chunk: int) -> NDArray[np.int64]:
-        """Positions from 0 of the patches of a chunk, ascending; their official numbers are one more."""
+        """Positions of the patches of a chunk, from 0, ascending."""
         if not 0 <= chunk < self.count:
             raise ValueError(f"chunk {chunk} is not in 0..{self.count - 1}")
         return np.flatnonzero(self.index == chunk).astype(np.int64)
 
 
 def split_by_score(scores: NDArray[Any], chunks: int) -> Chunks:
-    """Chunks of patches with these scores, (N,) in dB, inf for patches without error.
-
-    Raises UsageError for NaN, and for more chunks than patches.
-    """
+    """Chunks for scores (N,) in dB; raises UsageError for NaN and for more chunks than patches."""
     values = np.asarray(scores, np.float64)
     if values.ndim != 1 or np.isnan(values).any():
         raise UsageError("scores are not one number a patch", "give a PSNR in dB for each patch")
@@ -63,21 +60,18 @@ def split_by_score(scores: NDArray[Any], chunks: int) -> Chunks:
 
 
 def joint_sample(chunks: Chunks, seed: int) -> NDArray[np.int64]:
-    """Positions of the patches that one joint model (JSTDO) is trained on, ascending.
+    """Positions of the training patches of one joint model (JSTDO), ascending.
 
-    All of chunk 0, none of the easiest, and of chunk i between (k - 1 - i) / (k - 1): the proportions are
-    published only as decreasing, so this line is ours. One chunk is taken whole.
+    The share of chunk i is (k - 1 - i) / (k - 1): all of chunk 0, none of the easiest. The paper only says
+    that the shares decrease; this formula is ours. A single chunk is used completely.
     """
     rng = np.random.default_rng(seed)
     last = chunks.count - 1
     if last == 0:
         return chunks.members(0)
-    parts = [_draw(chunks.members(i), (last - i) / last, rng) for i in range(last)]
-    return np.sort(np.concatenate(parts))
-
-
-def _draw(members: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    if not len(members):
-        return members
-    count = max(1, round(share * len(members)))
-    return np.sort(rng.choice(members, count, replace=False)).astype(np.int64)
+    drawn = [
+        rng.choice(members, max(1, round((last - i) / last * len(members))), replace=False)
+        for i in range(last)
+        if len(members := chunks.members(i))
+    ]
+    return np.sort(np.concatenate(drawn)).astype(np.int64)

@@ -1,7 +1,7 @@
-"""manifest.json of an STDO bundle: what the files beside it are, and what they are worth.
+"""manifest.json of an STDO bundle: its files and their quality.
 
-It comes from outside with the video, so everything in it is bounded before anything is read or allocated:
-names cannot leave the folder, sizes and counts have limits, unknown fields and versions are refused.
+A manifest is untrusted input, so everything in it is bounded before anything is read or allocated: names
+cannot leave the folder, sizes and counts have limits, unknown fields and versions are refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_MODEL_BYTES = 256 << 20
 MAX_VIDEO_BYTES = 64 << 30
 MAX_PATCHES = 1 << 27  # an hour of 1080p in the paper's grid has 21 million
-BEST_DB = 100.0  # what an infinite PSNR is written as: JSON has no infinity
+BEST_DB = 100.0  # stands for an infinite PSNR, which JSON does not have
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.[A-Za-z0-9]{1,8})?$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -37,13 +37,7 @@ class _Frozen(BaseModel):
 
 
 class StoredFile(_Frozen):
-    """A file of the bundle.
-
-    Attributes:
-        file: its name, without any folder.
-        bytes: its size.
-        sha256: hex digest.
-    """
+    """A file of the bundle: name without folder, size, hex digest."""
 
     file: FileName
     bytes: Annotated[int, Field(ge=1, le=MAX_VIDEO_BYTES)]
@@ -51,13 +45,7 @@ class StoredFile(_Frozen):
 
 
 class StoredModel(StoredFile):
-    """A model of the bundle.
-
-    Attributes:
-        bytes: its size.
-        patches: how many patches of the video it restores.
-        psnr: dB over these patches, after all rounding.
-    """
+    """A model of the bundle: the number of patches that it restores, and its PSNR in dB over them."""
 
     bytes: Annotated[int, Field(ge=1, le=MAX_MODEL_BYTES)]
     patches: Annotated[int, Field(ge=0, le=MAX_PATCHES)]
@@ -69,8 +57,8 @@ class Quality(_Frozen):
 
     Attributes:
         bicubic: of bicubic interpolation of the low-resolution video as the client decodes it.
-        general: of the one model for the whole video that the others began from; None if it is the result.
-        result: of what the client restores.
+        general: of the general model, from which the others were trained; None if it is the result.
+        result: of the video that the client restores.
     """
 
     bicubic: Decibel
@@ -79,25 +67,18 @@ class Quality(_Frozen):
 
 
 class Manifest(_Frozen):
-    """Everything that a client needs to know of a bundle.
+    """The contents of a bundle.
 
     Attributes:
-        version: of this format.
-        network: the network that the models are, by its name in the zoo; for people.
-        scale: of the enlargement.
+        network: name of the models' network in the zoo, for people.
         width, height: of the source's frames; the enlarged video is cropped to them.
-        low_width, low_height: of the low-resolution video.
-        fps: frames a second.
-        frames: number of frames.
-        patch_height, patch_width: of a patch of low resolution.
-        halo: pixels of low resolution around a patch, or around the frame, that a model sees besides.
-        precision: what the models' weights are stored in.
+        patch_height, patch_width, halo: in pixels of low resolution; `halo` also surrounds a whole frame.
+        precision: of the stored weights.
         video: the low-resolution video.
-        audio: why the source's sound is not in it, or "".
-        models: one a chunk, the hardest first; or a single one for everything.
-        chunks: which patch belongs to which model; None with a single model.
-        source_bytes: size of the file that was encoded.
-        psnr: what the parts are worth.
+        audio: why the video has no sound, or "".
+        models: one per chunk, the hardest first; or a single one.
+        chunks: the chunk map, see `write_chunks`; None for a single model.
+        source_bytes: size of the encoded file.
     """
 
     version: Literal[1]
@@ -122,7 +103,7 @@ class Manifest(_Frozen):
 
     @property
     def grid(self) -> HaloGrid:
-        """The patches of a low-resolution frame."""
+        """The grid of a low-resolution frame."""
         grid = PatchGrid(self.low_height, self.low_width, self.patch_height, self.patch_width)
         return HaloGrid(grid, self.halo)
 
@@ -133,12 +114,12 @@ class Manifest(_Frozen):
 
     @property
     def total_bytes(self) -> int:
-        """What is sent, but for the manifest itself."""
+        """Size of all files but the manifest."""
         return sum(stored.bytes for stored in self.files)
 
     @model_validator(mode="after")
     def _fits(self) -> Manifest:
-        """Raise ValueError where the parts contradict each other."""
+        """Raise ValueError for fields that contradict each other."""
         low, full = (self.low_height, self.low_width), (self.height, self.width)
         for small, large in zip(low, full, strict=True):
             if not large <= small * self.scale < large + 4 * self.scale:
@@ -158,7 +139,7 @@ class Manifest(_Frozen):
 
 
 def decibel(mean_squared_error: float) -> float:
-    """PSNR in dB of an error of pixels in 0..255, at most BEST_DB; rounded to what is worth storing."""
+    """PSNR in dB of a mean squared error of pixels in 0..255, at most BEST_DB, rounded to four digits."""
     if mean_squared_error <= 0:
         return BEST_DB
     return round(min(BEST_DB, 10 * math.log10(255.0**2 / mean_squared_error)), 4)
@@ -170,7 +151,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json of a bundle; raises ArtifactError where anything in it is not as it should be."""
+    """Read manifest.json of a bundle; raises ArtifactError for an invalid one."""
     path = folder / MANIFEST
     hint = "make a bundle with: edgedeploy stdo encode VIDEO -o FOLDER"
     if not path.is_file() or path.is_symlink():

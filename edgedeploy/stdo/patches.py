@@ -1,7 +1,6 @@
-"""Frames as grids of patches that do not overlap, and back.
+"""Frames as grids of patches that do not overlap, counted row by row.
 
-A patch has a number: p + f P for patch p = 1..P of frame f = 0, 1, ..., row by row, as the released code of
-STDO numbers them. Frames that no whole number of patches covers are padded by repeating their last pixels.
+A frame that is no multiple of the patch size is padded by repeating its last pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """How frames of one size are cut.
-
-    Attributes:
-        height, width: of a frame, in pixels.
-        patch_height, patch_width: of a patch, in pixels; the last row and column may reach over the frame.
+    """The grid of patches of a frame, sizes in pixels; the last row and column may extend beyond the frame.
 
     Raises UsageError for sizes below 1 and for patches larger than the frame.
     """
@@ -42,10 +37,10 @@ class PatchGrid:
 
     @staticmethod
     def divide(height: int, width: int, rows: int, columns: int) -> PatchGrid:
-        """The grid of the smallest equal patches with which `rows` x `columns` cover the frame.
+        """The grid of the smallest equal patches of which `rows` x `columns` cover the frame.
 
-        Where rounding up makes the patches so large that fewer rows or columns suffice, there are fewer. STDO
-        has 10 rows of 20 at scales 2 and 3, and 5 rows of 10 at 4, for 1920x1080 enlarged.
+        Rounding up the patch size can reduce the number of rows or columns. STDO has 10 rows of 20 at scales
+        2 and 3, and 5 rows of 10 at scale 4, for an enlarged frame of 1920x1080.
         """
         if rows < 1 or columns < 1:
             raise UsageError(f"{rows} x {columns} is no grid", "give at least one row and one column")
@@ -61,27 +56,20 @@ class PatchGrid:
 
     @property
     def count(self) -> int:
-        """P, the patches of one frame."""
+        """Number of patches of one frame."""
         return self.rows * self.columns
 
     def enlarged(self, scale: int) -> PatchGrid:
         """The grid of the same patches after super-resolution by `scale`."""
         return PatchGrid(*(scale * n for n in (self.height, self.width, self.patch_height, self.patch_width)))
 
-    def number(self, frame: int, index: int) -> int:
-        """Number, from 1, of the patch at `index` = 0..P-1 of frame 0, 1, ..."""
-        if frame < 0 or not 0 <= index < self.count:
-            raise ValueError(f"frame {frame} has no patch {index}; there are {self.count} a frame")
-        return frame * self.count + index + 1
-
-    def place(self, number: int) -> tuple[int, int]:
-        """(frame, index) of a patch; the inverse of `number`."""
-        if number < 1:
-            raise ValueError(f"patches are numbered from 1, not {number}")
-        return divmod(number - 1, self.count)
+    def corner(self, index: int) -> tuple[int, int]:
+        """(y, x) of the top left pixel of patch `index`."""
+        row, column = divmod(index, self.columns)
+        return row * self.patch_height, column * self.patch_width
 
     def cut(self, frame: Pixels) -> Pixels:
-        """Patches (P, patch_height, patch_width, C) of a frame (height, width, C), rows first; a copy."""
+        """A copy of the patches (count, patch_height, patch_width, C) of a frame (height, width, C)."""
         if frame.ndim != 3 or frame.shape[:2] != (self.height, self.width):
             raise UsageError(
                 f"a frame of shape {frame.shape} is not {self.width}x{self.height}",
@@ -94,14 +82,3 @@ class PatchGrid:
         shape = (self.count, self.patch_height, self.patch_width, frame.shape[2])
         patches: Pixels = grid.swapaxes(1, 2).reshape(shape).copy()
         return patches
-
-    def paste(self, patches: Pixels) -> Pixels:
-        """The frame (height, width, C) of patches (P, patch_height, patch_width, C); padding is cut off."""
-        if patches.ndim != 4 or patches.shape[:3] != (self.count, self.patch_height, self.patch_width):
-            raise UsageError(
-                f"patches of shape {patches.shape} do not make a frame",
-                f"this grid has {self.count} of {self.patch_width}x{self.patch_height}",
-            )
-        grid = patches.reshape(self.rows, self.columns, *patches.shape[1:]).swapaxes(1, 2)
-        padded = grid.reshape(self.rows * self.patch_height, self.columns * self.patch_width, -1)
-        return np.ascontiguousarray(padded[: self.height, : self.width])

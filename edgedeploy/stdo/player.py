@@ -1,4 +1,4 @@
-"""Play a bundle: decode its low-resolution video, restore every frame, hand it to a sink of the demo."""
+"""Play a bundle: decode its low-resolution video, restore every frame, pass it to a sink of the demo."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.demo.frames import Frame, as_yuv
-from edgedeploy.demo.pipeline import DemoStats, Pipeline
+from edgedeploy.demo.pipeline import DemoStats, Pipeline, check_limit
 from edgedeploy.demo.sink import Sink
 from edgedeploy.demo.sinks import CONTAINERS, open_sink
 from edgedeploy.demo.sources import Source, VideoSource
-from edgedeploy.demo.views import VIEWS, View, write_text
+from edgedeploy.demo.views import View, check_view, write_names
 from edgedeploy.stdo.bundle import Bundle
 from edgedeploy.stdo.manifest import decibel
 from edgedeploy.stdo.restorer import FRAME, INDEX, RESTORED, Restorer
@@ -34,12 +34,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PlayStats:
-    """What playing a bundle was like.
+    """The run of a bundle.
 
     Attributes:
         demo: counts and times.
-        psnr: dB against the reference, None without one; RGB, over all pixels of all frames played.
-        sound: why the file written has no sound, or "".
+        psnr: dB against the reference over all RGB pixels of the frames played; None without a reference.
+        sound: why the output file has no sound, or "".
     """
 
     demo: DemoStats
@@ -62,20 +62,18 @@ def play(
     """Restore a bundle's video frame by frame.
 
     Args:
-        sink: as `open_sink` takes it, or opened. A video file gets the bundle's sound too.
-        reference: the source video, to measure against.
+        sink: argument of `open_sink`, or an opened sink. A video file also gets the bundle's sound.
+        reference: the source video, to measure the PSNR.
         view: "result", or "side-by-side" with bicubic interpolation.
-        limit: stop after so many frames.
+        limit: number of frames.
         backend, threads, whole: as in Restorer.
-        on_frame: called with (frames written, frames in all).
+        on_frame: called with (frames written, total).
 
-    Raises UsageError, DeviceError or OutputError of the parts, ArtifactError of a bundle that does not fit
-    together; then no half-written file is left.
+    Raises UsageError, DeviceError, OutputError, and ArtifactError for an inconsistent bundle; leaves no
+    partial file.
     """
-    if view not in VIEWS:
-        raise UsageError(f"unknown view '{view}'", f"known: {', '.join(VIEWS)}")
-    if limit is not None and limit < 1:
-        raise UsageError(f"cannot show {limit} frames", "give --limit 1 or more")
+    check_view(view)
+    check_limit(limit)
     manifest = bundle.manifest
     with ExitStack() as stack:
         truth = (
@@ -106,13 +104,7 @@ def play(
 
 @dataclass(frozen=True)
 class RestoredView(View):
-    """Restored frames, beside their bicubic interpolation if asked.
-
-    Attributes:
-        size: (width, height) of what is shown.
-        beside: whether to show both.
-        reference: what the frames are measured against.
-    """
+    """Restored frames of `size` (width, height), with `beside` next to their bicubic interpolation."""
 
     size: tuple[int, int]
     beside: bool
@@ -126,13 +118,11 @@ class RestoredView(View):
         if self.reference is not None:
             self.reference.compare(result)
         if self.beside:
-            bicubic = np.array(enlarged(frame.rgb, self.size))
-            restored = np.array(result)
-            write_text(bicubic, "bicubic")
-            write_text(restored, "stdo")
+            bicubic, restored = np.array(enlarged(frame.rgb, self.size)), np.array(result)
+            write_names(bicubic, restored, "stdo")
             result = np.hstack([bicubic, restored])
         picture = as_yuv(result)
-        # Decoding and encoding use one matrix, so the video has the colors that its own tag says.
+        # Decoding and encoding use one matrix, so the colors of the video match its tag.
         picture.colorspace = as_yuv(frame.content).colorspace
         return picture
 
@@ -146,7 +136,7 @@ def enlarged(frame: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 class _Reference:
-    """The source video in step with what is restored."""
+    """The source video, read in step with the restored frames."""
 
     def __init__(self, source: Source, width: int, height: int) -> None:
         if (source.width, source.height) != (width, height):
@@ -158,7 +148,7 @@ class _Reference:
         self._uri, self._errors, self._frames_seen, self._values = source.uri, 0.0, 0, 0
 
     def compare(self, picture: Pixels) -> None:
-        """The next frame; raises UsageError where there is none."""
+        """Compare with the next frame; raises UsageError if there is none."""
         frame = next(self._frames, None)
         if frame is None:
             raise UsageError(

@@ -1,7 +1,6 @@
-"""Frames of a bundle at full resolution: each patch by its own network, or the frame at once by a single one.
+"""Frames of a bundle at full resolution: each patch by its network, or the whole frame by a single network.
 
-A restorer is a Session over the bundle's networks: feeds are a decoded frame and its number, the output is
-the enlarged frame. So whatever runs a session runs a bundle.
+A restorer is a Session: feeds are a decoded frame and its number, the output is the enlarged frame.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FRAME, INDEX, RESTORED = "frame", "index", "restored"
 class Restorer(Session):
     """Enlarges decoded low-resolution frames (H, W, 3) uint8 to (height, width, 3) uint8, RGB.
 
-    Inputs: `frame`, and `index` (1,) int64, its number in the video. Output: `restored`, cropped to the
+    Inputs: `frame`, and its number in the video `index` (1,) int64. Output: `restored`, cropped to the
     source's size; it owns its memory.
     """
 
@@ -37,19 +36,16 @@ class Restorer(Session):
 
         Args:
             backend, threads: as in `open_artifact`.
-            whole: run whole frames, which only a single network can; None does so where there is one.
+            whole: run whole frames, for a single network only; None: if there is a single network.
         """
         manifest = bundle.manifest
         single = len(bundle.models) == 1
         if whole and not single:
             raise UsageError("several networks cannot take a frame at once", "leave whole out")
-        super().__init__(
-            (
-                TensorSpec(name=FRAME, dtype="uint8", shape=(manifest.low_height, manifest.low_width, 3)),
-                TensorSpec(name=INDEX, dtype="int64", shape=(1,)),
-            ),
-            (TensorSpec(name=RESTORED, dtype="uint8", shape=(manifest.height, manifest.width, 3)),),
-        )
+        low, high = (manifest.low_height, manifest.low_width, 3), (manifest.height, manifest.width, 3)
+        frame = TensorSpec(name=FRAME, dtype="uint8", shape=low)
+        index = TensorSpec(name=INDEX, dtype="int64", shape=(1,))
+        super().__init__((frame, index), (TensorSpec(name=RESTORED, dtype="uint8", shape=high),))
         self.bundle, self.whole = bundle, single if whole is None else whole
         self._networks = Networks(
             bundle.models, manifest.grid, manifest.scale, self.whole, backend=backend, threads=threads
@@ -68,10 +64,9 @@ class Restorer(Session):
 
 
 class Networks:
-    """The networks of the chunks, open for one size of input each.
+    """The open networks of the chunks, for whole frames or for patches of `grid.seen`.
 
-    Without `whole` they take patches of `grid.seen`, one at a time: on a CPU a patch fills the cores, and
-    a batch of them gains nothing (docs/stdo.md has the figures).
+    Patches run one at a time: one patch occupies all CPU cores, and a batch is not faster (docs/stdo.md).
     """
 
     def __init__(
@@ -97,14 +92,14 @@ class Networks:
             raise
 
     def enlarge(self, frame: Pixels, chunks: NDArray[np.uint8]) -> Pixels:
-        """(scale*H, scale*W, 3) of a frame (H, W, 3), given the chunk of each of its patches (P,)."""
+        """(scale*H, scale*W, 3) from a frame (H, W, 3) and the chunks of its patches (P,)."""
         s, halo, grid = self.scale, self.scale * self.grid.halo, self.grid.grid
         if self.whole:
             pixels = self._apply(0, self.grid.surrounded(frame))
             return np.array(pixels[halo : halo + s * grid.height, halo : halo + s * grid.width])
         result = np.empty((s * grid.height, s * grid.width, 3), np.uint8)
         extended = self.grid.extended(frame)
-        # All patches of a network after each other: its weights stay in the cache.
+        # Patches of one network run in a row: its weights stay in the cache.
         for index in np.argsort(chunks, kind="stable"):
             patch = self._apply(int(chunks[index]), self.grid.cut(extended, int(index)))
             self.grid.paste(result, int(index), patch, s)

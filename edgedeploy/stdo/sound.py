@@ -1,4 +1,4 @@
-"""The sound of one file beside the pictures of another; packets are copied, nothing is encoded anew."""
+"""Mux the sound of one file with the pictures of another; packets are copied, not encoded again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from edgedeploy.vision.video import open_video, require_av
 
 
 def copy_sound(pictures: Path, sound: Path, out: Path, offset: float = 0.0) -> str:
-    """Write the pictures of one file with the first sound track of another to `out`, which may be either.
+    """Write the pictures of one file with the first audio stream of another to `out`, which may be either.
 
-    Returns "" when that is done, or why it was not (nothing is written then): there is no sound, or the
-    container cannot hold it. Sound after the last picture is left out.
-
-    Args:
-        offset: seconds of the sound's own time at which the pictures begin.
+    `offset`: time in the audio, in seconds, at which the pictures begin. Audio after the last picture is
+    omitted. Returns "", or the reason why nothing was written: no audio, or a container that cannot hold it.
     """
     av = require_av()
     with open_video(str(pictures)) as video, open_video(str(sound)) as source:
@@ -45,7 +42,7 @@ def copy_sound(pictures: Path, sound: Path, out: Path, offset: float = 0.0) -> s
 def _packets(
     container: Any, stream: Any, target: Any, offset: float, length: float
 ) -> Iterator[tuple[float, Any]]:
-    """(seconds, packet) of a stream, moved to the target stream and to begin `offset` seconds earlier."""
+    """(seconds, packet) of a stream, moved to the target stream and `offset` seconds earlier."""
     shift = round(offset / stream.time_base)
     for packet in container.demux(stream):
         if packet.dts is None:  # the end

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edgedeploy.core.errors import ArtifactError
 from edgedeploy.core.spec import METADATA_KEY
-from edgedeploy.stdo.bundle import described, open_bundle, unpack_chunks, write_chunks
+from edgedeploy.stdo.bundle import open_bundle, stored_file, unpack_chunks, write_chunks
 from edgedeploy.stdo.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, read_manifest, write_manifest
 from tests.support.demo_tools import nearest_model
 from tests.support.stdo_tools import make_bundle
@@ -146,7 +146,7 @@ def replace(bundle: Path, file: str) -> None:
     document = json.loads((bundle / MANIFEST).read_text())
     for entry in (*document["models"], document["chunks"]):
         if entry["file"] == file:
-            entry |= described(bundle / file).model_dump()
+            entry |= stored_file(bundle / file).model_dump()
     (bundle / MANIFEST).write_text(json.dumps(document))
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.stdo.chunks import joint_sample, split_by_score
+from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.patches import PatchGrid
 
 SCORES = st.lists(st.one_of(st.floats(0, 90), st.just(math.inf), st.integers(0, 4)), min_size=1, max_size=40)
@@ -30,7 +31,7 @@ def test_published_grids_of_1080p(scale: int, rows: int, columns: int) -> None:
     assert large.count == grid.count
 
 
-def test_patches_are_numbered_from_one_row_by_row_across_frames() -> None:
+def test_patches_are_counted_row_by_row() -> None:
     grid = PatchGrid(6, 8, 3, 2)
     frame = np.zeros((6, 8, 3), np.uint8)
     number = 1
@@ -41,9 +42,7 @@ def test_patches_are_numbered_from_one_row_by_row_across_frames() -> None:
     patches = grid.cut(frame)
     assert [int(p) for p in patches[:, 0, 0, 0]] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert all((patch == patch[0, 0, 0]).all() for patch in patches)
-    assert [grid.number(0, p) for p in range(8)] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert grid.number(2, 0) == 17
-    assert all(grid.place(grid.number(f, p)) == (f, p) for f in range(3) for p in range(8))
+    assert [grid.corner(p) for p in range(8)] == [(y, x) for y in (0, 3) for x in (0, 2, 4, 6)]
 
 
 @given(
@@ -55,7 +54,10 @@ def test_cut_and_paste_return_the_frame(height: int, width: int, channels: int, 
     before = frame.copy()
     patches = grid.cut(frame)
     assert patches.shape == (grid.count, grid.patch_height, grid.patch_width, channels)
-    np.testing.assert_array_equal(grid.paste(patches), frame)
+    pasted = np.empty_like(frame)
+    for index, patch in enumerate(patches):
+        HaloGrid(grid, 0).paste(pasted, index, patch, scale=1)
+    np.testing.assert_array_equal(pasted, frame)
     patches[:] = 0  # a copy, also where the grid has one patch
     np.testing.assert_array_equal(frame, before)
 
@@ -81,16 +83,10 @@ def test_unfit_frames_and_patches_are_refused() -> None:
     for wrong in ((8, 6, 3), (6, 8)):
         with pytest.raises(UsageError, match="is not 8x6"):
             grid.cut(np.zeros(wrong, np.uint8))
-    with pytest.raises(UsageError, match="do not make a frame"):
-        grid.paste(np.zeros((7, 3, 2, 3), np.uint8))
     with pytest.raises(UsageError, match="no patches of 9x3 in a frame of 8x6"):
         PatchGrid(6, 8, 3, 9)
     with pytest.raises(UsageError, match="no grid"):
         PatchGrid.divide(6, 8, 0, 1)
-    with pytest.raises(ValueError, match="numbered from 1"):
-        grid.place(0)
-    with pytest.raises(ValueError, match="no patch 8"):
-        grid.number(0, 8)
 
 
 def restated(scores: list[float], k: int) -> list[int]:

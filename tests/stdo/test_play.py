@@ -11,7 +11,7 @@ import pytest
 
 from edgedeploy.core.errors import ArtifactError, UsageError
 from edgedeploy.demo.sink import Sink
-from edgedeploy.stdo.bundle import described, open_bundle
+from edgedeploy.stdo.bundle import open_bundle, stored_file
 from edgedeploy.stdo.halo import HaloGrid
 from edgedeploy.stdo.manifest import decibel, read_manifest, write_manifest
 from edgedeploy.stdo.patches import PatchGrid
@@ -157,7 +157,7 @@ def test_a_video_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
     manifest = read_manifest(folder)
     for frames, height, width, message in ((5, 38, 50, "beyond the 3"), (3, 40, 50, "shape")):
         video = write_video(folder / "low.mp4", frames, height, width)
-        write_manifest(folder, manifest.model_copy(update={"video": described(video)}))
+        write_manifest(folder, manifest.model_copy(update={"video": stored_file(video)}))
         with pytest.raises((ArtifactError, UsageError), match=message):
             play(open_bundle(folder), str(tmp_path / "out.mp4"))
         assert not (tmp_path / "out.mp4").exists()

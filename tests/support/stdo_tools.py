@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from edgedeploy.core.spec import METADATA_KEY, Artifact, TaskSpec, TensorSpec
 from edgedeploy.demo.sources import VideoSource
-from edgedeploy.stdo.bundle import described, write_chunks
+from edgedeploy.stdo.bundle import stored_file, write_chunks
 from edgedeploy.stdo.manifest import Manifest, Quality, StoredModel, write_manifest
 from edgedeploy.stdo.patches import PatchGrid
 
@@ -104,7 +104,7 @@ def make_bundle(
     for index in range(models):
         path = folder / f"chunk{index:02d}.onnx"
         rgb_model(path, gains[index])
-        stored.append(StoredModel(**described(path).model_dump(), patches=5, psnr=30.0))
+        stored.append(StoredModel(**stored_file(path).model_dump(), patches=5, psnr=30.0))
     if models > 1:
         write_chunks(folder / "chunks.bin", chunks)
     manifest = Manifest(
@@ -121,9 +121,9 @@ def make_bundle(
         patch_width=20,
         halo=halo,
         precision="fp32",
-        video=described(folder / "low.mp4"),
+        video=stored_file(folder / "low.mp4"),
         models=tuple(stored),
-        chunks=described(folder / "chunks.bin") if models > 1 else None,
+        chunks=stored_file(folder / "chunks.bin") if models > 1 else None,
         source_bytes=1,
         psnr=Quality(bicubic=20.0, general=None, result=21.0),
     )
