@@ -1,6 +1,6 @@
-"""TensorRT as on data center GPUs, desktops and Jetson: builds for the GPU that is in this machine.
+"""TensorRT for data center GPUs, desktops and Jetson: builds for the GPU of this machine.
 
-UNVERIFIED: the builder path is the one that `tensorrt_rtx` runs, but no GPU has built with this flavor yet.
+UNVERIFIED: `tensorrt_rtx` runs the same builder code, but no GPU has built with this flavor yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TensorRt(TensorRtBackend):
     extra = "edgedeploy[tensorrt]"
 
     def install_hint(self) -> str:
-        # On a Jetson there is nothing to pip install: saying so here saves users a wrong wheel.
+        # On a Jetson the wheel from pip is the wrong one.
         return (
             f"{super().install_hint()}; on Jetson it comes with JetPack: a venv with --system-site-packages"
         )

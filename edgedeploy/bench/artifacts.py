@@ -1,4 +1,4 @@
-"""Bench files: open each artifact, feed it what its task would, and time all of them in turns."""
+"""Benchmark files: open each artifact, make feeds for its task, and time all artifacts in turns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS_EACH = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """An artifact as the user named it, with the figures of opening it."""
+    """An artifact by the user's name, with time and memory of opening it."""
 
     name: str
     artifact: Artifact
@@ -50,17 +50,17 @@ def bench(
     """Time artifacts against each other in one interleaved run; the first is the baseline.
 
     Args:
-        paths: files; `model.onnx@onnxruntime` opens a file with another backend than its own.
-        threads: CPU threads of each model, 0 for the runtime's own choice. They take turns: none competes.
-        runs: rounds; without it they go on for `seconds`, by default 3 for each model.
-        seconds: how long the rounds go on without `runs`, over all models together.
+        paths: files; `model.onnx@onnxruntime` opens a file with a backend other than its own.
+        threads: CPU threads of each model; 0: the runtime's choice. Models take turns and do not compete.
+        runs: number of rounds; None: rounds for `seconds`.
+        seconds: duration of all rounds together; None: 3 per model.
         warmup: untimed rounds before.
         size: height and width for models of dynamic size.
         seed: of the random inputs and of the order within a round.
-        budget: conditions such as "p99<20ms"; call `check()` on the report to enforce them.
-        progress: called with (rounds done, rounds in all).
+        budget: conditions such as "p99<20ms"; `check()` of the report enforces them.
+        progress: called with (done, total) rounds.
 
-    Raises UsageError for wrong sizes or budgets, ArtifactError for wrong files, DeviceError without a device.
+    Raises UsageError for invalid sizes or budgets, ArtifactError for invalid files, DeviceError.
     """
     if not paths:
         raise UsageError("there is nothing to bench", "name at least one artifact")
@@ -73,7 +73,7 @@ def bench(
         for index, entry in enumerate(entries):
             shapes = run_shapes(entry.artifact, size)
             feeds[entry.name] = random_feeds(entry.artifact, shapes, seed)
-            BACKENDS.get(entry.backend).version()  # imports the SDK, which is not part of this model's cost
+            BACKENDS.get(entry.backend).version()  # imports the SDK before the measurement
             start = time.perf_counter()
             with PeakMemory() as memory:
                 options = OpenOptions(shapes=shapes, threads=threads)
@@ -107,7 +107,7 @@ def bench(
 
 
 def run_shapes(artifact: Artifact, size: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
-    """Concrete input shapes for images of `size` (height, width); raises UsageError where they do not fit."""
+    """Concrete input shapes for images of `size` (height, width); raises UsageError for a wrong size."""
     from edgedeploy.task import task_for
 
     return concrete_shapes(artifact, task_for(artifact).input_shapes(*size) if size else {})

@@ -38,7 +38,7 @@ class Budget:
     limit: float
 
     def miss(self, result: BenchResult) -> str:
-        """In words how a result misses it; empty if it does not. A figure that is unknown is missed."""
+        """How a result misses the budget, as a sentence; "" if it does not. An unknown figure misses it."""
         field, unit = METRICS[self.metric]
         value = getattr(result, field)
         if value is None:
@@ -49,7 +49,7 @@ class Budget:
 
 
 def parse_budgets(texts: Iterable[str]) -> tuple[Budget, ...]:
-    """Budgets from strings, each with one or several between commas; raises UsageError for a wrong one."""
+    """Budgets from strings of one or more budgets separated by commas; raises UsageError."""
     return tuple(_parse(part) for text in texts for part in text.split(",") if part.strip())
 
 

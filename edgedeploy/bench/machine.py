@@ -1,4 +1,4 @@
-"""The machine that numbers were measured on: figures without it mean nothing."""
+"""The machine of a measurement."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def describe_machine() -> dict[str, str]:
-    """Processor, cores, governor, memory, GPU, system and versions of the runtimes; "unknown" where not told.
+    """Processor, cores, governor, memory, GPU, system and versions of the runtimes, or "unknown".
 
-    Reads files only: no SDK is imported and no program is run.
+    Reads files only: imports no SDK and runs no program.
     """
     memory = re.search(r"MemTotal:\s+(\d+) kB", read_text(Path("/proc/meminfo")))
     load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     machine = {
         "board": read_text(Path("/proc/device-tree/model")).strip("\0\n"),
         "cpu": processor(),
         "cpu class": cpu_class(),
         "cpu features": " ".join(name for name in FEATURES if name in cpu_features()),
-        "cores usable": str(_usable_cores()),
+        "cores usable": str(cores),
         "governor": read_text(GOVERNOR).strip() or "unknown",
         "memory": f"{int(memory[1]) * 1024 / 1e9:.1f} GB" if memory else "unknown",
-        "gpu": ", ".join(_gpus()) or "none",
+        "gpu": ", ".join(field(read_text(file), "Model") for file in gpus) or "none",
         "load before": load,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -41,19 +43,8 @@ def describe_machine() -> dict[str, str]:
 
 
 def cpu_class() -> str:
-    """Class of this machine's CPU, which targets/*.toml has for INT8; "" where none is known."""
+    """Class of this machine's CPU, as in targets/*.toml; "" if unknown."""
     try:
         return load_target(THIS_CPU).cpu_class
     except EdgeDeployError:
         return ""
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _gpus() -> list[str]:
-    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return [field(read_text(file), "Model") for file in files]

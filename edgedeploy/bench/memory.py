@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work inside this process, in MB (1e6 bytes), without another package."""
+"""Peak memory of work in this process, in MB (1e6 bytes)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _RESET_PEAK = "5"  # Linux, proc(5): resets the peak resident set size to the cu
 
 
 class PeakMemory:
-    """How far resident memory rose above where it stood at the start of the `with` block; None if unknown.
+    """Rise of resident memory in MB over its value at the start of the `with` block; None if unknown.
 
-    Memory that earlier work freed but the allocator kept is reused unseen, so the figure is a lower bound.
-    Where the kernel cannot reset the peak, only rises above the process's all-time peak are seen.
+    The rise is a lower bound: the allocator reuses freed memory. If the kernel cannot reset the peak, only a
+    rise above the process's earlier peak counts.
     """
 
     def __init__(self) -> None:
@@ -23,10 +23,9 @@ class PeakMemory:
     def __enter__(self) -> PeakMemory:
         try:
             CLEAR.write_text(_RESET_PEAK)
+            self._before = _status_mb("VmRSS")
         except OSError:
             self._before = peak_mb()
-        else:
-            self._before = _status_mb("VmRSS")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,7 +35,7 @@ class PeakMemory:
 
 
 def peak_mb() -> float | None:
-    """Peak resident memory of this process; None where the system does not tell."""
+    """Peak resident memory of this process in MB; None if unknown."""
     from_proc = _status_mb("VmHWM")
     if from_proc is not None:
         return from_proc

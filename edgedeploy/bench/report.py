@@ -1,4 +1,4 @@
-"""One bench as Markdown for people, JSON for programs and CSV for spreadsheets; JSON is complete."""
+"""The report of a benchmark as Markdown, CSV or, complete, as JSON."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ COLUMNS: dict[str, Callable[[BenchResult], str]] = {
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Results in the order asked for, the machine, the settings, and the budgets that were asked for.
+    """Results in the requested order, machine, settings and budgets.
 
-    `columns` and `rows` are the table as text; empty columns are left out.
+    `columns` and `rows` are the table as text, without empty columns.
     """
 
     results: tuple[BenchResult, ...]
@@ -73,7 +73,7 @@ class BenchReport:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def to_csv(self) -> str:
-        """One line per model, every figure of BenchResult but the single times."""
+        """One line per model: every field of BenchResult except `times_ms`."""
         names = [field.name for field in fields(BenchResult) if field.name != "times_ms"]
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
@@ -90,14 +90,14 @@ class BenchReport:
         return "\n".join([*table, "", *about]) + "\n"
 
     def write(self, path: Path) -> None:
-        """Write .md, .json or .csv, by the suffix; raises UsageError for another one."""
+        """Write .md, .json or .csv by the suffix; raises UsageError for another suffix."""
         require_report_name(path)
         writers = {".md": self.to_markdown, ".json": self.to_json, ".csv": self.to_csv}
         write_text(path, writers[path.suffix]())
 
 
 def require_report_name(path: Path) -> None:
-    """Raise UsageError unless the suffix is one that a report can be written in."""
+    """Raise UsageError unless the suffix is that of a report."""
     if path.suffix not in REPORTS:
         raise UsageError(f"{path} is no report file", f"end its name in {', '.join(REPORTS)}")
 

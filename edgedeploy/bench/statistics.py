@@ -1,4 +1,4 @@
-"""What a list of times says: percentiles, how sure the median is, and whether the machine was quiet."""
+"""Statistics of times: percentiles, confidence intervals of medians, and signs of a busy machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def percentiles(times: Times) -> dict[int, float]:
 
 
 def median_interval(times: Times, seed: int = 0) -> tuple[float, float]:
-    """Confidence interval (95 %) of the median, by percentile bootstrap; the same for the same seed.
+    """95 % confidence interval of the median, by percentile bootstrap; deterministic for a seed.
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
     """
@@ -27,16 +27,16 @@ def median_interval(times: Times, seed: int = 0) -> tuple[float, float]:
 
 
 def speedup_interval(baseline: Times, times: Times, seed: int = 0) -> tuple[float, float]:
-    """Confidence interval (95 %) of median(baseline) / median(times), the rounds resampled as pairs.
+    """95 % confidence interval of median(baseline) / median(times), resampled in pairs of one round.
 
-    Both were timed in the same rounds, so what disturbed a round is in both, and cancels.
+    A disturbance of a round affects both times and cancels.
     """
     picks = _resamples(min(len(baseline), len(times)), seed)
     return _interval(np.median(baseline[picks], axis=1) / np.median(times[picks], axis=1))
 
 
 def noise_note(times: Times) -> str:
-    """What is suspicious about the measurement, in words; empty if nothing is."""
+    """Signs of a disturbed measurement, as text; "" for none."""
     notes = []
     p50, p95 = np.percentile(times, [50, 95])
     half = len(times) // 2

@@ -1,15 +1,14 @@
-"""A video as an encoder sees it: frames at full resolution, and at low resolution as the client decodes them.
+"""Training frames of a video: at full resolution, and at low resolution as the client decodes them.
 
-The paper trains on frames that were shrunk; a client never sees those, but what the codec left of them, so
-networks are trained on that. Frames are kept in files, mapped into memory: long videos do not fit into it.
-Shrinking is `edgedeploy.vision.resize.imresize`, antialiased bicubic interpolation as in MATLAB.
+The paper trains on reduced frames; here networks train on what the codec makes of those, because that is what
+a client gets. Frames are memory-mapped files: a long video does not fit into memory. `imresize` reduces
+frames by antialiased bicubic interpolation as in MATLAB.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -43,11 +42,9 @@ class Clip:
 
     Attributes:
         high: (F, H, W, 3) uint8, the source.
-        low: (F, h, w, 3) uint8, decoded from `video`; s*h >= H, s*w >= W.
-        scale: s.
-        fps: frames a second.
+        low: (F, h, w, 3) uint8, decoded from `video`; scale * h >= H, scale * w >= W.
         video: the low-resolution video.
-        silent: why it has no sound, or "".
+        silent: why the video has no sound, or "".
     """
 
     high: Pixels
@@ -58,12 +55,12 @@ class Clip:
     silent: str
 
     def target(self, frame: int) -> Pixels:
-        """A source frame at the size of the enlarged one (s*h, s*w, 3): its last pixels are repeated."""
+        """A source frame padded to (scale*h, scale*w, 3) by repeating its last pixels."""
         return _covering(self.high[frame], self.scale * self.low.shape[1], self.scale * self.low.shape[2])
 
 
 def open_clip_source(path: Path) -> VideoSource:
-    """The video to encode; raises UsageError for anything else than a video file."""
+    """The video to encode; raises UsageError for anything but a video file."""
     source = open_source(str(path)) if path.is_file() else None
     if not isinstance(source, VideoSource):
         raise UsageError(f"{path} is not a video file", "name a file such as clip.mp4")
@@ -71,9 +68,9 @@ def open_clip_source(path: Path) -> VideoSource:
 
 
 def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progress | None = None) -> Clip:
-    """Decode a video into `folder` and make its low-resolution one, unless that is there already.
+    """Decode a video into `folder` and make its low-resolution video, unless that exists there.
 
-    Raises UsageError for what is no video, OutputError where the disk is too small for its frames.
+    Raises UsageError for a file that is no video, OutputError if its frames do not fit on the disk.
     """
     source = open_clip_source(path)
     with closing(source):
@@ -82,12 +79,10 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
         done = folder / "low.json"
         total = options.limit if source.total is None else min(source.total, options.limit or source.total)
         _require_space(folder, total, source.height * source.width * 3 + height * width * 3)
-        coder = x264(options.crf, options.preset)
-        sink = (
-            None
-            if done.is_file()
-            else VideoSink(folder / "pictures.mp4", source.fps, coder, source.pixel_aspect)
-        )
+        sink = None
+        if not done.is_file():
+            coder = x264(options.crf, options.preset)
+            sink = VideoSink(folder / "pictures.mp4", source.fps, coder, source.pixel_aspect)
         try:
             count, first = 0, 0.0
             with (folder / HIGH_PIXELS).open("wb") as pixels:
@@ -125,24 +120,21 @@ def read_clip(path: Path, options: EncodeOptions, folder: Path, progress: Progre
 
 
 def low_size(height: int, width: int, scale: int) -> tuple[int, int]:
-    """Height and width of the low-resolution video.
-
-    4:2:0 video has even sides; what is added below and at the right is cut off by the client.
-    """
+    """Height and width of the low-resolution video, even for 4:2:0; the client crops the padding."""
     return -(-height // (2 * scale)) * 2, -(-width // (2 * scale)) * 2
 
 
 def low_picture(frame: Frame, scale: int, height: int, width: int) -> VideoFrame:
-    """A source frame, shrunk to `low_size`, as it goes to the encoder."""
+    """A source frame reduced to `low_size`, for the encoder."""
     picture = as_yuv(imresize(_covering(frame.rgb, scale * height, scale * width), height, width))
     picture.colorspace = as_yuv(frame.content).colorspace
     return picture
 
 
 def x264(crf: float, preset: str = "medium") -> dict[str, str]:
-    """Options of the encoder, for VideoSink."""
-    # x264 takes the number of its threads from the machine otherwise, and writes something else with another.
-    # Even so two encodings of one clip may differ in bytes, so a resumed run keeps the video it has.
+    """Encoder options for VideoSink."""
+    # The output depends on the number of threads, by default that of the machine. Two encodings may differ
+    # even with a fixed number, so a resumed run keeps its video.
     return {"preset": preset, "crf": f"{crf:g}", "x264-params": f"threads={X264_THREADS}"}
 
 
@@ -150,8 +142,7 @@ def _decode(video: Path, out: Path, count: int) -> None:
     source = open_clip_source(video)
     decoded = 0
     with closing(source), out.open("wb") as pixels:
-        frames: Iterator[Frame] = source.frames()
-        for frame in frames:
+        for frame in source.frames():
             pixels.write(np.ascontiguousarray(frame.rgb).data)
             decoded += 1
     if decoded != count:

@@ -1,4 +1,4 @@
-"""How far restored frames are off the source: over the video, by patch, and by patch as STDO scores it."""
+"""Errors of restored frames: over the video, per patch, and per patch as STDO scores it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.core.progress import Progress
+from edgedeploy.core.progress import Progress, reported
 from edgedeploy.encode.clip import Clip
 from edgedeploy.stdo.manifest import decibel
 from edgedeploy.stdo.patches import PatchGrid, Pixels
@@ -24,23 +24,23 @@ class Errors:
     """Mean squared errors of RGB pixels in 0..255.
 
     Attributes:
-        whole: over all pixels of all frames.
+        total: over all pixels of all frames.
         patches: (F, P), over each patch.
-        inner: (F, P), over each patch without its border of scale + 4 pixels, which is how STDO scores.
+        inner: (F, P), over each patch without a border of scale + 4 pixels, as STDO scores.
     """
 
-    whole: float
+    total: float
     patches: NDArray[np.float64]
     inner: NDArray[np.float64]
 
     @property
     def psnr(self) -> float:
-        """dB over the whole video."""
-        return decibel(self.whole)
+        """PSNR in dB over the video."""
+        return decibel(self.total)
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """PSNR in dB of each patch, (F*P,), inf where it is exact."""
+        """PSNR in dB of each patch, (F*P,); inf for an exact patch."""
         with np.errstate(divide="ignore"):
             return np.asarray(10 * np.log10(255.0**2 / self.inner.ravel()), np.float64)
 
@@ -52,35 +52,33 @@ def measure(
     frames: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Errors:
-    """Compare `restore(frame number, low-resolution frame)`, (s*h, s*w, 3) or cropped, with the source.
+    """Errors of `restore(number, low-resolution frame)`, (scale*h, scale*w, 3) or cropped.
 
-    `grid` is that of low resolution; `frames` are all by default.
+    `grid` is that of low resolution; `frames` None: all.
     """
     chosen = range(len(clip.low)) if frames is None else frames
     large, (height, width) = grid.enlarged(clip.scale), clip.high.shape[1:3]
     border = min(clip.scale + 4, (min(large.patch_height, large.patch_width) - 1) // 2)
-    whole, patches, inner = [], [], []
-    for done, frame in enumerate(chosen):
+    total, patches, inner = [], [], []
+    for frame in reported(chosen, progress):
         restored, target = restore(frame, clip.low[frame]), clip.target(frame)
-        # What the client cuts off counts as right.
+        # Pixels that the client crops have no error.
         full = target.copy()
         full[: restored.shape[0], : restored.shape[1]] = restored
         squares = np.square(np.subtract(full, target, dtype=np.int16), dtype=np.int32)
-        whole.append(float(squares[:height, :width].mean()))
+        total.append(float(squares[:height, :width].mean()))
         cut = large.cut(cast(Pixels, squares.astype(np.float32)))
         patches.append(cut.mean((1, 2, 3), dtype=np.float64))
         inner.append(cut[:, border:-border, border:-border].mean((1, 2, 3), dtype=np.float64))
-        if progress:
-            progress(done + 1, len(chosen))
-    return Errors(float(np.mean(whole)), np.stack(patches), np.stack(inner))
+    return Errors(float(np.mean(total)), np.stack(patches), np.stack(inner))
 
 
 def restoring(networks: Networks, chunks: NDArray[np.uint8]) -> Restore:
-    """By networks, given which patch is whose, (F, P)."""
+    """Restore by networks; `chunks` (F, P) is the network of each patch."""
     return lambda index, low: networks.enlarge(low, chunks[index])
 
 
 def bicubic(clip: Clip) -> Restore:
-    """Interpolation of the low-resolution video: what a client has without any network."""
+    """Restore by bicubic interpolation, the baseline without a network."""
     height, width = (clip.scale * side for side in clip.low.shape[1:3])
     return lambda _, low: np.asarray(imresize(np.asarray(low), height, width), dtype=np.uint8)

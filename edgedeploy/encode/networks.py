@@ -1,4 +1,4 @@
-"""The networks of a bundle: batches of patches, training, and export by the project's own pipeline."""
+"""The networks of a bundle: batches of patches, training, and export by the pipeline."""
 
 from __future__ import annotations
 
@@ -24,14 +24,7 @@ from edgedeploy.stdo.patches import Pixels
 
 @dataclass(frozen=True)
 class Patches:
-    """Some patches of a clip, cut only when they are drawn.
-
-    Attributes:
-        clip: the frames.
-        grid: the patches of low resolution, with their halo.
-        members: which, counted from 0 through all frames.
-        batch: how many are drawn at once.
-    """
+    """Patches of a clip: `members` counts from 0 through all frames, `grid` is that of low resolution."""
 
     clip: Clip
     grid: HaloGrid
@@ -39,7 +32,7 @@ class Patches:
     batch: int
 
     def draw(self, generator: np.random.Generator) -> tuple[Pixels, Pixels]:
-        """A batch: low resolution with halo (N, h, w, 3), high resolution without (N, s*h', s*w', 3)."""
+        """A random batch: low resolution with halo (N, h, w, 3), high resolution without (N, H, W, 3)."""
         large = HaloGrid(self.grid.grid.enlarged(self.clip.scale), 0)
         low, high = [], []
         for member in generator.choice(self.members, self.batch):
@@ -58,9 +51,9 @@ def train(
     start: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Overfit one network and write its weights, unless they are there already.
+    """Overfit one network and write its weights to `out`, unless that exists.
 
-    `number` sets its batches apart from those of the others: 0 for the general one, 1 and on for chunks.
+    `number` seeds its batches: 0 for the general network, 1 and on for chunks.
     """
     from edgedeploy.models.training.overfit import overfit_file
 
@@ -81,9 +74,9 @@ def train(
 def export(
     weights: Path, name: str, options: EncodeOptions, clip: Clip, out: Path, monitor: Monitor[Stage]
 ) -> Artifact:
-    """Capture weights as ONNX, reparameterized and with all passes; in INT8 calibrated on the clip.
+    """Capture weights as an optimized ONNX file; INT8 is calibrated on the clip.
 
-    Height and width stay free, so one file takes patches and whole frames.
+    Height and width are dynamic: one file runs patches and whole frames.
     """
     int8 = options.precision == "int8"
     recipe = Recipe().changed({"capture.dynamic": True, "capture.height": 48, "capture.width": 56})
@@ -92,5 +85,5 @@ def export(
     data = clip.video if int8 else None
     job = Job(options.model, recipe, load_target("cpu"), data, str(weights), clip.low.shape[1:3])
     made = deliver(run(job, monitor, Cache(), "lower" if int8 else "optimize"), out)
-    # Where the weights lay while they were made is nobody's business.
+    # The path of the weights is private.
     return made.saved_at(model=name, details=made.details | Details(weights="overfitted to one video"))

@@ -1,4 +1,4 @@
-"""What a user may ask of an encoding, validated before any work begins."""
+"""Options of an encoding, validated before work begins."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from edgedeploy.core.files import sha256_file, sha256_text
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 # 1080p enlarged by 2 in the paper's grid, 10 rows of 20: 54 x 48 pixels.
 PATCH = (54, 48)
-WIDEST_HALO = 8  # beyond it what a deep network still sees weighs little, and costs what it does near by
+WIDEST_HALO = 8  # pixels beyond it cost as much as nearer ones and contribute little, even to a deep network
 JOINT_CHUNKS = 4
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """Everything that decides what a bundle holds.
+    """Everything that determines a bundle.
 
     Attributes:
         model: network of the zoo, from RGB to RGB.
-        scale: factor by which it enlarges; None takes the network's.
-        chunks: networks, one for each group of patches of like difficulty; with `joint`, groups to sample by.
-        joint: one network for all patches, trained mostly on the difficult ones.
-        steps: updates of each network, and of the general one that they begin from.
-        batch: patches in an update.
+        scale: its factor, as a check; None: no check.
+        chunks: number of networks, one per group of patches of similar difficulty; with `joint`, number of
+            groups for sampling.
+        joint: train one network for all patches, mostly on the difficult ones.
+        steps: updates of each network and of the general network, from which the others start.
+        batch: patches per update.
         seed: of weights and batches.
-        crf, preset: of x264: quality of the low-resolution video (0 to 51, less is better), and its effort.
-        precision: of the stored weights; auto takes fp16 unless that costs more than 0.05 dB.
-        patch: height and width of a patch of low resolution.
-        halo: pixels that a patch sees besides; None takes what the network can see, at most WIDEST_HALO.
-        limit: frames to encode; None takes all.
+        crf, preset: of x264: quality of the low-resolution video (0 to 51, lower is better), and effort.
+        precision: of the stored weights; auto is fp16 unless it costs more than 0.05 dB.
+        patch: height and width of a low-resolution patch.
+        halo: context pixels around a patch; None: the receptive field, at most WIDEST_HALO.
+        limit: frames to encode; None: all.
     """
 
     model: str = "stdo_espcn_x2"
@@ -53,7 +54,7 @@ class EncodeOptions:
     network: dict[str, Any] = field(init=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise UnknownNameError or UsageError for what does not fit together."""
+        """Raise UnknownNameError or UsageError for invalid options."""
         from edgedeploy.models.registry import MODELS
 
         task = MODELS.get(self.model).task
@@ -84,19 +85,19 @@ class EncodeOptions:
 
     @property
     def factor(self) -> int:
-        """The scale, known."""
+        """The network's scale."""
         return int(self.network["scale"])
 
     @property
     def groups(self) -> int:
-        """The number of chunks, known."""
+        """The number of chunks."""
         return self.chunks if self.chunks is not None else JOINT_CHUNKS if self.joint else 2
 
     @property
     def surroundings(self) -> int:
-        """The halo, known."""
+        """The halo in pixels."""
         return self.halo if self.halo is not None else min(int(self.network["margin"]), WIDEST_HALO)
 
     def key(self, source: Path) -> str:
-        """Digest of all that decides the bundle of `source`."""
+        """Digest of everything that determines the bundle of `source`."""
         return sha256_text(__version__, json.dumps(asdict(self), sort_keys=True), sha256_file(source))

@@ -1,10 +1,10 @@
-"""In what precision a bundle stores its weights: half the bytes, where the video shows no difference."""
+"""The precision of a bundle's weights: fp16, half the bytes, if the video does not get worse."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,7 @@ SAMPLED_FRAMES = 8
 Stored = Literal["fp32", "fp16", "int8"]
 
 
-def stored(
+def store_models(
     models: Sequence[Artifact],
     clip: Clip,
     grid: HaloGrid,
@@ -33,10 +33,10 @@ def stored(
     options: EncodeOptions,
     folder: Path,
 ) -> tuple[Stored, list[Artifact]]:
-    """Put models into a folder in the precision asked for: (which it is, the artifacts there).
+    """Write models into a folder in the precision of the options; returns (precision, artifacts).
 
-    auto is fp16 unless frames spread over the video lose more than MAX_LOSS_DB by it. Operators compute in
-    float32 either way.
+    auto is fp16 unless the PSNR of frames spread over the video drops by more than MAX_LOSS_DB. Operators
+    compute in float32 in both cases.
     """
     if options.precision in ("auto", "fp16"):
         from edgedeploy.export.half import store_half
@@ -58,12 +58,10 @@ def _loss(
     grid: HaloGrid,
     chunks: NDArray[np.uint8],
 ) -> float:
-    """dB that the second lose against the first on a few frames."""
+    """PSNR of `models` minus PSNR of `halves`, in dB on a few frames."""
     frames = evenly_spaced(len(clip.low), SAMPLED_FRAMES)
-    found = []
+    psnr = []
     for candidates in (models, halves):
-        networks = Networks(candidates, grid, clip.scale, whole=len(candidates) == 1)
-        with ExitStack() as stack:
-            stack.callback(networks.close)
-            found.append(measure(clip, grid.grid, restoring(networks, chunks), frames).psnr)
-    return found[0] - found[1]
+        with closing(Networks(candidates, grid, clip.scale, whole=len(candidates) == 1)) as networks:
+            psnr.append(measure(clip, grid.grid, restoring(networks, chunks), frames).psnr)
+    return psnr[0] - psnr[1]

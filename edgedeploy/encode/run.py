@@ -1,14 +1,14 @@
 """Encode a video into a bundle, as one list of steps.
 
-Everything is made in `<bundle>.partial` and the finished bundle renamed out of it. What is there already, of
-the same video with the same options, is not made again, so an encoding that was interrupted goes on.
+Steps work in `<bundle>.partial`; the finished bundle is moved from there. A file that exists there, of the
+same video and options, is not made again: an interrupted encoding continues.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from edgedeploy.encode.clip import Clip, open_clip_source, read_clip
 from edgedeploy.encode.measure import Errors, bicubic, measure, restoring
 from edgedeploy.encode.networks import Patches, export, train
 from edgedeploy.encode.options import EncodeOptions
-from edgedeploy.encode.precision import stored
+from edgedeploy.encode.precision import store_models
 from edgedeploy.pipeline import Monitor, Stage
 from edgedeploy.stdo.bundle import Bundle, open_bundle, stored_file, write_chunks
 from edgedeploy.stdo.chunks import Chunks, joint_sample, split_by_score
@@ -37,10 +37,10 @@ KEY = "key"
 def encode(
     source: Path, out: Path, options: EncodeOptions, monitor: Monitor[Stage], *, force: bool = False
 ) -> Bundle:
-    """Make the bundle `out`, a folder, of a video.
+    """Encode a video into the bundle `out`, a folder.
 
-    Raises UsageError for what is no video, for an `out` that holds anything, and for a `.partial` of another
-    encoding, both unless `force`; OutputError where nothing can be written.
+    Raises UsageError for a file that is no video and, without `force`, for an `out` that is not empty and a
+    `.partial` of another encoding; OutputError for a place that is not writable.
     """
     open_clip_source(source).close()
     out, partial = Path(out), Path(out).with_name(f"{Path(out).name}.partial")
@@ -55,7 +55,7 @@ def encode(
 
 @dataclass
 class _Encoding:
-    """One encoding under way in its folder."""
+    """One encoding in its folder."""
 
     source: Path
     options: EncodeOptions
@@ -63,7 +63,7 @@ class _Encoding:
     monitor: Monitor[Stage]
 
     def bundle(self) -> Path:
-        """Do it all; the folder of the finished bundle."""
+        """Run all steps; returns the folder of the finished bundle."""
         options, monitor = self.options, self.monitor
         with monitor.stage("shrink and encode the video") as stage:
             clip = read_clip(self.source, options, self.folder, stage.progress)
@@ -71,7 +71,7 @@ class _Encoding:
             monitor.note(f"the bundle has no sound: {clip.silent}")
         height, width = clip.low.shape[1:3]
         patch = (min(options.patch[0], height), min(options.patch[1], width))
-        # As many patches as of the size asked for, but all of one size.
+        # As many patches as the requested size gives, but all of one size.
         rows, columns = (-(-side // part) for side, part in zip((height, width), patch, strict=True))
         grid = HaloGrid(PatchGrid.divide(height, width, rows, columns), options.surroundings)
         with monitor.stage("measure bicubic interpolation") as stage:
@@ -81,7 +81,7 @@ class _Encoding:
         folder = self.folder / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        precision, models = stored(models, clip, grid, chunks, options, folder)
+        precision, models = store_models(models, clip, grid, chunks, options, folder)
         shutil.copyfile(clip.video, folder / clip.video.name)
         if len(models) > 1:
             write_chunks(folder / "chunks.bin", chunks)
@@ -101,7 +101,7 @@ class _Encoding:
             precision=precision,
             video=stored_file(folder / clip.video.name),
             audio=clip.silent,
-            models=_described(models, chunks, None),
+            models=_stored_models(models, chunks, None),
             chunks=stored_file(folder / "chunks.bin") if len(models) > 1 else None,
             source_bytes=self.source.stat().st_size,
             psnr=Quality(bicubic=floor.psnr, general=None, result=0.0),
@@ -111,12 +111,12 @@ class _Encoding:
             errors = self._play(folder, clip, grid, stage)
             stage.summary = f"{errors.psnr:.2f} dB"
         quality = Quality(bicubic=floor.psnr, general=general, result=errors.psnr)
-        final = {"models": _described(models, chunks, errors), "psnr": quality}
+        final = {"models": _stored_models(models, chunks, errors), "psnr": quality}
         write_manifest(folder, manifest.model_copy(update=final))
         return folder
 
     def _networks(self, clip: Clip, grid: HaloGrid) -> tuple[list[Artifact], NDArray[np.uint8], float | None]:
-        """Networks in fp32 or int8, (F, P) which is for which patch, and the PSNR of the general one."""
+        """(networks in fp32 or int8, network of each patch (F, P), PSNR of the general network or None)."""
         options, count = self.options, len(clip.low) * grid.grid.count
         everything = np.arange(count, dtype=np.int64)
         general = self._train("general", 0, clip, grid, everything, None)
@@ -125,9 +125,7 @@ class _Encoding:
         if options.groups == 1:
             return [model], single, None
         with self.monitor.stage("score the patches with the general network") as stage:
-            networks = Networks([model], grid, clip.scale, whole=True)
-            with ExitStack() as stack:
-                stack.callback(networks.close)
+            with closing(Networks([model], grid, clip.scale, whole=True)) as networks:
                 errors = measure(clip, grid.grid, restoring(networks, single), progress=stage.progress)
             stage.summary = f"{errors.psnr:.2f} dB"
         chunks = split_by_score(errors.scores, min(options.groups, count))
@@ -140,7 +138,7 @@ class _Encoding:
     def _per_chunk(
         self, clip: Clip, grid: HaloGrid, chunks: Chunks, general: Path
     ) -> tuple[list[Artifact], NDArray[np.uint8]]:
-        """A network for every chunk that has patches; equal scores can leave one empty."""
+        """A network per chunk that has patches; equal scores can leave a chunk empty."""
         index = np.zeros(len(chunks.index), np.uint8)
         models: list[Artifact] = []
         for chunk in range(chunks.count):
@@ -182,20 +180,21 @@ class _Encoding:
             return measure(clip, grid.grid, restore, progress=stage.progress)
 
 
-def _described(
+def _stored_models(
     models: Sequence[Artifact], chunks: NDArray[np.uint8], errors: Errors | None
 ) -> tuple[StoredModel, ...]:
-    found = []
+    """The manifest's entries of the models; `errors` None: without PSNR."""
+    entries = []
     for index, model in enumerate(models):
         mine = chunks == index
         psnr = decibel(float(errors.patches[mine].mean())) if errors is not None else None
         file = stored_file(model.path).model_dump()
-        found.append(StoredModel(**file, patches=int(mine.sum()), psnr=psnr))
-    return tuple(found)
+        entries.append(StoredModel(**file, patches=int(mine.sum()), psnr=psnr))
+    return tuple(entries)
 
 
 def _enter(partial: Path, key: str, force: bool) -> None:
-    """The folder to work in, with what an earlier try at the same left there."""
+    """Make or resume the working folder; raises UsageError if it belongs to another encoding."""
     mark = partial / KEY
     if partial.exists() and (not mark.is_file() or mark.read_text() != key):
         if not force:
@@ -214,7 +213,7 @@ def _enter(partial: Path, key: str, force: bool) -> None:
 
 
 def _replace(out: Path, made: Path, partial: Path) -> None:
-    """Put the finished bundle in its place; what stood there is gone only when it is."""
+    """Move the finished bundle to `out`; an older bundle is deleted only after that."""
     old = partial / "replaced"
     try:
         if out.is_symlink() or out.exists():

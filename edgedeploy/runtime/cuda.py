@@ -1,6 +1,6 @@
-"""The few calls of the CUDA driver that running an engine needs, through ctypes: no toolkit, no package.
+"""CUDA driver calls to run an engine, through ctypes: neither the toolkit nor a package is needed.
 
-The driver library is wherever a GPU can be used, on Jetson too. UNVERIFIED: written after the driver API
+Every machine with a usable GPU has the driver library, Jetson too. UNVERIFIED: written from the driver API
 reference (docs.nvidia.com/cuda/cuda-driver-api); no machine with a GPU has run it yet. Tests marked `gpu`
 would.
 """
@@ -23,7 +23,7 @@ LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 @lru_cache(maxsize=1)
 def driver() -> ctypes.CDLL:
-    """The driver, initialized; raises DeviceError where there is none or it sees no GPU."""
+    """The initialized driver; raises DeviceError without a driver or a GPU."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
@@ -37,7 +37,7 @@ def driver() -> ctypes.CDLL:
 
 
 def call(name: str, *arguments: object) -> None:
-    """Call a driver function; raises DeviceError with CUDA's own name of the error."""
+    """Call a driver function; raises DeviceError with CUDA's name of the error."""
     library = driver()
     status = getattr(library, name)(*arguments)
     if status != 0:
@@ -48,7 +48,7 @@ def call(name: str, *arguments: object) -> None:
 
 
 def compute_capability() -> str:
-    """Of the first GPU, e.g. "8.9"; raises DeviceError where there is none."""
+    """Compute capability of the first GPU, e.g. "8.9"; raises DeviceError without a GPU."""
     device = c_int()
     call("cuDeviceGet", byref(device), c_int(0))
     numbers = []
@@ -60,7 +60,7 @@ def compute_capability() -> str:
 
 
 class Stream:
-    """A stream in the first GPU's primary context, which the runtime API shares, with two events for time."""
+    """A stream with two timing events in the first GPU's primary context, which the runtime API shares."""
 
     def __init__(self) -> None:
         device, self._context = c_int(), c_void_p()
@@ -73,7 +73,7 @@ class Stream:
         call("cuEventCreate", byref(self._end), c_int(0))
 
     def use(self) -> None:
-        """Make the context current in this thread, which may not be the one that opened the session."""
+        """Make the context current in this thread, which may not be the thread that opened the session."""
         call("cuCtxSetCurrent", self._context)
 
     def start(self) -> None:
@@ -83,7 +83,7 @@ class Stream:
         call("cuEventRecord", self._end, self.handle)
 
     def wait_ms(self) -> float:
-        """Wait for all work; milliseconds between `start` and `end` by the device's clock."""
+        """Wait for all work; returns the milliseconds from `start` to `end` by the device's clock."""
         call("cuStreamSynchronize", self.handle)
         milliseconds = c_float()
         call("cuEventElapsedTime", byref(milliseconds), self._start, self._end)
@@ -96,7 +96,7 @@ class Stream:
 
 
 class Buffer:
-    """Device memory with a page-locked host array of the same size, so that copies run beside other work."""
+    """Device memory with a page-locked host array of the same size, for asynchronous copies."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         self.bytes = max(1, int(np.prod(shape)) * dtype.itemsize)

@@ -1,8 +1,7 @@
-"""The kernel list of a TensorRT engine, read from the builder's verbose log.
+"""The kernels of a TensorRT engine, from the builder's verbose log.
 
-An engine cannot be opened without its GPU, but the log's last "Layers:" block names every kernel with its
-tensors, so what precision a convolution really runs in, and how much memory moves, is known where the
-engine is built.
+An engine cannot be opened without its GPU. The last "Layers:" block of the log names every kernel and its
+tensors: it shows the precision of each convolution and the memory traffic on the build machine.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ ITEM_BYTES = {
     "Float": 4.0, "Half": 2.0, "BFloat16": 2.0, "FP8": 1.0, "FP4": 0.5, "E8M0": 1.0,
     "Int64": 8.0, "Int32": 4.0, "Int8": 1.0, "UInt8": 1.0, "Int4": 0.5, "Bool": 1.0,
 }  # fmt: skip
-CONVOLUTION = "correlation"  # what the compiler calls it
+CONVOLUTION = "correlation"  # the compiler's name of a convolution
 
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>[^{}]*?), Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)"
@@ -29,7 +28,7 @@ _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=\[|$|\s)")
 
 @dataclass(frozen=True)
 class KernelTensor:
-    """An input or output of a kernel; a size of -1 is known only at run time."""
+    """An input or output of a kernel; a dimension of -1 is dynamic."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,7 +36,7 @@ class KernelTensor:
 
     @property
     def bytes(self) -> float | None:
-        """Size in memory, None where a dimension or the type is not known."""
+        """Size in memory; None for a dynamic dimension or an unknown type."""
         if self.dtype not in ITEM_BYTES or any(dim < 0 for dim in self.shape):
             return None
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
@@ -45,7 +44,7 @@ class KernelTensor:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel: the compiler's name and type for it, its tensors, and the ONNX nodes that it came from."""
+    """One kernel: the compiler's name and type, its tensors, and the ONNX nodes that it computes."""
 
     name: str
     kind: str
@@ -55,14 +54,12 @@ class Kernel:
 
     @property
     def bytes(self) -> float | None:
-        """Bytes read and written besides constants, None where a size is not known."""
-        sizes = [tensor.bytes for tensor in (*self.inputs, *self.outputs)]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
+        """Bytes read and written, without constants; None if a size is unknown."""
+        return _total(tensor.bytes for tensor in (*self.inputs, *self.outputs))
 
 
 def parse_kernels(messages: Iterable[str]) -> list[Kernel]:
-    """The kernels of the last "Layers:" block among a builder's messages; empty if there is none."""
+    """The kernels of the last "Layers:" block in a builder's messages; empty without such a block."""
     lines = "\n".join(messages).splitlines()
     starts = [index for index, line in enumerate(lines) if line.strip() == "Layers:"]
     kernels = []
@@ -74,9 +71,8 @@ def parse_kernels(messages: Iterable[str]) -> list[Kernel]:
 
 
 def summarize(kernels: list[Kernel]) -> EngineDetails:
-    """How many kernels an engine has, what they move, and the types of its convolutions."""
-    sizes = [kernel.bytes for kernel in kernels]
-    known = [size for size in sizes if size is not None]
+    """Number of kernels, memory traffic in MB (1e6 bytes), and types of the convolutions of an engine."""
+    moved = _total(kernel.bytes for kernel in kernels)
     convolutions = Counter(
         f"{kernel.inputs[0].dtype}->{kernel.outputs[0].dtype}"
         for kernel in kernels
@@ -84,9 +80,14 @@ def summarize(kernels: list[Kernel]) -> EngineDetails:
     )
     return EngineDetails(
         kernels=len(kernels),
-        mb_moved=round(sum(known) / 1e6, 3) if len(known) == len(sizes) else None,
+        mb_moved=None if moved is None else round(moved / 1e6, 3),
         convolutions=dict(sorted(convolutions.items())),
     )
+
+
+def _total(sizes: Iterable[float | None]) -> float | None:
+    known = list(sizes)
+    return None if None in known else float(sum(size for size in known if size is not None))
 
 
 def _kernel(line: str) -> Kernel:

@@ -1,6 +1,6 @@
-"""Run a model of dynamic size on images of any size: one session per shape, the last few kept open.
+"""Run a model of dynamic size on images of any size: one session per shape, the last few stay open.
 
-Runtimes are fastest when they know the shape, so a dynamic model is specialized for each one that comes by.
+Runtimes are fastest for a known shape, so each shape gets a session of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ KEEP = 4
 
 
 class SessionPool:
-    """`pool(feeds) -> outputs` like a Session, for any shape that the artifact allows; a context manager."""
+    """`pool(feeds) -> outputs` like a Session, for every shape that the artifact allows."""
 
     def __init__(self, artifact: Artifact, *, threads: int = 0, backend: str | None = None) -> None:
         self.artifact, self.threads, self.backend = artifact, threads, backend
@@ -32,7 +32,7 @@ class SessionPool:
             session = open_artifact(
                 self.artifact, OpenOptions(shapes=shapes, threads=self.threads), self.backend
             )
-        self._open[key] = session  # the newest stands last
+        self._open[key] = session  # newest last
         if len(self._open) > KEEP:
             self._open.popitem(last=False)[1].close()
         return session(feeds)

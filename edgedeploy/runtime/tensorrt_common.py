@@ -1,8 +1,8 @@
-"""TensorRT in both flavors with one code path: the SDKs share their Python API.
+"""The common code of both flavors of TensorRT, whose SDKs share their Python API.
 
-Precision is the graph's: the network is strongly typed wherever the SDK knows the flag (optional from
-10.12, the only way from 11). Engine files are plain, so `trtexec` loads them; what edgedeploy knows stands
-in the sidecar. An engine holds code for the GPU: open only engines that you built or whose builder you trust.
+The graph determines the precision: the network is strongly typed if the SDK has that flag (optional from
+10.12, always from 11). Engine files are plain, so `trtexec` loads them; the sidecar holds the metadata. An
+engine contains code for the GPU: open only engines from a builder whom you trust.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgedeploy.runtime.tensorrt_session import TensorRtSession
 
 
 class TensorRtBackend(Backend):
-    """What the two flavors share; they differ in which GPU an engine is for, `_aim`."""
+    """The base of both flavors; `_aim` chooses the GPU of an engine."""
 
     precisions = ("fp32", "fp16", "int8", "fp8")
     suffix = ".engine"
@@ -47,7 +47,7 @@ class TensorRtBackend(Backend):
         builder = sdk.Builder(logger)
         network = builder.create_network(_network_flags(sdk))
         parser = sdk.OnnxParser(network, logger)
-        # The path lets it find weights that the model keeps in files of their own.
+        # The parser finds external weight files by the path.
         if not parser.parse(artifact.path.read_bytes(), str(artifact.path)):
             raise parser_error(sdk, self.name, parser, logger, artifact.model)
         config = builder.create_builder_config()
@@ -89,7 +89,7 @@ class TensorRtBackend(Backend):
         return built
 
     def _notes(self, artifact: Artifact) -> dict[str, str]:  # noqa: ARG002
-        """What a user should know of such an engine, for its sidecar."""
+        """Notes for users about this engine, for its sidecar."""
         return {}
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Session:
@@ -116,18 +116,18 @@ class TensorRtBackend(Backend):
 
 
 def _network_flags(sdk: Any) -> int:
-    """Explicit batch where it has to be said (8.x), strong typing where it exists."""
+    """Explicit batch for 8.x, strong typing if the SDK has it."""
     known = sdk.NetworkDefinitionCreationFlag.__members__
     return sum(1 << int(known[name]) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if name in known)
 
 
 def _configure(sdk: Any, config: Any, artifact: Artifact, options: BuildOptions) -> dict[str, Any]:
-    """Set the builder's options; returns them for the sidecar."""
+    """Set the options of the builder; returns them for the sidecar."""
     config.profiling_verbosity = sdk.ProfilingVerbosity.DETAILED
     flags: dict[str, Any] = {
         "strongly_typed": "STRONGLY_TYPED" in sdk.NetworkDefinitionCreationFlag.__members__
     }
-    if not flags["strongly_typed"]:  # 8.x: the builder has to be allowed what the graph contains
+    if not flags["strongly_typed"]:  # 8.x: the builder needs permission for the types of the graph
         allowed = {"fp16": ["FP16"], "int8": ["FP16"], "fp8": ["FP16"]}.get(artifact.precision, [])
         flags["builder_flags"] = [*(["INT8"] if is_quantized(artifact) else []), *allowed]
         for name in flags["builder_flags"]:
@@ -145,7 +145,7 @@ def _configure(sdk: Any, config: Any, artifact: Artifact, options: BuildOptions)
 
 
 def _add_profile(builder: Any, config: Any, artifact: Artifact, options: BuildOptions) -> None:
-    """The sizes of a dynamic model: `opt_shapes`, and `min_shapes` and `max_shapes` where they differ."""
+    """Add the sizes of a dynamic model: `opt_shapes`, with `min_shapes` and `max_shapes` if given."""
     if all(spec.is_static for spec in artifact.inputs):
         return
     best = concrete_shapes(artifact, options.opt_shapes)
@@ -164,17 +164,17 @@ def _add_profile(builder: Any, config: Any, artifact: Artifact, options: BuildOp
 
 
 def _rebuild_command(artifact: Artifact, target: Target) -> str:
-    """The command line that makes this engine again, all but where it goes.
+    """The command line that builds this engine again, without its output.
 
-    The file that was built may be an intermediate that the user never saw. What they named is in
-    `details.source` where the deployment noted it, else the zoo model that it was captured from.
+    The built file may be an intermediate one. `details.source` is the user's model if the deployment noted it;
+    otherwise it is the zoo model that was captured.
     """
     source = artifact.details.source
     if not source and artifact.history and artifact.history[0].name == "capture":
         source = artifact.model
     words = ["edgedeploy", "build", source or str(artifact.path), "--target", target.name]
     words += ["--precision", artifact.precision]
-    if source and not source.endswith(".onnx"):  # such a file has its weights, and its Q/DQ, inside
+    if source and not source.endswith(".onnx"):  # an .onnx file contains weights and Q/DQ
         if artifact.details.weights:
             words += ["--weights", artifact.details.weights]
         if artifact.precision == "int8":

@@ -1,4 +1,4 @@
-"""What a TensorRT builder says: kept while it works, so that its own words can go into the error."""
+"""The log of a TensorRT builder, kept so that errors can quote it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ _LONGEST_MESSAGE = 600
 
 
 def make_logger(sdk: Any, verbose: bool) -> Any:
-    """An `ILogger` of this SDK that keeps (severity, text) in `.messages`; with `verbose` it prints them too.
+    """An `ILogger` of this SDK that keeps (severity, text) in `.messages`; with `verbose` it also prints.
 
-    It is made here, not declared, because its base class is the SDK's. Keep it alive as long as what it
-    logs for.
+    The class is local because its base class belongs to the SDK. The logger must outlive its users.
     """
 
     class KeepingLogger(sdk.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
-            sdk.ILogger.__init__(self)  # the binding's constructor has to be named: super() does not reach it
+            sdk.ILogger.__init__(self)  # super() does not reach the binding's constructor
             self.messages: list[tuple[Any, str]] = []
 
         def log(self, severity: Any, message: str) -> None:
@@ -38,14 +37,12 @@ def texts(logger: Any) -> list[str]:
 
 
 def build_error(sdk: Any, backend: str, logger: Any, what: str) -> BuildError:
-    """The error of a builder that answered None, with the errors that it logged, else its warnings."""
-    for worst in (sdk.ILogger.ERROR, sdk.ILogger.WARNING):
-        said = [message for severity, message in logger.messages if severity <= worst]
-        if said:
+    """The error of a builder that returned None, with its logged errors, else its warnings."""
+    for least in (sdk.ILogger.ERROR, sdk.ILogger.WARNING):
+        messages = [message for severity, message in logger.messages if severity <= least]
+        if messages:
             break
-    else:
-        said = ["it says nothing"]
-    text = "; ".join(dict.fromkeys(" ".join(message.split()) for message in said))
+    text = "; ".join(dict.fromkeys(" ".join(message.split()) for message in messages or ["no message"]))
     hint = (
         "give the builder more scratch memory" if "workspace" in text else "simplify the model and try again"
     )
@@ -53,7 +50,7 @@ def build_error(sdk: Any, backend: str, logger: Any, what: str) -> BuildError:
 
 
 def parser_error(sdk: Any, backend: str, parser: Any, logger: Any, what: str) -> BuildError:
-    """The error of a parser that refused a model: which operator and node, and why."""
+    """The error of a parser that refused a model, with operator, node and reason."""
     for index in range(parser.num_errors):
         problem = parser.get_error(index)
         op, node, why = problem.node_operator(), problem.node_name(), " ".join(problem.desc().split())
@@ -61,7 +58,7 @@ def parser_error(sdk: Any, backend: str, parser: Any, logger: Any, what: str) ->
         if unsupported:
             return UnsupportedOpError(op, node, backend, OTHER_RUNTIMES)
         if op:
-            # The condition that failed, as C++: where it carries a sentence, that is what to show.
+            # The reason is the failed C++ condition: show the sentence that it may contain.
             sentence = re.search(r'"(.+)"', why)
             detail = (sentence[1] if sentence else why)[:_LONGEST_MESSAGE]
             return BuildError(f"{backend} refuses {op} (node '{node}') of {what}: {detail}", _hint(op))

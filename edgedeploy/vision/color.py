@@ -1,4 +1,4 @@
-"""BT.601 studio-range color as super-resolution papers use it: MATLAB's rgb2ycbcr and its inverse.
+"""BT.601 studio-range color as in super-resolution papers: MATLAB's rgb2ycbcr and its inverse.
 
 Y lies in 16..235, Cb and Cr in 16..240; papers divide luma by 255 for the network.
 """

@@ -1,7 +1,7 @@
-"""Many small labeled pictures in one file: an .npz of their JPEG or PNG bytes, as CIFAR is kept in.
+"""Many small labeled images in one file: an .npz of their JPEG or PNG bytes, used for CIFAR.
 
-Arrays: `jpeg` (uint8, the encoded files one behind the other), `offsets` (n + 1, where each begins and the
-last ends), `labels` (n, class numbers), `classes` (their names).
+Arrays: `jpeg` (uint8, the concatenated files), `offsets` (n + 1, start of each file and end of the last),
+`labels` (n, class numbers), `classes` (their names).
 """
 
 from __future__ import annotations
@@ -19,30 +19,22 @@ ARRAYS = ("jpeg", "offsets", "labels", "classes")
 
 
 class ImageArchive:
-    """Pictures of an archive by number.
-
-    Attributes:
-        labels: class number of every picture, int64.
-        classes: names of the classes.
-
-    Raises UsageError where the file is no such archive.
-    """
+    """Images of an archive by number, with `labels` (n,) int64; raises UsageError for an invalid file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 missing = [name for name in ARRAYS if name not in arrays]
-                found = {name: arrays[name] for name in ARRAYS if name not in missing}
+                values = {name: arrays[name] for name in ARRAYS if name not in missing}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UsageError(
-                f"{path} is not a whole .npz: {error}", "it holds " + ", ".join(ARRAYS)
-            ) from None
+            content = "it holds " + ", ".join(ARRAYS)
+            raise UsageError(f"{path} is not a whole .npz: {error}", content) from None
         if missing:
             raise UsageError(f"{path} has no array {missing[0]}", "it holds " + ", ".join(ARRAYS))
-        self.labels = found["labels"].astype(np.int64)
-        self.classes = tuple(map(str, found["classes"]))
-        self._bytes, self._offsets = found["jpeg"].astype(np.uint8, copy=False), found["offsets"]
+        self.labels = values["labels"].astype(np.int64)
+        self.classes = tuple(map(str, values["classes"]))
+        self._bytes, self._offsets = values["jpeg"].astype(np.uint8, copy=False), values["offsets"]
         if len(self._offsets) != len(self.labels) + 1 or int(self._offsets[-1]) > self._bytes.size:
             raise UsageError(f"{path} is cut off: its offsets do not fit its pictures", "fetch it again")
         if not len(self.labels) or not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
@@ -52,7 +44,7 @@ class ImageArchive:
         return len(self.labels)
 
     def read(self, index: int) -> Image:
-        """Picture number `index` as RGB (H, W, 3) uint8; raises UsageError where it is damaged."""
+        """Image number `index` as RGB (H, W, 3) uint8; raises UsageError for a damaged image."""
         first, last = int(self._offsets[index]), int(self._offsets[index + 1])
         try:
             return decode_rgb(self._bytes[first:last].tobytes())

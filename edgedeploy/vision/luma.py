@@ -1,4 +1,4 @@
-"""Planes of luma, or RGB, on their way to and from a network: pixels, tiles, and the chroma of luma."""
+"""Pixels of super-resolution: conversion of a network's output, tiles, and chroma."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgedeploy.core.errors import UsageError
 from edgedeploy.task import Array, Image
 from edgedeploy.vision.color import rgb_from_ycbcr, ycbcr_from_rgb
 
-MARGIN = 8  # pixels around a tile that only serve as context, unless the model says; ESPCN sees 4 each way
+MARGIN = 8  # context pixels around a tile, unless the model states them; ESPCN sees 4 on each side
 
 
 def to_pixels(luma: Array, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -27,13 +27,13 @@ def to_pixels(luma: Array, out: NDArray[np.uint8] | None = None) -> NDArray[np.u
     factor = 255.0 if luma.dtype.kind == "f" else 1.0
     if luma.dtype not in (np.float32, np.float64):
         luma = luma.astype(np.float32)
-    # OpenCV saturates and rounds while it converts: one pass over memory instead of numpy's four.
+    # OpenCV multiplies, rounds, saturates and converts in one pass over memory; numpy needs four.
     pixels = cv2.multiply(luma, factor, dst=out, dtype=cv2.CV_8U)  # type: ignore[call-overload]
     return np.asarray(pixels, dtype=np.uint8)
 
 
 def tiles(size: int, tile: int, margin: int = MARGIN) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Places of tiles that cover an axis: (start of the tile, the (from, to) that it is good for)."""
+    """Tiles that cover an axis: (start of the tile, (from, to) of its valid part); raises UsageError."""
     if tile < size and tile <= 2 * margin:
         raise UsageError(
             f"a model of {tile} pixels is too small to tile {size}", "export it for a larger size"
@@ -48,7 +48,7 @@ def tiles(size: int, tile: int, margin: int = MARGIN) -> Iterator[tuple[int, tup
 
 
 def with_chroma(luma: NDArray[np.uint8], image: Image) -> Image:
-    """RGB of enlarged luma and the bicubically enlarged chroma of the image."""
+    """RGB from enlarged luma and the chroma of the image, enlarged by bicubic interpolation."""
     height, width = luma.shape
     enlarged = cv2.resize(ycbcr_from_rgb(image), (width, height), interpolation=cv2.INTER_CUBIC)
     enlarged[:, :, 0] = luma

@@ -1,4 +1,4 @@
-"""How good pictures and class maps are: PSNR and SSIM of 8-bit images, the confusion matrix.
+"""Metrics: PSNR and SSIM of 8-bit images, confusion matrix of class maps.
 
 Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004, for SSIM.
 """
@@ -16,7 +16,7 @@ from edgedeploy.core.errors import UsageError
 
 
 def shave(image: NDArray[Any], border: int) -> NDArray[Any]:
-    """The image without `border` pixels on each side; raises UsageError where nothing would be left."""
+    """The image without `border` pixels on each side; raises UsageError for a smaller image."""
     if min(image.shape[:2]) <= 2 * border:
         raise UsageError(
             f"an image of {image.shape[1]}x{image.shape[0]} is too small to shave {border} pixels",
@@ -26,7 +26,7 @@ def shave(image: NDArray[Any], border: int) -> NDArray[Any]:
 
 
 def psnr(reference: NDArray[Any], candidate: NDArray[Any], border: int = 0) -> float:
-    """Peak signal to noise ratio in dB of images in 0..255 of one shape; inf when equal."""
+    """Peak signal-to-noise ratio in dB of images in 0..255 of one shape; inf for equal images."""
     if reference.shape != candidate.shape:
         raise ValueError(f"shapes differ: {reference.shape} against {candidate.shape}")
     difference = shave(reference, border).astype(np.float64) - shave(candidate, border)
@@ -51,18 +51,14 @@ def ssim(reference: NDArray[Any], candidate: NDArray[Any], border: int = 0) -> f
 
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class), fed one class map at a time.
-
-    Attributes:
-        counts: (classes, classes) int64, rows are the truth.
-    """
+    """`counts` (classes, classes) int64 of pixels; rows are the true class, columns the predicted class."""
 
     def __init__(self, classes: int, ignore: int | None = None) -> None:
         self.counts = np.zeros((classes, classes), np.int64)
         self.ignore = ignore
 
     def add(self, truth: NDArray[Any], predicted: NDArray[Any]) -> None:
-        """Count one pair of class maps of one shape; UsageError for a true class that the model has not."""
+        """Count a pair of class maps of one shape; raises UsageError for a true class beyond the model's."""
         classes = len(self.counts)
         if truth.shape != predicted.shape:
             raise ValueError(f"shapes differ: {truth.shape} against {predicted.shape}")
@@ -76,7 +72,7 @@ class ConfusionMatrix:
         self.counts += np.bincount(known * classes + guess, minlength=classes**2).reshape(classes, classes)
 
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union per class, NaN for classes that neither the truth nor a prediction has."""
+        """Intersection over union per class; NaN for a class that does not occur."""
         hits = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
         result = np.full(len(hits), np.nan)
@@ -84,11 +80,11 @@ class ConfusionMatrix:
         return result
 
     def mean_iou(self) -> float:
-        """Mean of `iou()` over the classes that occur; NaN before anything was counted."""
+        """Mean of `iou()` over the classes that occur; NaN without pixels."""
         iou = self.iou()
         return float(np.nanmean(iou)) if np.isfinite(iou).any() else math.nan
 
     def accuracy(self) -> float:
-        """Share of pixels whose class is right; NaN before anything was counted."""
+        """Share of pixels of the right class; NaN without pixels."""
         total = int(self.counts.sum())
         return float(np.trace(self.counts)) / total if total else math.nan

@@ -1,4 +1,4 @@
-"""Colors of classes: the data sets' own palettes where the class count tells the set, else generated ones.
+"""Colors and names of classes: those of the data set with this number of classes, else generated ones.
 
 Cityscapes: github.com/mcordts/cityscapesScripts, helpers/labels.py (train ids). CamVid: the palette of
 SegNet's labels.
@@ -26,11 +26,13 @@ CAMVID = (
 )  # fmt: skip
 
 
+KNOWN = {len(entries): [entry.rsplit(" ", 3) for entry in entries] for entries in (CITYSCAPES, CAMVID)}
+
+
 def palette(classes: int) -> NDArray[np.uint8]:
     """RGB color of every class, (classes, 3) uint8, all different."""
-    for known in (CITYSCAPES, CAMVID):
-        if classes == len(known):
-            return np.asarray([entry.rsplit(" ", 3)[1:] for entry in known]).astype(np.uint8)
+    if classes in KNOWN:
+        return np.asarray([color for _, *color in KNOWN[classes]]).astype(np.uint8)
     # Golden-ratio hues keep neighbors apart; brightness steps tell classes of similar hue apart.
     colors = [
         colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.55 + 0.45 * (i % 2), 1 - 0.25 * (i % 3))
@@ -40,17 +42,15 @@ def palette(classes: int) -> NDArray[np.uint8]:
 
 
 def default_names(classes: int) -> tuple[str, ...]:
-    """Names of the classes where the count tells the data set, else their numbers."""
-    for known in (CITYSCAPES, CAMVID):
-        if classes == len(known):
-            return tuple(entry.rsplit(" ", 3)[0] for entry in known)
-    return tuple(str(i) for i in range(classes))
+    """Names of the classes of the data set with this number of classes, else their numbers."""
+    names = (name for name, *_ in KNOWN[classes]) if classes in KNOWN else map(str, range(classes))
+    return tuple(names)
 
 
 def draw_legend(
     picture: NDArray[np.uint8], entries: Sequence[tuple[str, NDArray[np.uint8]]]
 ) -> NDArray[np.uint8]:
-    """A copy with (name, color) lines at the top left, as many as the height holds."""
+    """A copy with lines of (name, color) at the top left, as many as fit."""
     result = np.array(picture, dtype=np.uint8)
     size = max(0.35, min(result.shape[:2]) / 900)
     line = round(size * 30)
@@ -62,7 +62,7 @@ def draw_legend(
         cv2.rectangle(result, (4, top), (4 + line, top + line - 3), rgb, cv2.FILLED)
         cv2.rectangle(result, (4, top), (4 + line, top + line - 3), (255, 255, 255), 1)
         place = (10 + line, top + line - line // 3)
-        # A dark rim keeps text legible on anything.
+        # A dark rim keeps text legible on any background.
         for shade, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(result, name, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, thickness, cv2.LINE_AA)
     return result

@@ -1,8 +1,8 @@
-"""Bicubic resizing as super-resolution data sets are made with: MATLAB's imresize (a = -0.5, antialiased).
+"""Bicubic resizing of super-resolution data sets: MATLAB's imresize (a = -0.5, antialiased).
 
-Separable and in float64; a shrinking axis has its kernel stretched by the factor, border pixels repeat
-outwards, and 8-bit images are rounded after each axis: with that the low-resolution images of Set5 come out
-bit for bit. Keys, "Cubic convolution interpolation for digital image processing", 1981.
+Separable, in float64; the kernel of a shrinking axis is stretched by the factor, border pixels are repeated,
+and 8-bit images are rounded after each axis. The result equals the low-resolution images of Set5 bit by bit.
+Keys, "Cubic convolution interpolation for digital image processing", 1981.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 
 def imresize(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Resize (H, W) or (H, W, C) to the given size; uint8 stays uint8, everything else becomes float64."""
+    """Resize (H, W) or (H, W, C) to (height, width); uint8 stays uint8, other types become float64."""
     if min(height, width, *image.shape[:2]) < 1:
         raise ValueError(f"cannot resize {image.shape[:2]} to {(height, width)}")
     factors = (height / image.shape[0], width / image.shape[1])
     result = image
-    for axis in sorted((0, 1), key=lambda a: factors[a]):  # MATLAB begins with the axis that shrinks most
+    for axis in sorted((0, 1), key=lambda a: factors[a]):  # MATLAB starts with the axis that shrinks most
         result = _along(result, (height, width)[axis], axis)
     return result
 
@@ -34,7 +34,7 @@ def cubic(x: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def contributions(size: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """For every target sample the source samples and their weights, both (target, taps); weights sum to 1."""
+    """(source samples, weights) of every target sample, both (target, taps); weights sum to 1."""
     scale = target / size
     stretch = min(scale, 1.0)
     reach = 2.0 / stretch

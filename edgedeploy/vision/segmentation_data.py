@@ -1,6 +1,6 @@
-"""Where data sets for segmentation keep images and class maps, and what their pixel values mean.
+"""Layouts of segmentation data sets: files of images and class maps, and the meaning of pixel values.
 
-Trainings are told the layout, evaluations find out which it is.
+A training names its layout, an evaluation detects it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgedeploy.vision.label_map import read_label_map
 from edgedeploy.vision.palette import default_names
 
 LabelMap = NDArray[np.uint8]
-# labelIds of Cityscapes that are trained on, in order of their train id (cityscapesScripts, labels.py).
+# labelIds of Cityscapes for training, in order of their train id (cityscapesScripts, labels.py).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 IMAGES_OF_CITYSCAPES = "leftImg8bit"
@@ -26,7 +26,7 @@ IMAGES_OF_CITYSCAPES = "leftImg8bit"
 
 @dataclass(frozen=True)
 class Sample:
-    """An image file and its class map's."""
+    """The files of an image and of its class map."""
 
     image: Path
     truth: Path
@@ -34,14 +34,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is laid out.
+    """The layout of a data set.
 
     Attributes:
         labels: class names.
-        ignore: value of pixels that are not labeled, as `read` gives them.
+        ignore: class of unlabeled pixels in the result of `read`.
         images: pattern of the images of a split, e.g. "{split}/*".
-        truth: file of the class map that belongs to an image.
-        table: stored value -> class, or None where they are the same.
+        truth: (root, image file) -> file of its class map.
+        table: (256,) stored value -> class; None: they are equal.
     """
 
     labels: tuple[str, ...]
@@ -52,11 +52,11 @@ class Layout:
 
     @property
     def classes(self) -> int:
-        """Their number, without the unlabeled one."""
+        """Number of classes, without the unlabeled one."""
         return len(self.labels)
 
     def read(self, path: Path) -> LabelMap:
-        """Classes (H, W) of a file; raises UsageError where it is no class map of this data set."""
+        """Classes (H, W) of a file; raises UsageError unless it is a class map of this data set."""
         stored = read_label_map(path)
         classes = stored if self.table is None else self.table[stored]
         worst = int(classes.max(initial=0))
@@ -100,7 +100,7 @@ def layout_of(name: str) -> Layout:
 
 
 def find_samples(root: Path, layout: Layout, split: str) -> list[Sample]:
-    """The images of a split with their class maps, by name; raises UsageError that says what is missing."""
+    """The images of a split with their class maps, sorted by name; raises UsageError for missing files."""
     pattern = layout.images.format(split=split)
     images = sorted(path for path in root.glob(pattern) if is_image(path))
     if not images:
@@ -116,9 +116,9 @@ def find_samples(root: Path, layout: Layout, split: str) -> list[Sample]:
 
 
 def labeled_images(data: Path) -> tuple[list[Sample], Layout | None]:
-    """The images to measure on with their class maps, by what lies in the folder; see the task's `evaluate`.
+    """(images with class maps, layout) for an evaluation; see `Segmentation.evaluate`.
 
-    The layout is None where class maps hold whatever classes the model has. Raises UsageError.
+    The layout is None for class maps with the model's classes. Raises UsageError.
     """
     if data.parent.name == IMAGES_OF_CITYSCAPES:
         return find_samples(data.parent.parent, LAYOUTS["cityscapes"], data.name), LAYOUTS["cityscapes"]
@@ -132,15 +132,15 @@ def labeled_images(data: Path) -> tuple[list[Sample], Layout | None]:
 
 
 def label_folders(data: Path) -> tuple[Path, Path]:
-    """The folders of images and of class maps under or at `data`; UsageError where there is no such pair."""
+    """The folders of images and of class maps at or under `data`; raises UsageError without such a pair."""
     beside = data.with_name(data.name + "annot")
     if beside.is_dir():
         return data, beside
     pairs = [(path.with_name(path.name.removesuffix("annot")), path) for path in sorted(data.glob("*annot"))]
-    found = {images.name: (images, labels) for images, labels in pairs if images.is_dir()}
-    for name in ("val", "test", *found):
-        if name in found:
-            return found[name]
+    named = {images.name: (images, labels) for images, labels in pairs if images.is_dir()}
+    for name in ("val", "test", *named):
+        if name in named:
+            return named[name]
     what = "images without class maps" if data.is_dir() and any(map(is_image, data.iterdir())) else "no pair"
     raise UsageError(
         f"{data} holds {what}",

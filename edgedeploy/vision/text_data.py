@@ -1,10 +1,10 @@
-"""Where data sets of scene text keep images and words, in the layouts that their authors give them.
+"""Layouts of data sets of scene text, as published.
 
 icdar2015   SPLIT_images/NAME.jpg, SPLIT_gts/gt_NAME.txt of x1,y1,...,x4,y4,text; also as DB converts others
 total-text  Images/Train/NAME.jpg, Groundtruth/Polygon/Train/poly_gt_NAME.txt of "x: [[...]], y: [[...]], ..."
-td500       train/NAME.JPG, train/NAME.gt of "index difficult x y w h angle", turned about the box's center
-Words of text ### or #, and difficult ones of td500, do not count. Trainings are told the layout, evaluations
-find out which it is.
+td500       train/NAME.JPG, train/NAME.gt of "index difficult x y w h angle", rotated about the box's center
+Words of text ### or #, and difficult words of td500, do not count. A training names its layout, an evaluation
+detects it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from edgedeploy.core.errors import UnknownNameError, UsageError
-from edgedeploy.vision.icdar import Word, read_words, truth_files
-from edgedeploy.vision.images import is_image
+from edgedeploy.vision.icdar import Word, bad_line, read_lines, read_words, truth_files
+from edgedeploy.vision.images import list_images
 
 Find = Callable[[Path, str], list[tuple[Path, Path]]]
 Read = Callable[[Path], list[Word]]
@@ -28,9 +28,9 @@ Read = Callable[[Path], list[Word]]
 
 @dataclass(frozen=True)
 class TextLayout:
-    """How a data set is laid out: `find(root, split)` gives (image, truth) pairs, `read` a truth's words.
+    """`find(root, split)` returns (image, truth) files, `read` the words of a truth file.
 
-    `splits` are the folders' names for "train" and "test".
+    `splits` are the names of the folders for "train" and "test".
     """
 
     find: Find
@@ -39,9 +39,9 @@ class TextLayout:
 
 
 def find_texts(root: Path, layout: str, split: str = "train") -> list[tuple[Path, list[Word]]]:
-    """The images of a split ("train" or "test") with their words, by name.
+    """The images of a split ("train" or "test") with their words, sorted by name.
 
-    Raises UnknownNameError, or UsageError that says what is missing or in which line a truth is malformed.
+    Raises UnknownNameError, and UsageError for a missing file or a malformed line.
     """
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, list(LAYOUTS))
@@ -51,19 +51,19 @@ def find_texts(root: Path, layout: str, split: str = "train") -> list[tuple[Path
 
 
 def labeled_texts(data: Path, *, polygon: bool) -> tuple[list[tuple[Path, Path]], Read]:
-    """The images to measure on with their truth files, and what reads one; see the task's `evaluate`.
+    """(image, truth) files for an evaluation and the reader of a truth file; see `TextDetection.evaluate`.
 
-    `polygon`: whether words of an icdar2015 file may have more corners than four. Raises UsageError.
+    `polygon`: words of an icdar2015 file may have more than four corners. Raises UsageError.
     """
-    found = _total_text_at(data) or _td500_at(data)
-    if found is None:
+    published = _total_text_at(data) or _td500_at(data)
+    if published is None:
         return truth_files(data), partial(read_words, polygon=polygon)
-    layout, root, split = found
+    layout, root, split = published
     return _complete(layout.find(root, split)), layout.read
 
 
 def _total_text_at(data: Path) -> tuple[TextLayout, Path, str] | None:
-    """The layout, its folder and the split that is meant, where `data` is Total-Text or one of its splits."""
+    """(layout, root, split) if `data` is Total-Text or one of its splits."""
     if data.parent.name == "Images" and (data.parent.parent / "Groundtruth").is_dir():
         return LAYOUTS["total-text"], data.parent.parent, data.name
     if (data / "Images").is_dir() and (data / "Groundtruth").is_dir():
@@ -73,7 +73,7 @@ def _total_text_at(data: Path) -> tuple[TextLayout, Path, str] | None:
 
 
 def _td500_at(data: Path) -> tuple[TextLayout, Path, str] | None:
-    """The same of MSRA-TD500, which its .gt files tell."""
+    """(layout, root, split) if `data` has .gt files, as MSRA-TD500."""
     for folder in (data, data / "test", data / "train"):
         if any(folder.glob("*.gt")):
             return LAYOUTS["td500"], folder.parent, folder.name
@@ -90,15 +90,13 @@ def _complete(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 
 
 def read_total_text(path: Path) -> list[Word]:
-    """Words of a truth file of Total-Text; raises UsageError, naming the line."""
+    """Words of a truth file of Total-Text; raises UsageError with the number of the line."""
     words = []
     for number, line in _records(path):
-        found = [re.search(rf"(?:^|,\s*){axis}:\s*\[\[([\d\s.,-]*)\]\]", line) for axis in ("x", "y")]
-        sides = [re.findall(r"-?\d+(?:\.\d+)?", match.group(1)) if match else [] for match in found]
+        axes = [re.search(rf"(?:^|,\s*){axis}:\s*\[\[([\d\s.,-]*)\]\]", line) for axis in ("x", "y")]
+        sides = [re.findall(r"-?\d+(?:\.\d+)?", match.group(1)) if match else [] for match in axes]
         if len(sides[0]) != len(sides[1]) or len(sides[0]) < 3:
-            raise UsageError(
-                f"{path}, line {number}: '{line[:60]}' is not a word", "x: [[...]], y: [[...]], ..."
-            )
+            raise bad_line(path, number, line, "x: [[...]], y: [[...]], ...")
         text = re.search(r"transcriptions:\s*\[u?'(.*)'\]", line)
         points = np.asarray(sides, np.float32).T
         words.append(Word(points, ignored=bool(text) and text.group(1) in ("#", "###")))  # type: ignore[union-attr]
@@ -106,27 +104,25 @@ def read_total_text(path: Path) -> list[Word]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, str]]:
-    """Words of Total-Text with the lines that they begin in: coordinates of long ones wrap."""
-    begun, text = 0, ""
-    for number, line in enumerate(_lines(path), 1):
-        begun, text = (begun, f"{text} {line.strip()}") if text else (number, line.strip())
+    """(number of the first line, text) of the words of Total-Text: coordinates of long words wrap."""
+    first, text = 0, ""
+    for number, line in read_lines(path):
+        first, text = (first, f"{text} {line.strip()}") if text else (number, line.strip())
         if text.endswith("]"):
-            yield begun, text
+            yield first, text
             text = ""
     if text:
-        yield begun, text
+        yield first, text
 
 
 def read_td500(path: Path) -> list[Word]:
-    """Words of a truth file of MSRA-TD500; raises UsageError, naming the line."""
+    """Words of a truth file of MSRA-TD500; raises UsageError with the number of the line."""
     words = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in read_lines(path):
         try:
             _, difficult, x, y, width, height, angle = map(float, line.split())
         except ValueError:
-            raise UsageError(
-                f"{path}, line {number}: '{line[:60]}' is not a word", "index difficult x y w h angle"
-            ) from None
+            raise bad_line(path, number, line, "index difficult x y w h angle") from None
         corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
         turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         center = np.array([x + width / 2, y + height / 2])
@@ -143,26 +139,11 @@ def _find_icdar(root: Path, split: str) -> list[tuple[Path, Path]]:
 
 def _find_total_text(root: Path, split: str) -> list[tuple[Path, Path]]:
     truths = root / "Groundtruth" / "Polygon" / split
-    return [(image, truths / f"poly_gt_{image.stem}.txt") for image in _images(root / "Images" / split)]
+    return [(image, truths / f"poly_gt_{image.stem}.txt") for image in list_images(root / "Images" / split)]
 
 
 def _find_td500(root: Path, split: str) -> list[tuple[Path, Path]]:
-    return [(image, image.with_suffix(".gt")) for image in _images(root / split)]
-
-
-def _images(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
-    if not found:
-        raise UsageError(f"{folder} holds no images", "name the data set's own folder")
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}", "truth files are UTF-8 text") from None
-    return [line for line in text.splitlines() if line.strip()]
+    return [(image, image.with_suffix(".gt")) for image in list_images(root / split)]
 
 
 LAYOUTS = {

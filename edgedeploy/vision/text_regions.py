@@ -1,8 +1,8 @@
-"""From a probability map of shrunk text to boxes or polygons of whole words.
+"""Boxes or polygons of words from a probability map of shrunk words.
 
-Contours of P > threshold, a score each, and the shrinking undone by an offset of area * ratio / perimeter.
-A rectangle grows in closed form; for polygons pyclipper rounds the corners. Liao et al., Real-time Scene Text
-Detection with Differentiable Binarization, 2020; constants as in github.com/MhLiao/DB.
+Contours of P > threshold, each with a score, are offset outward by area * ratio / perimeter: rectangles in
+closed form, polygons with round corners by pyclipper. Liao et al., Real-time Scene Text Detection with
+Differentiable Binarization, 2020; constants as in github.com/MhLiao/DB.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from edgedeploy.core.errors import MissingDependencyError
 
 Points = NDArray[np.float32]
-CLIPPER_SCALE = 256  # pyclipper works on integers; this keeps 1/256 of a pixel
+CLIPPER_SCALE = 256  # pyclipper computes in integers: 1/256 of a pixel
 
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """How regions are read from a map.
+    """Options of reading regions from a map.
 
     Attributes:
         threshold: of the map.
-        box_threshold: least mean probability of a region; papers use 0.5 to 0.7 by data set.
-        unclip_ratio: area * ratio / perimeter is the offset outwards; 0 takes 1.5 for boxes, 2 for polygons.
+        box_threshold: minimum mean probability of a region; papers use 0.5 to 0.7 by data set.
+        unclip_ratio: area * ratio / perimeter is the offset outward; 0: 1.5 for boxes, 2 for polygons.
         polygon: outlines of any shape instead of rotated rectangles.
-        min_size: least short side of a region in the map, before growing; afterward two pixels more.
-        max_candidates: contours looked at.
+        min_size: minimum short side of a region in the map before growing; two pixels more after it.
+        max_candidates: maximum number of contours.
     """
 
     threshold: float = 0.3
@@ -48,12 +48,12 @@ class RegionOptions:
 
 @dataclass(frozen=True)
 class TextRegions:
-    """What was found in an image.
+    """Regions of an image.
 
     Attributes:
-        polygons: corners (n, 2) float32 as x, y in pixels of the image; boxes have four, clockwise as seen,
-            from the one nearest to the top left.
-        scores: mean probability of each, in (0, 1].
+        polygons: corners (n, 2) float32 as x, y in pixels of the image; four of a box, clockwise from the one
+            nearest to the top left.
+        scores: mean probability of each region, in (0, 1].
     """
 
     polygons: tuple[Points, ...]
@@ -66,7 +66,7 @@ class TextRegions:
 def find_regions(
     probability: NDArray[Any], height: int, width: int, options: RegionOptions | None = None
 ) -> TextRegions:
-    """Regions of a map (h, w), in the coordinates of an image of (height, width) that it covers."""
+    """Regions of a map (h, w) in the coordinates of its image (height, width)."""
     options = options or RegionOptions()
     probability = np.ascontiguousarray(probability, np.float32)
     bitmap = (probability > options.threshold).astype(np.uint8)
@@ -89,7 +89,7 @@ def find_regions(
 
 
 def _outline(contour: NDArray[Any], options: RegionOptions) -> Points | None:
-    """The shape whose score counts: the contour simplified, or its smallest rectangle; None if too small."""
+    """The shape to score: the simplified contour, or its smallest rectangle; None if too small."""
     if options.polygon:
         simple = cv2.approxPolyDP(contour, 0.002 * cv2.arcLength(contour, True), True).reshape(-1, 2)
         return None if len(simple) < 4 else simple.astype(np.float32)
@@ -105,14 +105,14 @@ def grow_box(contour: NDArray[Any], ratio: float) -> Points:
 
 
 def grow_polygon(polygon: Points, ratio: float) -> Points | None:
-    """The polygon offset by area * ratio / perimeter with round corners; None where it falls apart."""
+    """The polygon offset by area * ratio / perimeter with round corners; None for several pieces."""
     area = abs(cv2.contourArea(polygon))
     pieces = offset_polygon(polygon, area * ratio / max(cv2.arcLength(polygon, True), 1e-6))
     return pieces[0] if len(pieces) == 1 else None
 
 
 def offset_polygon(polygon: NDArray[Any], distance: float) -> list[Points]:
-    """The outlines at `distance` pixels outside (inside where negative), with round corners; maybe none.
+    """Outlines `distance` pixels outside (negative: inside), with round corners; may be empty.
 
     Raises MissingDependencyError without pyclipper.
     """

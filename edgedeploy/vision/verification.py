@@ -1,7 +1,7 @@
-"""How well distances tell pairs of the same person from pairs of two: k-fold accuracy, ROC area, equal error.
+"""Verification of faces by distance: k-fold accuracy, area under the ROC curve, equal error rate.
 
-The protocol of Labeled Faces in the Wild (Huang et al., 2007), ten folds, with the centering of embeddings
-that the evaluation code of TVConv has (there it accumulates over the folds; here every fold starts anew).
+The protocol of Labeled Faces in the Wild (Huang et al., 2007) with ten folds. Embeddings are centered as in
+the evaluation code of TVConv (there the center accumulates over the folds; here each fold has its own).
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ Embeddings = NDArray[np.float64]
 Pair = tuple[Path, Path, bool]
 
 THRESHOLDS = np.arange(0, 4, 0.001)  # of squared distances between vectors of length 1
-MOST_PAIRS = 6000  # as many as Labeled Faces in the Wild has
+MOST_PAIRS = 6000  # the number in Labeled Faces in the Wild
 
 
 def k_fold_accuracy(
     first: Embeddings, second: Embeddings, same: NDArray[Any], folds: int
 ) -> tuple[float, float]:
-    """Mean and deviation over consecutive folds of the accuracy for pairs of embeddings (N, D) of length 1.
+    """Mean and standard deviation of the accuracy over consecutive folds; embeddings (N, D) have length 1.
 
-    What a fold is tested with comes from the other folds alone: the mean embedding, which is taken off before
-    lengths are made 1 again, and the threshold, the mean of those that are best.
+    The mean embedding, subtracted before normalizing again, and the threshold come from the other folds.
     """
-    everyone, scores = np.arange(len(first)), []
-    for part in np.array_split(everyone, folds):
-        rest = np.setdiff1d(everyone, part)
+    pairs, scores = np.arange(len(first)), []
+    for part in np.array_split(pairs, folds):
+        rest = np.setdiff1d(pairs, part)
         center = np.concatenate([first[rest], second[rest]]).mean(axis=0)
         distance = np.square(_unit(first - center) - _unit(second - center)).sum(axis=1)
         threshold = best_threshold(distance[rest], same[rest])
@@ -44,7 +43,7 @@ def k_fold_accuracy(
 
 
 def best_threshold(distance: Distances, same: NDArray[Any]) -> float:
-    """The mean of the thresholds that judge most pairs rightly: one person where the distance is below."""
+    """Mean of the thresholds with the most right decisions; a smaller distance means one person."""
     match = same.astype(bool)
     near, far = np.sort(distance[match]), np.sort(distance[~match])
     right = np.searchsorted(near, THRESHOLDS) + far.size - np.searchsorted(far, THRESHOLDS)
@@ -56,7 +55,7 @@ def _unit(vectors: Embeddings) -> Embeddings:
 
 
 def area_under_curve(distance: Distances, same: NDArray[Any]) -> float:
-    """Chance that a pair of one person is nearer than a pair of two; equal distances count half."""
+    """Probability that a pair of one person is nearer than a pair of two; equal distances count half."""
     near, far = distance[same.astype(bool)], np.sort(distance[~same.astype(bool)])
     if not (near.size and far.size):
         return float("nan")
@@ -65,7 +64,7 @@ def area_under_curve(distance: Distances, same: NDArray[Any]) -> float:
 
 
 def equal_error_rate(distance: Distances, same: NDArray[Any]) -> float:
-    """Where as large a share of one kind is accepted wrongly as of the other rejected wrongly."""
+    """Rate of false acceptances at the threshold where it equals the rate of false rejections."""
     match = same.astype(bool)
     if match.all() or not match.any():
         return float("nan")
@@ -79,9 +78,9 @@ def equal_error_rate(distance: Distances, same: NDArray[Any]) -> float:
 def read_pairs(data: Path, limit: int | None = None) -> list[Pair]:
     """Pairs of image files and whether they show one person; raises UsageError.
 
-    From data/pairs.txt: lines "PATH PATH 0|1" relative to `data`, or as Labeled Faces in the Wild has it,
-    "NAME 1 4" and "NAME 1 OTHER 2" for NAME/NAME_0001.jpg and so on. Without it from one folder a person, as
-    many pairs of one person as of two, alternating, drawn the same way every time.
+    data/pairs.txt has lines "PATH PATH 0|1" relative to `data`, or those of Labeled Faces in the Wild, "NAME
+    1 4" and "NAME 1 OTHER 2" for NAME/NAME_0001.jpg and so on. Without it pairs are drawn from one folder per
+    person: half of one person, half of two, alternating, always the same.
     """
     listing = data / "pairs.txt"
     if listing.is_file():
@@ -93,7 +92,7 @@ def read_pairs(data: Path, limit: int | None = None) -> list[Pair]:
 
 
 def draw_pairs(people: Sequence[Path], limit: int | None = None) -> list[Pair]:
-    """Pairs of images from folders of a person each, as `read_pairs` draws them; raises UsageError."""
+    """Draw pairs of images from one folder per person, see `read_pairs`; raises UsageError."""
     images = [list_images(person) for person in people]
     of_one = [pair for files in images for pair in combinations(files, 2)]
     if not of_one:
@@ -110,7 +109,7 @@ def draw_pairs(people: Sequence[Path], limit: int | None = None) -> list[Pair]:
 
 
 def check_pairs(pairs: Sequence[Pair], folds: int) -> None:
-    """Raise UsageError where these pairs cannot be verified in so many folds, or a file is not there."""
+    """Raise UsageError for too few pairs for the folds, or a missing file."""
     if len(pairs) < 2 * folds:
         raise UsageError(f"{len(pairs)} pairs are too few for {folds} folds", f"give at least {2 * folds}")
     missing = next((file for pair in pairs for file in pair[:2] if not file.is_file()), None)
@@ -121,7 +120,7 @@ def check_pairs(pairs: Sequence[Pair], folds: int) -> None:
 def _read_listing(data: Path, listing: Path) -> list[Pair]:
     root = data.resolve()
     lines = [line.split() for line in listing.read_text(encoding="utf-8").splitlines()]
-    # That of Labeled Faces in the Wild begins with its number of folds, and of pairs of a kind in each.
+    # The file of Labeled Faces in the Wild begins with the number of folds and of pairs per fold.
     wild = bool(lines) and 1 <= len(lines[0]) <= 2 and all(word.isdigit() for word in lines[0])
     pairs: list[Pair] = []
     for number, words in enumerate(lines, 1):

@@ -1,12 +1,13 @@
-"""Open and decode video through PyAV, with every failure as one clear line.
+"""Open and decode video through PyAV; every failure is one clear line.
 
-Files and URLs go through FFmpeg's own libraries; the package `av` brings them, and is imported on first use.
+The package `av`, imported on first use, contains FFmpeg's libraries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from av.error import FFmpegError
     from av.video.frame import VideoFrame
 
-PATIENCE_S = 5.0  # how long an address may take for an answer
+PATIENCE_S = 5.0  # timeout of an address
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".y4m", ".flv"}
 )
@@ -41,18 +42,18 @@ def is_video(path: Path) -> bool:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether the name is an address instead of a file's path."""
+    """Whether the name is an address instead of a path."""
     return "://" in uri
 
 
 def open_video(uri: str, options: dict[str, str] | None = None) -> InputContainer:
-    """Open a file or URL that has a video stream; an address gets `PATIENCE_S` seconds for every answer.
+    """Open a file or URL with a video stream; the caller closes it. An address has a timeout of PATIENCE_S.
 
-    The caller closes it. Raises UsageError for what is no video, DeviceError for an address that is silent.
+    Raises UsageError for a file that is no video, DeviceError for an address that does not answer.
     """
     av = require_av()
-    # PyAV's own limit of time serves every protocol. FFmpeg's option `timeout` does not: for RTMP it means
-    # to wait for a sender instead of connecting.
+    # PyAV's timeout serves every protocol. FFmpeg's option `timeout` makes RTMP wait for a sender instead of
+    # connecting.
     patience = PATIENCE_S if is_remote(uri) else None
     try:
         container: InputContainer = av.open(uri, options=options or {}, timeout=patience)
@@ -72,10 +73,10 @@ def open_video(uri: str, options: dict[str, str] | None = None) -> InputContaine
 def decode_video(
     container: InputContainer, uri: str, tolerant: bool = False
 ) -> Generator[VideoFrame, None, None]:
-    """The frames of an open video in order; UsageError for damaged data and where there are none.
+    """The frames of an open video in order; raises UsageError for damaged data and for no frames.
 
-    SourceLostError where an address falls silent. `tolerant` skips damaged packets: a live stream begins
-    anywhere and loses some on its way.
+    Raises SourceLostError for an address that stops answering. `tolerant` skips damaged packets: a live
+    stream begins anywhere and loses packets.
     """
     av = require_av()
     stream = container.streams.video[0]
@@ -106,7 +107,7 @@ def decode_video(
 
 
 def _reason(error: FFmpegError) -> str:
-    """FFmpeg's words for an error; a limit of time that has passed is "exit" to it."""
+    """FFmpeg's message of an error; FFmpeg calls a timeout "exit"."""
     if isinstance(error, require_av().error.ExitError):
         return f"no answer for {PATIENCE_S:.0f} seconds"
     return (error.strerror or str(error)).lower()
@@ -114,29 +115,23 @@ def _reason(error: FFmpegError) -> str:
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a decoded picture is turned and mirrored before it is shown: one of the eight of a rectangle.
-
-    Attributes:
-        transposed: rows become columns; this comes first.
-        mirrored: left and right are exchanged afterward.
-        flipped: top and bottom are exchanged afterward.
-    """
+    """An orientation of a picture: transpose, then mirror left and right, then flip top and bottom."""
 
     transposed: bool = False
     mirrored: bool = False
     flipped: bool = False
 
     def apply(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A view of (H, W) or (H, W, C) as it is shown."""
+        """An oriented view of (H, W) or (H, W, C)."""
         shown = plane.swapaxes(0, 1) if self.transposed else plane
         return shown[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
 
 
 def orientation(frame: VideoFrame) -> Orientation:
-    """What the display matrix of a frame asks for; phones film sideways, or mirrored, and only note it.
+    """The orientation in the display matrix of a frame; phones store rotation and mirroring only there.
 
-    The matrix [a b; c d] shows the pixel (x, y) at (a x + c y, b x + d y), ISO/IEC 14496-12, 6.2.2. A matrix
-    that is not a multiple of 90 degrees is taken for the nearest one.
+    The matrix [a b; c d] shows the pixel (x, y) at (a x + c y, b x + d y), ISO/IEC 14496-12, 6.2.2. Other
+    angles are rounded to the nearest multiple of 90 degrees.
     """
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
@@ -148,18 +143,12 @@ def orientation(frame: VideoFrame) -> Orientation:
 
 
 def upright_rgb(frame: VideoFrame) -> Image:
-    """A decoded frame as RGB (H, W, 3) uint8, turned and mirrored as its display matrix says."""
+    """A decoded frame as RGB (H, W, 3) uint8, oriented by its display matrix."""
     pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     return np.ascontiguousarray(orientation(frame).apply(pixels))
 
 
 def read_video(path: Path, limit: int | None = None) -> Iterator[Image]:
-    """Upright frames of a video as RGB (H, W, 3) uint8, at most `limit`; UsageError as in `decode_video`."""
-    container = open_video(str(path))
-    try:
-        for index, frame in enumerate(decode_video(container, str(path))):
-            if index == limit:
-                return
-            yield upright_rgb(frame)
-    finally:
-        container.close()
+    """At most `limit` upright frames as RGB (H, W, 3) uint8; raises UsageError as `decode_video`."""
+    with open_video(str(path)) as container:
+        yield from map(upright_rgb, islice(decode_video(container, str(path)), limit))
