@@ -166,8 +166,8 @@ def _add_profile(builder: Any, config: Any, artifact: Artifact, options: BuildOp
 def _rebuild_command(artifact: Artifact, target: Target) -> str:
     """The command line that builds this engine again, without its output.
 
-    The built file may be an intermediate one. `details.source` is the user's model if the deployment noted it;
-    otherwise it is the zoo model that was captured.
+    The built file may be an intermediate one. `details.source` is the user's model if the deployment noted
+    it; otherwise it is the zoo model that was captured.
     """
     source = artifact.details.source
     if not source and artifact.history and artifact.history[0].name == "capture":
