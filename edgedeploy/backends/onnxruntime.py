@@ -154,8 +154,8 @@ def _needs_exact_sums(artifact: Artifact) -> bool:
 
     The runtime cannot make weights unsigned that share a zero point.
     """
-    found = saturation(artifact)
-    return bool(found.names) and not found.shared_zeros
+    layers = saturation(artifact)
+    return bool(layers.names) and not layers.shared_zeros
 
 
 def _named_sizes(artifact: Artifact, shapes: Shapes) -> dict[str, int]:

@@ -155,11 +155,11 @@ def compile_model(path: str, hint: str) -> None:
 
 def _refuse_saturation(artifact: Artifact, target: Target) -> None:
     """Raise BuildError for INT8 weights whose sums saturate in this runtime on the target's CPUs."""
-    found = saturation(artifact, target)
-    if found.names:
+    layers = saturation(artifact, target)
+    if layers.names:
         raise BuildError(
-            f"{len(found.names)} of {found.of} INT8 layers can saturate on {target.cpu_class} CPUs, "
-            f"'{found.names[0]}' among them",
+            f"{len(layers.names)} of {layers.of} INT8 layers can saturate on {target.cpu_class} CPUs, "
+            f"'{layers.names[0]}' among them",
             f"quantize the float model with --target {target.name}, or limit the weights: "
             f"edgedeploy lint {artifact.path.name} --for {target.name} --fix -o FIXED.onnx",
         )

@@ -37,7 +37,7 @@ def describe_machine() -> dict[str, str]:
         "load before": load,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: found for name in RUNTIMES if (found := installed_version(name))},
+        **{name: version for name in RUNTIMES if (version := installed_version(name))},
     }
     return {name: value for name, value in machine.items() if value}
 

@@ -62,6 +62,6 @@ def _loss(
     frames = evenly_spaced(len(clip.low), SAMPLED_FRAMES)
     psnr = []
     for candidates in (models, halves):
-        with closing(Networks(candidates, grid, clip.scale, whole=len(candidates) == 1)) as networks:
+        with closing(Networks(candidates, grid, clip.scale, full_frame=len(candidates) == 1)) as networks:
             psnr.append(measure(clip, grid.grid, restoring(networks, chunks), frames).psnr)
     return psnr[0] - psnr[1]

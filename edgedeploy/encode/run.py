@@ -125,7 +125,7 @@ class _Encoding:
         if options.groups == 1:
             return [model], single, None
         with self.monitor.stage("score the patches with the general network") as stage:
-            with closing(Networks([model], grid, clip.scale, whole=True)) as networks:
+            with closing(Networks([model], grid, clip.scale, full_frame=True)) as networks:
                 errors = measure(clip, grid.grid, restoring(networks, single), progress=stage.progress)
             stage.summary = f"{errors.psnr:.2f} dB"
         chunks = split_by_score(errors.scores, min(options.groups, count))

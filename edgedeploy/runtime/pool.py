@@ -6,7 +6,6 @@ Runtimes are fastest for a known shape, so each shape gets a session of its own.
 from __future__ import annotations
 
 from collections import OrderedDict
-from types import TracebackType
 
 from edgedeploy.backend import Feeds, OpenOptions, Outputs, Session
 from edgedeploy.core.spec import Artifact, TensorSpec
@@ -40,8 +39,6 @@ class SessionPool:
     def __enter__(self) -> SessionPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._open:
             self._open.popitem()[1].close()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.progress import Progress
@@ -22,14 +21,13 @@ from edgedeploy.demo.sources import Source, VideoSource
 from edgedeploy.demo.views import View, check_view, write_names
 from edgedeploy.stdo.bundle import Bundle
 from edgedeploy.stdo.manifest import decibel
+from edgedeploy.stdo.patches import Pixels
 from edgedeploy.stdo.restorer import FRAME, INDEX, RESTORED, Restorer
 from edgedeploy.stdo.sound import copy_sound
 from edgedeploy.task import Run
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def play(
     limit: int | None = None,
     backend: str | None = None,
     threads: int = 0,
-    whole: bool | None = None,
+    full_frame: bool | None = None,
     on_frame: Progress | None = None,
 ) -> PlayStats:
     """Restore a bundle's video frame by frame.
@@ -66,7 +64,7 @@ def play(
         reference: the source video, to measure the PSNR.
         view: "result", or "side-by-side" with bicubic interpolation.
         limit: number of frames.
-        backend, threads, whole: as in Restorer.
+        backend, threads, full_frame: as in Restorer.
         on_frame: called with (frames written, total).
 
     Raises UsageError, DeviceError, OutputError, and ArtifactError for an inconsistent bundle; leaves no
@@ -81,7 +79,9 @@ def play(
             if reference
             else None
         )
-        restorer = stack.enter_context(Restorer(bundle, backend=backend, threads=threads, whole=whole))
+        restorer = stack.enter_context(
+            Restorer(bundle, backend=backend, threads=threads, full_frame=full_frame)
+        )
         source = _video(bundle.video)
         writer: Sink | None = None
         run: Pipeline | None = None
@@ -130,8 +130,8 @@ class RestoredView(View):
 def enlarged(frame: Pixels, size: tuple[int, int]) -> Pixels:
     """Bicubic interpolation of a low-resolution frame, cropped to (width, height)."""
     scale = -(-size[1] // frame.shape[0])
-    whole = (scale * frame.shape[1], scale * frame.shape[0])
-    bicubic = cv2.resize(frame, whole, interpolation=cv2.INTER_CUBIC)
+    padded = (scale * frame.shape[1], scale * frame.shape[0])
+    bicubic = cv2.resize(frame, padded, interpolation=cv2.INTER_CUBIC)
     return np.asarray(bicubic, dtype=np.uint8)[: size[1], : size[0]]
 
 

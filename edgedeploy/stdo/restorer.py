@@ -30,25 +30,25 @@ class Restorer(Session):
     """
 
     def __init__(
-        self, bundle: Bundle, *, backend: str | None = None, threads: int = 0, whole: bool | None = None
+        self, bundle: Bundle, *, backend: str | None = None, threads: int = 0, full_frame: bool | None = None
     ) -> None:
         """Open the networks.
 
         Args:
             backend, threads: as in `open_artifact`.
-            whole: run whole frames, for a single network only; None: if there is a single network.
+            full_frame: run whole frames, for a single network only; None: if there is a single network.
         """
         manifest = bundle.manifest
         single = len(bundle.models) == 1
-        if whole and not single:
-            raise UsageError("several networks cannot take a frame at once", "leave whole out")
+        if full_frame and not single:
+            raise UsageError("several networks cannot take a frame at once", "leave full_frame out")
         low, high = (manifest.low_height, manifest.low_width, 3), (manifest.height, manifest.width, 3)
         frame = TensorSpec(name=FRAME, dtype="uint8", shape=low)
         index = TensorSpec(name=INDEX, dtype="int64", shape=(1,))
         super().__init__((frame, index), (TensorSpec(name=RESTORED, dtype="uint8", shape=high),))
-        self.bundle, self.whole = bundle, single if whole is None else whole
+        self.bundle, self.full_frame = bundle, single if full_frame is None else full_frame
         self._networks = Networks(
-            bundle.models, manifest.grid, manifest.scale, self.whole, backend=backend, threads=threads
+            bundle.models, manifest.grid, manifest.scale, self.full_frame, backend=backend, threads=threads
         )
 
     def _run(self, feeds: Feeds) -> Outputs:
@@ -74,13 +74,15 @@ class Networks:
         models: Sequence[Artifact],
         grid: HaloGrid,
         scale: int,
-        whole: bool,
+        full_frame: bool,
         *,
         backend: str | None = None,
         threads: int = 0,
     ) -> None:
-        self.grid, self.scale, self.whole = grid, scale, whole
-        size = (grid.grid.height + 2 * grid.halo, grid.grid.width + 2 * grid.halo) if whole else grid.seen
+        self.grid, self.scale, self.full_frame = grid, scale, full_frame
+        size = (
+            (grid.grid.height + 2 * grid.halo, grid.grid.width + 2 * grid.halo) if full_frame else grid.seen
+        )
         self._tasks = [SuperResolution(model) for model in models]
         self._sessions: list[Session] = []
         try:
@@ -94,7 +96,7 @@ class Networks:
     def enlarge(self, frame: Pixels, chunks: NDArray[np.uint8]) -> Pixels:
         """(scale*H, scale*W, 3) from a frame (H, W, 3) and the chunks of its patches (P,)."""
         s, halo, grid = self.scale, self.scale * self.grid.halo, self.grid.grid
-        if self.whole:
+        if self.full_frame:
             pixels = self._apply(0, self.grid.surrounded(frame))
             return np.array(pixels[halo : halo + s * grid.height, halo : halo + s * grid.width])
         result = np.empty((s * grid.height, s * grid.width, 3), np.uint8)

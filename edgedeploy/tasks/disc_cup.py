@@ -99,9 +99,9 @@ class DiscCup(Task):
             image, truth = read_image(file), read_masks(mask)
             if truth.shape[1:] != image.shape[:2]:
                 raise UsageError(f"{file} and its mask differ in size", "resize one to the other")
-            found = self.run(session, image)
-            scores.append([dice(*pair) for pair in zip(truth, found, strict=True)])
-            errors.append(abs(cup_to_disc_ratio(truth) - cup_to_disc_ratio(found)))
+            masks = self.run(session, image)
+            scores.append([dice(*pair) for pair in zip(truth, masks, strict=True)])
+            errors.append(abs(cup_to_disc_ratio(truth) - cup_to_disc_ratio(masks)))
         cup, disc = np.mean(scores, axis=0).tolist()
         known = [error for error in errors if math.isfinite(error)]
         return {
@@ -133,10 +133,10 @@ def read_masks(path: Path) -> Masks:
     return np.stack([values <= 50, values <= 200])
 
 
-def dice(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
+def dice(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
     """2 |A and B| / (|A| + |B|); 1 where both are empty."""
-    both = int(truth.sum()) + int(found.sum())
-    return 2 * int((truth & found).sum()) / both if both else 1.0
+    both = int(truth.sum()) + int(predicted.sum())
+    return 2 * int((truth & predicted).sum()) / both if both else 1.0
 
 
 def cup_to_disc_ratio(masks: Masks) -> float:

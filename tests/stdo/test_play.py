@@ -50,7 +50,7 @@ def by_hand(folder: Path, gains: tuple[float, ...]) -> np.ndarray:
 @pytest.mark.parametrize("models", [1, 2])
 def test_every_patch_comes_from_its_own_network(tmp_path: Path, models: int) -> None:
     folder = make_bundle(tmp_path / "bundle", models)
-    result = restored(folder, whole=False)
+    result = restored(folder, full_frame=False)
     assert result.shape == (3, 73, 97, 3)
     assert result.dtype == np.uint8
     assert np.abs(result - by_hand(folder, (1.0, 0.5))).max() <= 1
@@ -58,9 +58,9 @@ def test_every_patch_comes_from_its_own_network(tmp_path: Path, models: int) -> 
 
 def test_a_halo_leaves_no_seams_and_none_leaves_them(tmp_path: Path) -> None:
     whole = restored(make_bundle(tmp_path / "halo", halo=1)).astype(int)
-    patches = restored(tmp_path / "halo", whole=False).astype(int)
+    patches = restored(tmp_path / "halo", full_frame=False).astype(int)
     assert np.abs(whole - patches).max() <= 1
-    without = restored(make_bundle(tmp_path / "none", halo=0), whole=False).astype(int)
+    without = restored(make_bundle(tmp_path / "none", halo=0), full_frame=False).astype(int)
     difference = np.abs(whole - without).max(axis=(0, 3))
     assert difference[31:33].min() >= 10  # a border between patches, rows 31 and 32 enlarged
     assert difference[4:28, 4:36].max() <= 1
@@ -68,7 +68,7 @@ def test_a_halo_leaves_no_seams_and_none_leaves_them(tmp_path: Path) -> None:
 
 def test_several_networks_do_not_take_whole_frames(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot take a frame at once"):
-        restored(make_bundle(tmp_path / "bundle", 2), whole=True)
+        restored(make_bundle(tmp_path / "bundle", 2), full_frame=True)
 
 
 @pytest.mark.parametrize(("size", "patch", "halo"), [((38, 50), (16, 20), 3), ((32, 40), (16, 20), 0)])
