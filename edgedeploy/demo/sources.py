@@ -123,19 +123,17 @@ class CameraSource(Source):
             self._camera.release()
             raise DeviceError(f"there is no camera {number}", "give a video file or an address with --source")
         fps = self._camera.get(cv2.CAP_PROP_FPS)
-        self._first: Image | None = first
+        self._first: Image = first
         super().__init__(str(number), True, first.shape[1], first.shape[0], fps if fps > 0 else 30.0)
 
     def frames(self) -> Iterator[Frame]:
         index, begin = 0, time.perf_counter()
-        while True:
-            image = self._first if self._first is not None else self._read()
-            self._first = None
-            if image is None:
-                raise SourceLostError(f"camera {self.uri} stopped after {index} frames", "check its cable")
+        image: Image | None = self._first
+        while image is not None:
             now = time.perf_counter()
             yield Frame(index, now - begin, now, image, f"{index:06d}")
-            index += 1
+            image, index = self._read(), index + 1
+        raise SourceLostError(f"camera {self.uri} stopped after {index} frames", "check its cable")
 
     def close(self) -> None:
         self._camera.release()

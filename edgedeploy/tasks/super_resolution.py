@@ -44,7 +44,14 @@ class SuperResolution(Task):
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
         self.scale = _scale(artifact)
-        self.rgb, self.margin = _is_rgb(artifact), _margin(artifact)
+        color, margin = self.options.get("color", "luma"), self.options.get("margin", MARGIN)
+        if color not in ("luma", "rgb"):
+            raise UsageError(f"{artifact.path}: unknown color {color!r}", "known: luma, rgb")
+        if not isinstance(margin, int) or margin < 0:
+            raise UsageError(
+                f"{artifact.path}: a margin of {margin!r} is no number of pixels", "give 0 or more"
+            )
+        self.rgb, self.margin = color == "rgb", margin
         channels = channels_of(self.input)
         if channels != (3 if self.rgb else 1):
             raise UsageError(
@@ -211,17 +218,3 @@ def _scale(artifact: Artifact) -> int:
             "export it with the task option scale",
         )
     return scale
-
-
-def _is_rgb(artifact: Artifact) -> bool:
-    color = artifact.task.options.get("color", "luma")
-    if color not in ("luma", "rgb"):
-        raise UsageError(f"{artifact.path}: unknown color {color!r}", "known: luma, rgb")
-    return bool(color == "rgb")
-
-
-def _margin(artifact: Artifact) -> int:
-    margin = artifact.task.options.get("margin", MARGIN)
-    if not isinstance(margin, int) or margin < 0:
-        raise UsageError(f"{artifact.path}: a margin of {margin!r} is no number of pixels", "give 0 or more")
-    return margin

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_RGB_TO_Y = np.array([65.481, 128.553, 24.966], dtype=np.float64) / 255.0
 _RGB_TO_YCBCR = (
     np.array(
         [
@@ -20,19 +19,13 @@ _RGB_TO_YCBCR = (
     )
     / 255.0
 )
-
-
-def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    inverse = np.asarray(np.linalg.inv(matrix[:, :3]), np.float64)
-    return np.column_stack([inverse, -inverse @ matrix[:, 3]])
-
-
-_YCBCR_TO_RGB = _inverse(_RGB_TO_YCBCR)
+_INVERSE = np.linalg.inv(_RGB_TO_YCBCR[:, :3])
+_YCBCR_TO_RGB = np.column_stack([_INVERSE, -_INVERSE @ _RGB_TO_YCBCR[:, 3]])
 
 
 def luma_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Y of an 8-bit RGB image (H, W, 3) as (H, W) float32 in [16/255, 235/255], as MATLAB's rgb2ycbcr."""
-    return ((rgb @ _RGB_TO_Y + 16.0) / 255.0).astype(np.float32)
+    return ((rgb @ _RGB_TO_YCBCR[0, :3] + 16.0) / 255.0).astype(np.float32)
 
 
 def ycbcr_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from edgedeploy.core.details import Details
 from edgedeploy.core.errors import ArtifactError
 from edgedeploy.core.files import sha256_file
 from edgedeploy.core.onnx_header import read_onnx_header
-from edgedeploy.core.spec import METADATA_KEY, Artifact, Step, TaskSpec, TensorSpec, sidecar_path
+from edgedeploy.core.spec import METADATA_KEY, Artifact, Step, TaskSpec, TensorSpec, sidecar_path, with_shapes
 
 MODEL = """
 <ir_version: 8, opset_import: ["" : 19]>
@@ -223,3 +223,9 @@ def test_an_engine_without_or_with_a_wrong_sidecar_is_refused(tmp_path: Path) ->
     sidecar_path(path).unlink()
     with pytest.raises(ArtifactError, match="no sidecar"):
         Artifact.load(path)
+
+
+def test_with_shapes_changes_named_specs_alone() -> None:
+    x, y = (TensorSpec(name=name, dtype="float32", shape=(1, "n")) for name in "xy")
+    assert [spec.shape for spec in with_shapes((x, y), {"x": [1, 8], "z": [3]})] == [(1, 8), (1, "n")]
+    assert x.shape == (1, "n")
