@@ -20,7 +20,7 @@ from edgedeploy.steps.adopt import Adopt
 from edgedeploy.steps.base import PipelineStep
 from edgedeploy.steps.build import Build
 from edgedeploy.steps.capture import Capture
-from edgedeploy.steps.lower import Lower, check_data, check_precision
+from edgedeploy.steps.lower import Lower
 from edgedeploy.steps.optimize import Optimize
 from edgedeploy.steps.replace import Replace
 
@@ -62,13 +62,17 @@ class Silent:
 
 
 def run(
-    job: Job, monitor: Monitor[Stage], cache: Cache, until: str = "build", since: str | None = None
+    job: Job,
+    monitor: Monitor[Stage],
+    cache: Cache,
+    until: str = "build",
+    since: str | None = None,
+    start: Artifact | None = None,
 ) -> Artifact:
     """Run the steps up to and including `until`; the result lies in the cache, see `deliver`.
 
     Args:
-        since: name of the step to start at, whatever the artifact; `job.source` is then an .onnx file, which
-            that step takes as it is.
+        since: name of the step to start at, whatever the artifact; that step takes `start` as it is.
 
     Raises the EdgeDeployError family; the cache then holds the steps before the failed one, and no half one.
     """
@@ -76,18 +80,16 @@ def run(
     for name in (until, *((since,) if since else ())):
         if name not in names:
             raise UnknownNameError("step", name, names)
-    check_precision(job, until)
-    artifact = (
-        Artifact.load(job.source)
-        if since
-        else Artifact(path=Path(job.source), kind="onnx", model="", inputs=(), outputs=())
-    )
+    for kind in STEPS:
+        kind.check(job, until)
+    artifact = start or Artifact(path=Path(job.source), kind="onnx", model="", inputs=(), outputs=())
     for kind in STEPS[names.index(since) if since else 0 : names.index(until) + 1]:
         step = kind(artifact, job)
         if kind.name == since or step.wanted():
             artifact = _run_step(step, monitor, cache)
             if kind is Adopt:  # the precision of a file is known now; the next step takes minutes
-                check_data(artifact.precision, job, until)
+                for later in STEPS:
+                    later.check(job, until, artifact)
     return artifact
 
 

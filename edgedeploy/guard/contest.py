@@ -51,7 +51,7 @@ def choose_precision(artifact: Artifact, job: Job, folder: Path, progress: Progr
             f"{artifact.model} is {artifact.precision} already: there is nothing to choose",
             "start from the fp32 model, or build it without --precision auto",
         )
-    assert job.data is not None  # noqa: S101  `check_precision` refused it
+    assert job.data is not None  # noqa: S101  `Lower.check` refused it
     with _workplace(folder) as place:
         options, limit = job.recipe.guard, job.recipe.calibration.limit
         parts = split(job.data, place / "data", limit, options.scored, job.labeled)

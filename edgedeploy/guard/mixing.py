@@ -159,7 +159,7 @@ def _measured(int8: Built, builder: Builder) -> EmulatedMixes:
     """The layers of an INT8 candidate, measured on some of the inputs that it was calibrated on."""
     job = builder.job
     assert int8.quantized is not None  # noqa: S101  an int8 candidate was quantized
-    assert job.data is not None  # noqa: S101  `check_precision` refused it
+    assert job.data is not None  # noqa: S101  `Lower.check` refused it
     inputs = list(islice(Scorer(builder.artifact, job.data, IMAGES, job.size).feeds(), IMAGES))
     memory_mb = job.recipe.calibration.memory_mb
     return EmulatedMixes.of(int8.quantized, int8.lowered, inputs, builder.progress, memory_mb)

@@ -29,6 +29,15 @@ class PipelineStep(ABC):
     artifact: Artifact
     job: Job
 
+    @classmethod  # noqa: B027  most steps have nothing to check
+    def check(cls, job: Job, until: str, source: Artifact | None = None) -> None:
+        """Raise at once what the step would raise after minutes of other steps' work.
+
+        Args:
+            until: name of the last step that runs.
+            source: the job's .onnx file, once it has been read.
+        """
+
     def wanted(self) -> bool:
         """Whether the job needs the step."""
         return True

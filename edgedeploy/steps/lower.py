@@ -15,23 +15,12 @@ from edgedeploy.lowering import CALIBRATED, lower, placement_rules
 from edgedeploy.steps.base import PipelineStep
 
 
-def check_precision(job: Job, until: str) -> None:
-    """Refuse at once what would fail only after minutes of work; raises UsageError, CalibrationError."""
-    precision = _asked(job, until)
-    if job.recipe.precision == "auto":
-        _check_auto(job, until)
-    elif precision is not None and precision not in job.target.precisions:
-        raise UsageError(
-            f"target {job.target.name} does not run {precision}",
-            f"it runs {', '.join(job.target.precisions)}",
-        )
-    elif job.data is not None and job.recipe.calibration.random:
-        raise UsageError("there is data, and random data too", "leave out --random-data, or --data")
-    elif Path(job.source).suffix.lower() != ".onnx":
-        check_data("fp32", job, until)
+def _asked(job: Job, until: str) -> str | None:
+    """The precision asked for, else of a build the target's default."""
+    return job.recipe.precision or (job.target.default_precision if until == "build" else None)
 
 
-def check_data(precision: Precision, job: Job, until: str) -> None:
+def _check_data(precision: Precision, job: Job, until: str) -> None:
     """Raise CalibrationError where a model of this precision has to be calibrated and the job has no data."""
     needed = until in ("lower", "build") and precision == "fp32" and _asked(job, until) in CALIBRATED
     if needed and job.data is None and not job.recipe.calibration.random:
@@ -40,11 +29,6 @@ def check_data(precision: Precision, job: Job, until: str) -> None:
             "add --data FOLDER, --data clip.mp4 or --data inputs.npz; or --random-data 8, for a trial only: "
             "random data gives random accuracy",
         )
-
-
-def _asked(job: Job, until: str) -> str | None:
-    """The precision asked for, else of a build the target's default."""
-    return job.recipe.precision or (job.target.default_precision if until == "build" else None)
 
 
 def _check_auto(job: Job, until: str) -> None:
@@ -62,6 +46,22 @@ class Lower(PipelineStep):
 
     name = "lower"
     title = "lower to the target's precision"
+
+    @classmethod
+    def check(cls, job: Job, until: str, source: Artifact | None = None) -> None:
+        """Raises UsageError for a precision that the target lacks, CalibrationError for missing data."""
+        precision = _asked(job, until)
+        if job.recipe.precision == "auto":
+            _check_auto(job, until)
+        elif precision is not None and precision not in job.target.precisions:
+            raise UsageError(
+                f"target {job.target.name} does not run {precision}",
+                f"it runs {', '.join(job.target.precisions)}",
+            )
+        elif job.data is not None and job.recipe.calibration.random:
+            raise UsageError("there is data, and random data too", "leave out --random-data, or --data")
+        elif source is not None or Path(job.source).suffix.lower() != ".onnx":
+            _check_data(source.precision if source is not None else "fp32", job, until)
 
     def wanted(self) -> bool:
         if self.job.recipe.precision == "auto":  # the contest lowers to every precision

@@ -127,7 +127,7 @@ def _run(part: _Part, source: Path, until: str, cache: Cache, monitor: Monitor[S
     """The optimized artifact in the cache; raises UsageError where nothing can prove it."""
     from edgedeploy.export.report import PassReport
 
-    made = run(part.job, monitor, cache, until, since="optimize")
+    made = run(part.job, monitor, cache, until, since="optimize", start=Artifact.load(part.job.source))
     report = PassReport.beside(made.path)
     if report is not None and report.not_run:
         verify = part.job.recipe.optimize.verify
