@@ -1,7 +1,7 @@
-"""Put weights from a file into a network: bundled ones, or anybody's checkpoint.
+"""Load weights into a network: bundled ones, or any checkpoint.
 
-A checkpoint comes from outside and is not trusted: every name, shape and type in it is accounted for. Other
-implementations' names are translated by the model's `rename`.
+Checkpoints are untrusted: every name, shape and dtype is checked. The model's `rename` translates names of
+other implementations.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A network with its weights, and what is known of them.
+    """A network with its weights.
 
     Attributes:
         model: in eval mode.
         source: the file.
         sha256: of the file.
-        unused: keys of the file that the network has no use for, e.g. those of a training-only head.
-        info: of the network as it was built, e.g. with the classes that the weights know.
-        fresh: keys of the network that the file does not fill, after `load_trunk` or `load_for_training`.
+        unused: keys of the file that the network lacks, e.g. those of a training-only head.
+        info: of the network as built, e.g. with the classes of the weights.
+        fresh: keys of the network that the file lacks, after `load_trunk` or `load_for_training`.
     """
 
     model: nn.Module
@@ -59,7 +59,7 @@ def bundled_weights(model: str | ModelInfo) -> list[str]:
 
 
 def load_weights(model: str | ModelInfo, source: str | Path | None = None, **options: Any) -> nn.Module:
-    """`load_checkpoint`, for the network alone; keys that were not used are logged as a warning."""
+    """The network of `load_checkpoint`; logs a warning that names unused keys."""
     loaded = load_checkpoint(model, source, **options)
     if loaded.unused:
         _log.warning("%s: not used: %s", loaded.source.name, _listing(loaded.unused))
@@ -69,15 +69,15 @@ def load_weights(model: str | ModelInfo, source: str | Path | None = None, **opt
 def load_checkpoint(
     model: str | ModelInfo, source: str | Path | None = None, **options: Any
 ) -> LoadedWeights:
-    """Build a network and fill it.
+    """Build a network and load its weights.
 
     Args:
         model: name in the zoo, or its description.
         source: name of bundled weights, or a .safetensors, .pth, .pt or .ckpt file; None for the default.
-        options: for the network's builder, besides those that the file itself says it needs.
+        options: of the network's builder; they override those in the file.
 
-    Raises UnknownNameError for unknown weights, ArtifactError for a file that is damaged or holds anything
-    but tensors, UsageError where names or shapes are not this network's.
+    Raises UnknownNameError for unknown weights, ArtifactError for a file that is damaged or holds more than
+    tensors, UsageError for names or shapes of another network.
     """
     return _load(_info(model), source, options)
 
@@ -85,39 +85,39 @@ def load_checkpoint(
 def load_for_training(
     model: str | ModelInfo, source: str | Path | None = None, **options: Any
 ) -> LoadedWeights:
-    """As `load_checkpoint`, for training to go on from weights made for inference.
-
-    What only training needs, such as an auxiliary head, begins anew where the file has none of it; `fresh`
-    names it.
+    """`load_checkpoint` for training. Parts of training that the file lacks, such as an auxiliary head, start
+    fresh; `fresh` names them.
     """
     info = _info(model)
-    return _load(info, source, options, absent=info.training_only)
+    return _load(info, source, options, optional=info.training_only)
 
 
 def load_trunk(model: str | ModelInfo, source: str | Path, **options: Any) -> LoadedWeights:
-    """Build a network whose trunk is that of another one: a classifier, or a form without scale fusion.
+    """Build a network with the trunk of another one: a classifier, or a form without scale fusion.
 
     Args:
-        model: name in the zoo, or its description; it says what a trunk does not bring (`heads`).
-        source: a .safetensors, .pth, .pt or .ckpt file that holds the whole trunk.
-        options: for the network's builder.
+        model: name in the zoo, or its description; its `heads` are not part of the trunk.
+        source: a .safetensors, .pth, .pt or .ckpt file with the whole trunk.
+        options: of the network's builder.
 
-    `unused` then names the other network's own parts, `fresh` this one's. Raises as `load_checkpoint`.
+    `unused` names parts of the other network, `fresh` the heads of this one. Raises as `load_checkpoint`.
     """
     info = _info(model)
     if not info.heads:
         able = ", ".join(name for name in MODELS.names() if MODELS.get(name).heads)
-        raise UsageError(f"{info.name} has no trunk that is pretrained apart", f"models that have: {able}")
-    return _load(info, source, options, fresh=info.heads, absent=info.training_only)
+        raise UsageError(
+            f"{info.name} has no trunk that is pretrained apart", f"models that have one: {able}"
+        )
+    return _load(info, source, options, heads=info.heads, optional=info.training_only)
 
 
 def describe(model: str | ModelInfo, source: str | Path) -> Description:
-    """What bundled weights, or a file, say of the network that they are for; raises as `load_checkpoint`."""
+    """The description in bundled weights, or in a file; raises as `load_checkpoint`."""
     return read_description(_find(_info(model), source))
 
 
 def convert_state_dict(model: str | ModelInfo, state: Mapping[str, Tensor]) -> State:
-    """Names of another implementation, as listed in the model's `rename`, turned into ours; others stay."""
+    """The state with the model's `rename` applied to the names."""
     converted: State = {}
     for key, value in state.items():
         for theirs, ours in _info(model).rename.items():
@@ -133,27 +133,29 @@ def _load(
     source: str | Path | None,
     options: Mapping[str, Any],
     *,
-    fresh: tuple[str, ...] = (),
-    absent: tuple[str, ...] = (),
+    heads: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
 ) -> LoadedWeights:
-    """Fill all of a network but the parameters whose names begin with one of `fresh`, or with one of `absent`
-    where no name in the file does.
-    """
+    """Load a network without `heads`; parts `optional` that the file lacks stay fresh. Both are prefixes."""
     path = _find(info, source)
-    said, found = read_description(path), read_state(path)
-    strangers = bool(fresh)  # another network's file says nothing of this one
-    if not strangers:
-        options = {**said.options, **options}
+    description, found = read_description(path), read_state(path)
+    foreign = bool(heads)  # the description in another network's file does not apply
+    if not foreign:
+        options = {**description.options, **options}
     info.check_options(options)
     network, described = info.build(**options), info.variant(**options)
-    if not strangers and said.task:
-        described = described.for_task(said.task)
-    if not strangers and said.labels and len(said.labels) == described.task.options.get("classes"):
-        described = replace(described, labels=said.labels)
+    if not foreign and description.task:
+        described = described.for_task(description.task)
+    if (
+        not foreign
+        and description.labels
+        and len(description.labels) == described.task.options.get("classes")
+    ):
+        described = replace(described, labels=description.labels)
     own = network.state_dict()
-    wanted = {key: value for key, value in own.items() if not key.startswith(fresh)}
+    wanted = {key: value for key, value in own.items() if not key.startswith(heads)}
     try:
-        state, unused = _match(info, wanted, found, absent, strangers=strangers)
+        state, unused = _match(info, wanted, found, optional, foreign=foreign)
     except UsageError as error:
         raise UsageError(f"{path}: {error}", error.hint) from None
     network.load_state_dict({**own, **state}, strict=True)
@@ -165,14 +167,13 @@ def _match(
     info: ModelInfo,
     wanted: Mapping[str, Tensor],
     found: State,
-    absent: tuple[str, ...],
+    optional: tuple[str, ...],
     *,
-    strangers: bool,
+    foreign: bool,
 ) -> tuple[State, tuple[str, ...]]:
-    """The `wanted` state taken from `found`, and the keys left over; raises UsageError.
+    """The `wanted` state taken from `found`, and the remaining keys; raises UsageError.
 
-    Names that begin with one of `absent` are not wanted where `found` has none such. Leftovers must be known
-    as training-only, unless `strangers` are let in.
+    Prefixes `optional` may be absent from `found`. Remaining keys must be training-only, unless `foreign`.
     """
     candidates = (
         convert_state_dict(info, {k.removeprefix(p): v for k, v in found.items() if k.startswith(p)})
@@ -181,7 +182,7 @@ def _match(
     prefix, named = max(
         zip(PREFIXES, candidates, strict=True), key=lambda pair: len(wanted.keys() & pair[1].keys())
     )
-    gone = tuple(part for part in absent if not any(key.startswith(part) for key in named))
+    gone = tuple(part for part in optional if not any(key.startswith(part) for key in named))
     wanted = {key: value for key, value in wanted.items() if not key.startswith(gone)}
     # PyTorch before 0.4.1 did not count batches, and inference does not either.
     missing = [k for k in wanted if k not in named and not k.endswith(".num_batches_tracked")]
@@ -198,7 +199,7 @@ def _match(
     for key, value in state.items():
         _check_values(key, value, wanted[key])
     left = [k for k in named if k not in wanted] + [k for k in found if not k.startswith(prefix)]
-    strange = [k for k in left if not strangers and not k.startswith(info.training_only)]
+    strange = [k for k in left if not foreign and not k.startswith(info.training_only)]
     if strange:
         raise UsageError(f"has parameters that {info.name} lacks: {_listing(strange)}", _other_model(found))
     return state, tuple(left)

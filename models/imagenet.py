@@ -1,14 +1,11 @@
-"""Registration of ImageNet classifiers of several families."""
+"""Registration of ImageNet classifiers."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-
-from torch import nn
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TaskSpec
 from edgedeploy.models.registry import register_model
+from edgedeploy.models.variants import Register
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -22,10 +19,10 @@ def imagenet_classifier(
     crop: float = 0.875,
     fixed_size: bool = True,
     size_multiple: int = 1,
-) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Decorator for builders of classifiers with the option `classes`, and `image_size` where that is fixed.
+) -> Register:
+    """Decorator of a classifier's builder with the option `classes`, and `image_size` for a fixed size.
 
-    `crop` is the share of the shorter edge that the central crop keeps (224 of 256 pixels for ImageNet).
+    `crop` is the share of the shorter side in the center crop (224 of 256 pixels for ImageNet).
     """
     return register_model(
         input_shape=(1, 3, image_size, image_size),

@@ -1,4 +1,4 @@
-"""Class names of data sets to train on, in index order; tasks/palette.py has their colors."""
+"""Class names of training data sets, in index order."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Deploy form of a network: the same function with training-time structure folded away.
+"""Deploy form of a network: the same function without training-time structure.
 
-A module that offers `fuse()` is replaced by what it returns; a BatchNorm that follows a convolution in an
-`nn.Sequential` is folded into it. With statistics m, v and affine g, b of the BatchNorm:
-    s = g / sqrt(v + eps),    w' = s w,    b' = s (b_conv - m) + b        (in float64, per output channel)
+`fuse()` of a module returns its replacement; a BatchNorm after a convolution in an `nn.Sequential` is folded
+into the convolution. With statistics m, v and affine g, b of the BatchNorm:
+    s = g / sqrt(v + eps),    w' = s w,    b' = s b_conv + (b - s m)      (in float64, per output channel)
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTra
 
 @runtime_checkable
 class Fusible(Protocol):
-    """A module with a simpler equal for inference."""
+    """A module with a simpler equivalent for inference."""
 
     def fuse(self) -> nn.Module:
-        """A new module that computes the same in eval mode; `self` stays as it is."""
+        """A new module equal to this one in eval mode; `self` is unchanged."""
         ...
 
 
 def reparameterize(model: nn.Module) -> nn.Module:
-    """A deploy-form copy of `model`, in eval mode; the original is not touched.
+    """A deploy-form copy of `model`, in eval mode; `model` is unchanged.
 
-    A BatchNorm is folded only where that is exact: it keeps running statistics, the convolution is PyTorch's
-    own, and neither carries hooks. Modules used twice stay shared. Raises TypeError where a `fuse()` returns
-    its own module instead of a new one.
+    A BatchNorm is folded only where that is exact: the BatchNorm has running statistics, the convolution is
+    PyTorch's own, and neither has hooks. Modules used twice stay shared. Raises TypeError where `fuse()`
+    returns its own module instead of a new one.
     """
     return _deploy(copy.deepcopy(model).eval(), {}).eval()
 
@@ -42,16 +42,9 @@ def fold_batchnorm(conv: nn.Module, norm: nn.Module) -> nn.Module:
     """The convolution equal to `norm(conv(x))` in eval mode; raises TypeError if the pair is not foldable."""
     if not (_is_convolution(conv) and _is_frozen_norm(norm)):
         raise TypeError(f"cannot fold {type(norm).__name__} into {type(conv).__name__}")
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None  # noqa: S101  these two tell the type checker what _is_frozen_norm saw to
-    assert variance is not None  # noqa: S101
-    scale = torch.rsqrt(variance.detach().double() + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    bias = -mean.detach().double() if conv.bias is None else conv.bias.detach().double() - mean.double()
-    bias = bias * scale
-    if norm.affine:
-        bias = bias + norm.bias.detach().double()
+    scale, bias = batchnorm_affine(norm)
+    if conv.bias is not None:
+        bias = bias + scale * conv.bias.detach().double()
     weight = conv.weight.detach()
     fused = _plain_copy(conv)
     fused.weight = nn.Parameter((weight.double() * _per_output(scale, conv)).to(weight.dtype))
@@ -59,8 +52,22 @@ def fold_batchnorm(conv: nn.Module, norm: nn.Module) -> nn.Module:
     return fused.eval()
 
 
+@torch.no_grad()
+def batchnorm_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel of a BatchNorm in eval mode, (channels,) float64.
+
+    Raises TypeError for a BatchNorm without running statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise TypeError("cannot fold a BatchNorm without running statistics")
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    scale = scale * norm.weight.double() if norm.affine else scale
+    shift = -norm.running_mean.double() * scale
+    return scale, shift + norm.bias.double() if norm.affine else shift
+
+
 def _deploy(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Deploy form of a module and all below it; `done` keeps modules that are used twice shared."""
+    """Deploy form of a module and its children; `done` maps replaced modules: shared ones stay shared."""
     if module in done:
         return done[module]
     original = module
@@ -72,7 +79,7 @@ def _deploy(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if type(module).forward is nn.Sequential.forward:
         _fold_neighbors(module)
     done[original] = done[module] = module
-    # Not named_children(): that leaves out a module's second name.
+    # named_children() would omit a module's second name.
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _deploy(child, done)
@@ -80,7 +87,7 @@ def _deploy(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def _fold_neighbors(sequence: nn.Module) -> None:
-    """Fold each BatchNorm into the convolution before it; an Identity keeps the places of the others."""
+    """Fold each BatchNorm into the convolution before it; an Identity keeps the indices of the others."""
     names = list(sequence._modules)
     for first, second in pairwise(names):
         conv, norm = sequence._modules[first], sequence._modules[second]
@@ -102,17 +109,17 @@ def _has_hooks(module: nn.Module | None) -> bool:
 
 
 def _per_output(scale: Tensor, conv: _ConvNd) -> Tensor:
-    """`scale` of one value per output channel, shaped to multiply the weight of `conv`."""
+    """`scale` (output channels,), reshaped to multiply the weight of `conv`."""
     tail = (1,) * len(conv.kernel_size)
     if not isinstance(conv, _ConvTransposeNd):
         return scale.view(-1, 1, *tail)
-    # A transposed weight is (in, out / groups, ...): group g's inputs meet group g's outputs only.
+    # A transposed weight is (in, out / groups, ...): inputs of group g reach outputs of group g alone.
     per_group = scale.view(conv.groups, 1, -1)
     return per_group.expand(-1, conv.in_channels // conv.groups, -1).reshape(conv.in_channels, -1, *tail)
 
 
 def _plain_copy(conv: _ConvNd) -> _ConvNd:
-    """A convolution of the same geometry without weights yet, free of parametrizations."""
+    """A convolution of the same geometry, without weights and parametrizations."""
     kind: Any = next(kind for kind in _CONVOLUTIONS if isinstance(conv, kind))
     options: dict[str, Any] = {
         "stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups,

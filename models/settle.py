@@ -1,7 +1,7 @@
-"""Statistics for a fresh network as a training leaves them: its activations then neither grow nor die out.
+"""BatchNorm statistics like those of a trained network, for a network with random weights.
 
-A new BatchNorm passes its input on, so a deep network of random weights ends in numbers that float16 does not
-hold and in rounding that no trained network shows: it says little of precision.
+A fresh BatchNorm is the identity: activations of a deep network of random weights overflow float16 and
+amplify rounding as no trained network does. Such a network is no test of precision.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# Mean of the shifts: half of what reaches a ReLU must not be lost, or each layer of random weights amplifies
-# rounding by a fifth, a thousandfold over a deep network, as no trained one does.
+# Mean of the shifts. Without them a ReLU drops half of its inputs, and each layer of random weights amplifies
+# rounding by a fifth: a thousandfold over a deep network.
 SHIFT = 1.0
 SPREAD = 0.2  # of scales and shifts
-LEAST = 0.1  # variance, as a share of the mean square: of few pixels it may be near 0 by chance
+LEAST = 0.1  # variance as a share of the mean square: over few pixels it may be near 0 by chance
 
 
 @torch.no_grad()
 def settle(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
-    """Set every BatchNorm of `model` by what reaches it from the input `x`; returns the model in eval mode.
+    """Set every BatchNorm of `model` from its activations for the input `x`; returns the model in eval mode.
 
-    The statistics are the input's own, moved a little, and scales and shifts are drawn around 1.
+    The statistics are those of the activations with random deviations; scales and shifts are random around 1.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -33,8 +33,8 @@ def settle(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
     def measure(norm: Any, arguments: tuple[Tensor, ...]) -> None:
         hooks.pop(norm).remove()
         (y,) = arguments
-        places = [axis for axis in range(y.dim()) if axis != 1]
-        mean, variance = y.mean(places), y.var(places, unbiased=False)
+        axes = [axis for axis in range(y.dim()) if axis != 1]
+        mean, variance = y.mean(axes), y.var(axes, unbiased=False)
         variance = variance.clamp_min(LEAST * float(y.square().mean()) + norm.eps)
         norm.running_mean.copy_(mean + variance.sqrt() * drawn(len(mean)))
         norm.running_var.copy_(variance * drawn(len(mean)).exp())

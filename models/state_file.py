@@ -1,6 +1,6 @@
-"""Tensors by name from a weights file that nobody vouches for.
+"""Tensors by name from untrusted weights files.
 
-Nothing in a file is executed: safetensors, or PyTorch's weights-only reader. Sizes cannot grow while reading.
+Reading executes nothing: safetensors, or PyTorch's weights-only reader. Compressed archives are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgedeploy.core.files import write_bytes
 State = dict[str, Tensor]
 
 PICKLE_SUFFIXES = {".pth", ".pt", ".ckpt", ".th", ".bin"}
-# Under which name checkpoints keep the weights; "result" is what our own training would give at that step.
+# Keys of the weights in a checkpoint; "result" holds the result of our own training at that step.
 WRAPPERS = ("result", "state_dict", "model_state_dict", "model", "net")
 
 METADATA = "edgedeploy"  # key in a safetensors header
@@ -33,12 +33,12 @@ METADATA = "edgedeploy"  # key in a safetensors header
 
 @dataclass(frozen=True)
 class Description:
-    """What a safetensors file of ours says of the network that its weights are for.
+    """Metadata of a safetensors file of ours: the network of its weights.
 
     Attributes:
         options: of the builder, e.g. {"classes": 11}.
         labels: class names in index order, or empty.
-        task: options of the network's task that these weights are made for, e.g. {"short_side": 512}.
+        task: options of the task that the weights are for, e.g. {"short_side": 512}.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -47,24 +47,22 @@ class Description:
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], description: Description) -> None:
-    """Write a safetensors file that describes itself, whole or not at all; raises OutputError."""
-    told = {"options": dict(description.options), "labels": list(description.labels)}
-    text = json.dumps({**told, "task": dict(description.task)} if description.task else told)
+    """Write a safetensors file with its description, atomically; raises OutputError."""
+    fields = {"options": dict(description.options), "labels": list(description.labels)}
+    text = json.dumps({**fields, "task": dict(description.task)} if description.task else fields)
     tensors = {name: value.detach().contiguous() for name, value in state.items()}
     write_bytes(path, save(tensors, metadata={METADATA: text}))
 
 
 def read_description(path: Path) -> Description:
-    """What the file says of its network; empty for files of other origin. Raises ArtifactError."""
+    """The description in the file; empty for files of other origin. Raises ArtifactError."""
     if path.suffix != ".safetensors":
         return Description()
     try:
         with safe_open(path, "pt") as opened:
             text = (opened.metadata() or {}).get(METADATA)
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not a whole safetensors file: {error}", "download or save it again"
-        ) from None
+        raise _damaged(path, "safetensors file", error) from None
     if text is None:
         return Description()
     try:
@@ -77,14 +75,12 @@ def read_description(path: Path) -> Description:
 
 
 def read_state(path: Path) -> State:
-    """Tensors by name, as the file has them, but for an outer {"state_dict": ...}; raises ArtifactError."""
+    """Tensors by name, without an outer {"state_dict": ...}; raises ArtifactError."""
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ArtifactError(
-                f"{path} is not a whole safetensors file: {error}", "download or save it again"
-            ) from None
+            raise _damaged(path, "safetensors file", error) from None
     if path.suffix not in PICKLE_SUFFIXES:
         raise ArtifactError(
             f"{path}: weights come as .safetensors, {', '.join(sorted(PICKLE_SUFFIXES))}",
@@ -93,7 +89,7 @@ def read_state(path: Path) -> State:
     _refuse_compressed(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.load warns of pickles that it goes on to refuse
+            warnings.simplefilter("ignore")  # torch.load warns of pickles that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         why = "would run code when read" if "GLOBAL" in str(error) else "cannot be read without running code"
@@ -102,10 +98,12 @@ def read_state(path: Path) -> State:
             "where you trust it, load it there and save model.state_dict() alone",
         ) from None
     except Exception as error:  # noqa: BLE001  a damaged file may fail anywhere in the reader
-        raise ArtifactError(
-            f"{path} is not a whole PyTorch checkpoint: {first_line(error)}", "download or save it again"
-        ) from None
+        raise _damaged(path, "PyTorch checkpoint", first_line(error)) from None
     return _unwrap(path, content)
+
+
+def _damaged(path: Path, kind: str, error: object) -> ArtifactError:
+    return ArtifactError(f"{path} is not a whole {kind}: {error}", "download or save it again")
 
 
 def _unwrap(path: Path, content: Any) -> State:
@@ -122,7 +120,7 @@ def _unwrap(path: Path, content: Any) -> State:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """torch.save never compresses: a record that is would be a bomb."""
+    """Raise ArtifactError for a compressed record: torch.save writes none, and it could be a zip bomb."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):

@@ -1,7 +1,7 @@
 """Binary layers of vision transformers: 1-bit weights, 1-bit activations, 1-bit attention.
 
 Parameter names and arithmetic are those of the released modules (github.com/ThisisBillhe/BiViT at 6b34303,
-which states no license; nothing is copied). There sign(0) = 0, and a layer always has a bias.
+which states no license; nothing is copied): sign(0) = 0, and every layer has a bias.
 He et al., BiViT: Extremely Compressed Binary Vision Transformers, ICCV 2023.
 """
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgedeploy.models.layers.transformer import merge_heads, split_heads
+from edgedeploy.models.layers.transformer import merge_heads, split_qkv
+from edgedeploy.models.layers.window import add_mask
 
-THRESHOLD = 0.25  # share of a row's largest attention from which on an entry becomes 1
-FOLDED = 8192  # onnxscript's limit on the elements of what it computes at export
+THRESHOLD = 0.25  # an entry of at least this share of its row's largest attention becomes 1
+FOLDED = 8192  # onnxscript evaluates constants of at most this many elements at export
 Scales = Literal["mean", "learned"]
 
 
@@ -42,19 +43,19 @@ class _Step(_Sign):
 
 
 def binary_sign(x: Tensor) -> Tensor:
-    """sign(x), whose gradient is that of x where |x| < 1 and else 0 (straight-through estimator)."""
+    """sign(x); straight-through gradient: 1 where |x| < 1, else 0."""
     return _Sign.apply(x) if torch.is_grad_enabled() else x.sign()  # type: ignore[no-untyped-call]
 
 
 def binary_step(x: Tensor) -> Tensor:
-    """1 where x > 0, else 0; the gradient is that of binary_sign."""
+    """1 where x > 0, else 0; gradient as of binary_sign."""
     return _Step.apply(x) if torch.is_grad_enabled() else (x > 0).to(x.dtype)  # type: ignore[no-untyped-call]
 
 
 def softmax_aware(logits: Tensor) -> Tensor:
     """1 where the softmax of a row is at least THRESHOLD of its largest entry, else 0.
 
-    The gradient is that of the softmax. What it decides needs no softmax: l >= max l + log THRESHOLD.
+    The gradient is that of the softmax. The condition needs no softmax: l >= max l + log THRESHOLD.
     """
     ones = (logits >= logits.amax(-1, keepdim=True) + math.log(THRESHOLD)).to(logits.dtype)
     if not torch.is_grad_enabled():
@@ -64,15 +65,15 @@ def softmax_aware(logits: Tensor) -> Tensor:
 
 
 class BinaryLinear(nn.Linear):
-    """y = scale * (sign(x) . sign(w - mean(w)))  + bias, one scale an output. (..., in) -> (..., out).
+    """y = scale * (sign(x) . sign(w - mean(w))) + bias, one scale an output; (..., in) -> (..., out).
 
     Args:
         inputs, outputs: channels.
-        scales: "mean" takes mean |w| of the output's weights, without gradient; "learned" is a parameter, set
-            to that at first, and where a checkpoint has zeros.
-        binary_inputs: take the sign of x; else x stays as it is (1-bit weights, 32-bit activations).
+        scales: "mean" is mean |w| of the output's weights, without gradient; "learned" is a parameter that
+            starts there, also where a checkpoint holds zeros.
+        binary_inputs: binarize x too; otherwise 1-bit weights and 32-bit activations.
 
-    While `binary` is False it is an ordinary linear layer, as training needs it before it is binarized.
+    While `binary` is False it is an ordinary linear layer, for training before binarization.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class BinaryLinear(nn.Linear):
 
     @torch.no_grad()
     def reset_scales(self) -> None:
-        """Start learned scales anew from the weights as they are."""
+        """Set learned scales to mean |w|."""
         if self.scaling_factor is not None:
             self.scaling_factor.copy_(self.mean_scales())
 
@@ -107,100 +108,88 @@ class BinaryLinear(nn.Linear):
         if not self.binary:
             return F.linear(x, self.weight, self.bias)
         x = binary_sign(x) if self.binary_inputs else x
-        # Scaled after the sum: sums of signs are whole numbers, which no order of adding rounds, so that a
-        # sum of 0 is 0 on every runtime and has sign 0 in the next layer.
+        # Scaled after the sum: sums of signs are integers, exact in any order. So a sum of 0 is 0 on every
+        # runtime, and its sign in the next layer is 0.
         return F.linear(x, self.signs()) * self.scales().flatten() + self.bias
 
+    @torch.no_grad()
     def fuse(self) -> nn.Module:
-        return PackedLinear.of(self) if self.binary else copy_linear(self)
+        weight, bias = self.weight.detach().clone(), self.bias.detach().clone()
+        if not self.binary:
+            real = nn.Linear(self.in_features, self.out_features, device="meta")
+            real.weight, real.bias = nn.Parameter(weight), nn.Parameter(bias)
+            return real
+        signs, scale = self.signs(), self.scales().flatten()
+        # Weights of an output that are all equal have sign 0: any sign will do with scale 0.
+        empty = ~signs.any(1)
+        signs, scale = torch.where(empty[:, None], 1.0, signs), torch.where(empty, 0.0, scale)
+        packable = bool(signs.all()) and self.in_features % 8 == 0
+        return (PackedLinear if packable else SignLinear)(
+            signs, scale, bias, binary_inputs=self.binary_inputs
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        # Scales that were never used are zero in the authors' checkpoints: their code sets them when it first
-        # runs the layer.
+        # Unused scales are zero in the authors' checkpoints: their code sets scales at the first forward
+        # pass.
         if self.scaling_factor is not None and not bool(self.scaling_factor.any()):
             self.reset_scales()
 
 
-class PackedLinear(nn.Module):
-    """BinaryLinear in deploy form: a weight is one bit of an artifact, and there is one scale an output.
-
-    A byte holds the signs of eight consecutive inputs, the first in the highest bit. They are expanded by
-    looking each byte up, so that any runtime can do it once when it loads the model. Small layers are filled
-    up with idle rows: the exporter computes constants of up to FOLDED elements itself, which would leave four
-    bytes a weight.
+class SignLinear(nn.Module):
+    """BinaryLinear in deploy form, for weights of which some are 0: -1, 0 and 1, a byte each.
 
     Args:
-        bits: (out, in / 8) uint8.
+        signs: (out, in).
         scale, bias: (out,).
-        binary_inputs: as of BinaryLinear.
+        binary_inputs: see BinaryLinear.
     """
-
-    bits: Tensor
-    table: Tensor
-
-    def __init__(self, bits: Tensor, scale: Tensor, bias: Tensor, *, binary_inputs: bool) -> None:
-        super().__init__()
-        self.binary_inputs = binary_inputs
-        self.outputs, width = bits.shape
-        idle = max(0, FOLDED // width + 1 - self.outputs)
-        self.register_buffer("bits", F.pad(bits, (0, 0, 0, idle)))
-        places = torch.arange(7, -1, -1)
-        table = 2 * (torch.arange(256)[:, None] >> places & 1) - 1
-        self.register_buffer("table", table.to(torch.float32), persistent=False)
-        self.scale, self.bias = nn.Parameter(scale), nn.Parameter(bias)
-
-    @staticmethod
-    @torch.no_grad()
-    def of(layer: BinaryLinear) -> nn.Module:
-        """The deploy form of `layer`; weights that have no sign, or no eighth, are kept as they are."""
-        signs, scale = layer.signs(), layer.scales().flatten()
-        if layer.bias is None:
-            raise TypeError("a binary linear layer has a bias")
-        # An output whose weights are all equal has no signs, and needs none.
-        empty = ~signs.any(1)
-        signs, scale = torch.where(empty[:, None], 1.0, signs), torch.where(empty, 0.0, scale)
-        bias = layer.bias.detach().clone()
-        if not bool(signs.all()) or layer.in_features % 8:
-            return SignLinear(signs, scale, bias, binary_inputs=layer.binary_inputs)
-        ones = torch.unflatten((signs > 0).to(torch.int64), 1, (-1, 8))
-        bits = (ones << torch.arange(7, -1, -1)).sum(-1).to(torch.uint8)
-        return PackedLinear(bits, scale, bias, binary_inputs=layer.binary_inputs)
-
-    def signs(self) -> Tensor:
-        """The weight as -1 and 1, (out, in)."""
-        signs = F.embedding(self.bits.to(torch.int64), self.table).flatten(1)
-        return signs[: self.outputs].to(self.scale.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.sign() if self.binary_inputs else x
-        return F.linear(x, self.signs()) * self.scale + self.bias
-
-
-class SignLinear(nn.Module):
-    """As PackedLinear, for weights of which some are 0: they are stored as -1, 0 and 1, a byte each."""
 
     weight: Tensor
 
     def __init__(self, signs: Tensor, scale: Tensor, bias: Tensor, *, binary_inputs: bool) -> None:
         super().__init__()
         self.binary_inputs = binary_inputs
-        self.register_buffer("weight", signs.to(torch.int8))
         self.scale, self.bias = nn.Parameter(scale), nn.Parameter(bias)
+        self.store(signs)
+
+    def store(self, signs: Tensor) -> None:
+        """Keep the signs in buffers."""
+        self.register_buffer("weight", signs.to(torch.int8))
+
+    def signs(self) -> Tensor:
+        """The weight as -1, 0 and 1, (out, in)."""
+        return self.weight.to(self.scale.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.sign() if self.binary_inputs else x
-        return F.linear(x, self.weight.to(self.scale.dtype)) * self.scale + self.bias
+        return F.linear(x, self.signs()) * self.scale + self.bias
 
 
-@torch.no_grad()
-def copy_linear(layer: nn.Linear) -> nn.Linear:
-    """An ordinary linear layer with the weights of `layer`."""
-    copy = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    copy.weight.copy_(layer.weight)
-    if layer.bias is not None:
-        copy.bias.copy_(layer.bias)
-    return copy.to(layer.weight.dtype)
+class PackedLinear(SignLinear):
+    """BinaryLinear in deploy form: one bit a weight. No sign is 0, and the inputs are a multiple of 8.
+
+    A byte holds the signs of eight consecutive inputs, the first in the highest bit. A table lookup expands
+    each byte, so that any runtime can do it once when it loads the model. Small layers are padded with idle
+    rows: the exporter evaluates constants of up to FOLDED elements, which would leave four bytes a weight.
+    """
+
+    bits: Tensor
+    table: Tensor
+
+    def store(self, signs: Tensor) -> None:
+        self.outputs = len(signs)
+        shifts = torch.arange(7, -1, -1)
+        ones = torch.unflatten((signs > 0).to(torch.int64), 1, (-1, 8))
+        bits = (ones << shifts).sum(-1).to(torch.uint8)
+        idle = max(0, FOLDED // bits.shape[1] + 1 - self.outputs)
+        self.register_buffer("bits", F.pad(bits, (0, 0, 0, idle)))
+        table = 2 * (torch.arange(256)[:, None] >> shifts & 1) - 1
+        self.register_buffer("table", table.to(torch.float32), persistent=False)
+
+    def signs(self) -> Tensor:
+        signs = F.embedding(self.bits.to(torch.int64), self.table).flatten(1)
+        return signs[: self.outputs].to(self.scale.dtype)
 
 
 class BinaryMlp(nn.Module):
@@ -221,12 +210,8 @@ class BinaryMlp(nn.Module):
 class BinaryAttention(nn.Module):
     """Self-attention of tokens (N, tokens, channels) whose every matrix product has binary operands.
 
-    Queries, keys and values are signs. Which keys count is decided by softmax_aware(), or, in the authors'
-    baseline, by the sign of the logits alone.
-
-    Args:
-        channels, heads: of the attention.
-        softmax: whether it is softmax-aware.
+    Queries, keys and values are signs. Attention is softmax_aware(logits) or, without `softmax`, the authors'
+    baseline binary_step(logits).
 
     While `binary` is False it is ordinary softmax attention.
     """
@@ -256,30 +241,23 @@ class BinaryAttention(nn.Module):
 
 
 class DeployedAttention(nn.Module):
-    """BinaryAttention in deploy form: comparisons where training has gradients to care for.
+    """BinaryAttention in deploy form: comparisons without gradients.
 
-    Args:
-        trained: the layer; its linear layers are kept.
-        bias: (heads, tokens, tokens) on the logits, or None.
-        mask: (windows, tokens, tokens) on the logits, or None.
+    `bias` (heads, tokens, tokens) and `mask` (windows, tokens, tokens) are added to the logits.
     """
 
     bias: Tensor | None
-    mask: Tensor | None
 
-    def __init__(
-        self, trained: BinaryAttention, bias: Tensor | None = None, mask: Tensor | None = None
-    ) -> None:
+    def __init__(self, trained: BinaryAttention, bias: Tensor | None = None) -> None:
         super().__init__()
         self.heads, self.softmax, self.binary = trained.heads, trained.softmax, trained.binary
         self.qkv, self.proj = trained.qkv, trained.proj
         self.register_buffer("bias", bias)
-        self.register_buffer("mask", mask)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = self.qkv(x)
         q, k, v = split_qkv(x.sign() if self.binary else x, self.heads)
-        logits = attention_logits(q, k, self.bias, self.mask)
+        logits = attention_logits(q, k, self.bias, mask)
         if not self.binary:
             attention = logits.softmax(-1)
         else:
@@ -288,16 +266,7 @@ class DeployedAttention(nn.Module):
         return self.proj(merge_heads(attention @ v))  # type: ignore[no-any-return]
 
 
-def split_qkv(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, tokens, 3 channels) -> three of (N, heads, tokens, channels / heads)."""
-    q, k, v = qkv.chunk(3, dim=-1)
-    return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
-
-
 def attention_logits(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
     """q k^T / sqrt(width) + bias + mask, (N, heads, tokens, tokens); with a mask, N counts windows."""
     logits: Tensor = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    logits = logits if bias is None else logits + bias
-    if mask is None:
-        return logits
-    return (torch.unflatten(logits, 0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)
+    return add_mask(logits if bias is None else logits + bias, mask)

@@ -1,4 +1,4 @@
-"""Blocks and helpers that several families share."""
+"""Blocks and helpers shared by several families."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class Residual(nn.Module):
-    """act(body(x) + shortcut(x)): what residual blocks become when their BatchNorms are folded."""
+    """act(body(x) + shortcut(x)): deploy form of residual blocks."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, *, activate: bool = True) -> None:
         super().__init__()
@@ -24,9 +24,11 @@ def resize_like(x: Tensor, other: Tensor) -> Tensor:
     return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+def conv_bn(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """A convolution without bias, padded to keep the size at stride 1, and its BatchNorm."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return conv, nn.BatchNorm2d(outputs)
 
 
@@ -37,7 +39,7 @@ def bn_relu_conv(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, nn.
 
 
 def initialize_kaiming(model: nn.Module) -> None:
-    """Normal weights of variance 2 / fan-out (He et al., 2015); a BatchNorm does nothing at first."""
+    """Normal weights of variance 2 / fan-out (He et al., 2015); scale 1 and shift 0 for BatchNorms."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,13 +1,14 @@
-"""The two branches of DDRNet, which segmentation and classification share, with the official parameter names.
+"""The two branches of DDRNet, shared by segmentation and classification, with the official parameter names.
 
-A low-resolution branch (1/16 to 1/64) gathers context while a high-resolution one stays at 1/8; the two
-exchange features after stages 3 and 4. Hong et al., Deep Dual-resolution Networks for Real-time and Accurate
+A low-resolution branch (1/16 to 1/64) gathers context; a high-resolution one stays at 1/8. They exchange
+features after stages 3 and 4. Hong et al., Deep Dual-resolution Networks for Real-time and Accurate
 Semantic Segmentation of Road Scenes, 2021.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,68 +22,64 @@ PAPER = (
 )
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+class ResidualBlock(nn.Module):
+    """Convolutions with BatchNorm, ReLU in between, and a shortcut.
 
-    expansion = 1
+    (N, in, H, W) -> (N, expansion planes, H/stride, W/stride); `activate` adds a ReLU after the sum.
+    """
 
-    def __init__(self, inputs: int, planes: int, stride: int = 1, *, activate: bool = True) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = conv_bn(inputs, planes, 3, stride)
-        self.conv2, self.bn2 = conv_bn(planes, planes, 3)
-        self.downsample = _shortcut(inputs, planes * self.expansion, stride)
-        self.activate = activate
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y)) + (x if self.downsample is None else self.downsample(x))
-        return F.relu(y) if self.activate else y
-
-    def fuse(self) -> nn.Module:
-        body = nn.Sequential(
-            fold_batchnorm(self.conv1, self.bn1), nn.ReLU(), fold_batchnorm(self.conv2, self.bn2)
-        )
-        return Residual(body, self.downsample, activate=self.activate)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3, widening 1x1 convolution, shortcut, (N, in, H, W) -> (N, 2 planes, H/stride, W/stride)."""
-
-    expansion = 2
+    expansion: ClassVar[int]
+    kernels: ClassVar[tuple[int, ...]]  # of the convolutions
+    strided: ClassVar[int]  # number of the convolution that has the stride, from 1
 
     def __init__(self, inputs: int, planes: int, stride: int = 1, *, activate: bool = True) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv_bn(inputs, planes, 1)
-        self.conv2, self.bn2 = conv_bn(planes, planes, 3, stride)
-        self.conv3, self.bn3 = conv_bn(planes, planes * self.expansion, 1)
-        self.downsample = _shortcut(inputs, planes * self.expansion, stride)
+        outputs = planes * self.expansion
+        self.downsample: nn.Module | None = None
+        widths = [inputs, *[planes] * (len(self.kernels) - 1), outputs]
+        for number, kernel in enumerate(self.kernels, start=1):
+            own = stride if number == self.strided else 1
+            conv, norm = conv_bn(widths[number - 1], widths[number], kernel, own)
+            self.add_module(f"conv{number}", conv)
+            self.add_module(f"bn{number}", norm)
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential(*conv_bn(inputs, outputs, 1, stride))
         self.activate = activate
 
+    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Each convolution with its BatchNorm."""
+        numbers = range(1, len(self.kernels) + 1)
+        return [(self.get_submodule(f"conv{n}"), self.get_submodule(f"bn{n}")) for n in numbers]
+
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x))
+        *inner, (conv, norm) = self._pairs()
+        y = x
+        for before, between in inner:
+            y = F.relu(between(before(y)))
+        y = norm(conv(y)) + (x if self.downsample is None else self.downsample(x))
         return F.relu(y) if self.activate else y
 
     def fuse(self) -> nn.Module:
-        body = nn.Sequential(
-            fold_batchnorm(self.conv1, self.bn1),
-            nn.ReLU(),
-            fold_batchnorm(self.conv2, self.bn2),
-            nn.ReLU(),
-            fold_batchnorm(self.conv3, self.bn3),
-        )
-        return Residual(body, self.downsample, activate=self.activate)
+        layers = [layer for pair in self._pairs() for layer in (fold_batchnorm(*pair), nn.ReLU())]
+        return Residual(nn.Sequential(*layers[:-1]), self.downsample, activate=self.activate)
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    return None if stride == 1 and inputs == outputs else nn.Sequential(*conv_bn(inputs, outputs, 1, stride))
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions."""
+
+    expansion, kernels, strided = 1, (3, 3), 1
+
+
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3 and widening 1x1 convolution."""
+
+    expansion, kernels, strided = 2, (1, 3, 1), 2
 
 
 def make_layer(
-    block: type[BasicBlock | Bottleneck], inputs: int, planes: int, blocks: int, stride: int = 1
+    block: type[ResidualBlock], inputs: int, planes: int, blocks: int, stride: int = 1
 ) -> nn.Sequential:
-    """Blocks in a row; the last one leaves its sum without ReLU, because fusion and heads want it so."""
+    """Consecutive blocks; the last one has no ReLU after its sum: exchange and heads apply their own."""
     layers = []
     for index in range(blocks):
         first, last = index == 0, index == blocks - 1
@@ -93,11 +90,11 @@ def make_layer(
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the two branches, ended by an exchange of features between them.
+    """A stage of both branches, followed by an exchange of features between them.
 
     Attributes:
-        name: what follows "layer", "down" and "compression" in parameter names.
-        width: channels of the low-resolution branch after it, as a multiple of the stem's.
+        name: suffix of "layer", "down" and "compression" in parameter names.
+        width: output channels of the low-resolution branch, as a multiple of the stem's.
         blocks: in the low-resolution branch.
         high_blocks: in the high-resolution branch.
         stride: of the low-resolution branch.
@@ -115,12 +112,12 @@ STAGES_39 = (Stage("3_1", 4, 3, 3), Stage("3_2", 4, 3, 3, stride=1), Stage("4", 
 
 
 class DualBranch(nn.Module):
-    """Stem and both branches to layer5 and layer5_: what segmentation and classification share.
+    """Stem and both branches up to layer5 and layer5_.
 
     Args:
         planes: channels of the stem; the high-resolution branch has twice as many.
         blocks: residual blocks of layer1 and layer2.
-        stages: what follows, the low-resolution branch at 1/16 and below.
+        stages: of the branches; the low-resolution one is at 1/16 and below.
         last_stride: of layer5; 2 for segmentation (1/64), 1 for classification (1/32).
     """
 
@@ -159,10 +156,10 @@ class DualBranch(nn.Module):
         low = high = F.relu(self.layer2(F.relu(self.layer1(self.conv1(x)))))
         middle = high
         for stage in self.stages:
-            part = self.get_submodule
-            low, high = part(f"layer{stage.name}")(low), part(f"layer{stage.name}_")(high)
-            down = part(f"down{stage.name}")(F.relu(high))
-            up = part(f"compression{stage.name}")(F.relu(low))
+            layer = self.get_submodule
+            low, high = layer(f"layer{stage.name}")(low), layer(f"layer{stage.name}_")(high)
+            down = layer(f"down{stage.name}")(F.relu(high))
+            up = layer(f"compression{stage.name}")(F.relu(low))
             low, high = low + down, high + resize_like(up, high)
             if stage.name.startswith("3"):
                 middle = high

@@ -16,12 +16,12 @@ DEFORM_CONV_OPSET = 19
 
 
 class ModulatedDeformConv2d(nn.Module):
-    """A convolution whose taps are moved and weighed by a field, (N, in, H, W) -> (N, out, H/s, W/s).
+    """Convolution with an offset and a weight for each tap and position, (N, in, H, W) -> (N, out, H/s, W/s).
 
     Args:
         inputs, outputs: channels.
         kernel: odd size; padding keeps the size at stride 1.
-        stride: of the convolution. The field stays at the resolution of x, see `forward`.
+        stride: of the convolution; the field has the resolution of x, see `forward`.
         bias: absent in the released networks; the deploy form has one.
     """
 
@@ -40,10 +40,10 @@ class ModulatedDeformConv2d(nn.Module):
         return 3 * self.kernel**2
 
     def forward(self, x: Tensor, field: Tensor) -> Tensor:
-        """`field` is (N, 3 k k, H, W): (dy, dx) a tap, interleaved, then mask logits.
+        """`field` is (N, 3 k k, H, W): (dy, dx) of each tap, interleaved, then mask logits.
 
-        With a stride the released operator reads this larger field by the strides of its output: each image's
-        memory from its beginning, as if it were of the output's size. Their weights were trained so.
+        With a stride the released operator reads the larger field with the strides of the output: the start
+        of each image's memory, as if the field had the output's size. The released weights were trained so.
         """
         taps = self.kernel**2
         offset, mask = field[:, : 2 * taps], field[:, 2 * taps :].sigmoid()
@@ -67,7 +67,7 @@ class ModulatedDeformConv2d(nn.Module):
 
 
 class SelfDeformed(nn.Module):
-    """A deformable convolution with the convolution that makes its field of the same input."""
+    """A deformable convolution and the convolution that computes its field from the same input."""
 
     def __init__(self, field: nn.Module, conv: ModulatedDeformConv2d) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ def deform_conv2d(
 ) -> Tensor:
     """(N, in, H, W), (out, in, k, k), (N, 2 k k, h, w), (N, k k, h, w) -> (N, out, h, w).
 
-    Offsets are in pixels of x, (dy, dx) of a tap side by side. Under the ONNX exporter it becomes the node
-    DeformConv, elsewhere it is grid_sample and a matrix product.
+    Offsets are in pixels of x, (dy, dx) of each tap adjacent. The ONNX exporter writes the node DeformConv;
+    otherwise it is grid_sample and a matrix product.
     """
     if torch.onnx.is_in_onnx_export() and torch.compiler.is_exporting():
         return _symbolic(x, weight, offset, mask, bias, stride, padding)
@@ -92,14 +92,14 @@ def deform_conv2d(
     rows, columns = offset.shape[-2:]
     taps = kernel * kernel
 
-    def places(size: int) -> Tensor:
+    def positions(size: int) -> Tensor:
         return torch.arange(size, device=x.device, dtype=x.dtype) * stride - padding
 
     tap = torch.arange(kernel, device=x.device, dtype=x.dtype)
     moved = offset.view(n, kernel, kernel, 2, rows, columns)
-    y = moved[:, :, :, 0] + places(rows).view(1, 1, 1, rows, 1) + tap.view(1, kernel, 1, 1, 1)
-    z = moved[:, :, :, 1] + places(columns).view(1, 1, 1, 1, columns) + tap.view(1, 1, kernel, 1, 1)
-    # grid_sample counts from -1 to 1 between the outer edges of the image.
+    y = moved[:, :, :, 0] + positions(rows).view(1, 1, 1, rows, 1) + tap.view(1, kernel, 1, 1, 1)
+    z = moved[:, :, :, 1] + positions(columns).view(1, 1, 1, 1, columns) + tap.view(1, 1, kernel, 1, 1)
+    # grid_sample: -1 to 1 between the outer edges of the image.
     grid = torch.stack([(2 * z + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     samples = F.grid_sample(
         x, grid.view(n, taps * rows, columns, 2), padding_mode="zeros", align_corners=False

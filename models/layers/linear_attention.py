@@ -14,26 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedeploy.models.layers.norm import Norm, fold_into_next
-from edgedeploy.models.layers.transformer import (
-    merge_heads,
-    scale_outputs,
-    split_heads,
-    to_grid,
-    to_tokens,
-)
+from edgedeploy.models.layers.transformer import merge_heads, scale_outputs, split_heads, to_grid, to_tokens
 
 EPS = 1e-6
-# Sums over thousands of tokens pass what float16 holds. Keys may be shrunk freely, as they stand above and
-# below the fraction; a power of two changes no digit, and this one leaves eps in reach of float16.
+# Sums over thousands of tokens overflow float16. Keys occur above and below the fraction: scale cancels.
+# A power of two is exact; this one keeps eps representable in float16.
 KEY_SCALE = 2.0**-4
 
 
 class LinearAttention(nn.Module):
-    """The core between the projections: q, k, v of (N, tokens, channels) -> (N, tokens, channels).
+    """Attention between the projections: q, k, v (N, tokens, channels) -> (N, tokens, channels).
 
-    Args:
-        channels, heads: as usual.
-        grid: height and width of the token grid.
+    `grid` is height and width of the token grid.
     """
 
     def __init__(self, channels: int, heads: int, grid: tuple[int, int]) -> None:
@@ -41,7 +33,7 @@ class LinearAttention(nn.Module):
         width = channels // heads
         self.heads, self.grid, self.eps = heads, grid, EPS
         tokens = grid[0] * grid[1]
-        # Both orders of multiplication give the same; the cheaper one is known beforehand.
+        # Both orders of multiplication give the same result; take the cheaper one.
         self.keys_first = tokens * tokens * 2 * width > width * width * 2 * tokens
         self.positional_encoding = nn.Parameter(torch.zeros(1, tokens, channels))
         self.dwc = nn.Conv2d(width, width, 5, padding=2, groups=width)
@@ -54,12 +46,12 @@ class LinearAttention(nn.Module):
         return merge_heads(y / weight + self._local(v))
 
     def shrink_keys(self) -> None:
-        """Prepare for keys that come multiplied by KEY_SCALE."""
+        """Adapt to keys that the projection multiplies by KEY_SCALE."""
         self.eps = EPS * KEY_SCALE
         self.positional_encoding = nn.Parameter(self.positional_encoding.detach() * KEY_SCALE)
 
     def _local(self, v: Tensor) -> Tensor:
-        """(N, heads, tokens, width) convolved on the grid, head by head."""
+        """Depthwise convolution of (N, heads, tokens, width) on the grid, head by head."""
         local = to_tokens(self.dwc(to_grid(v.flatten(0, 1), *self.grid)))
         return torch.unflatten(local, 0, (-1, self.heads))
 

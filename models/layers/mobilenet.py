@@ -14,7 +14,7 @@ from edgedeploy.models.layers.tvconv import TVConv, TVConvBatchNorm
 def conv_bn_relu6(
     inputs: int, outputs: int, kernel: int, stride: int = 1, *, padding: int | None = None
 ) -> nn.Sequential:
-    """Convolution, BatchNorm, ReLU6; padded to keep the size at stride 1 unless told otherwise."""
+    """Convolution, BatchNorm, ReLU6; by default padded to keep the size at stride 1."""
     padding = kernel // 2 if padding is None else padding
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
@@ -29,30 +29,28 @@ def filtered(layer: nn.Module, channels: int) -> nn.Sequential:
 
 
 def depthwise(channels: int, stride: int = 1, *, padding: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution of every channel by itself."""
-    return nn.Conv2d(
-        channels, channels, 3, stride, padding, dilation=dilation, groups=channels, bias=False
-    )  # fmt: skip
+    """A depthwise 3x3 convolution."""
+    return nn.Conv2d(channels, channels, 3, stride, padding, dilation, groups=channels, bias=False)
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter, narrow; plus the input where sizes allow. (N, in, H, W) -> (N, out, H/stride, W/stride).
+    """Expand, filter, project, optionally plus the input; (N, in, H, W) -> (N, out, H/stride, W/stride).
 
     Args:
         inputs, outputs: channels.
         layer: the spatial filter, of `hidden` channels.
-        hidden: channels inside; equal to `inputs` where the block does not widen.
+        hidden: channels inside; equal to `inputs` where the block does not expand.
         residual: whether to add the input.
-        frame: rows and columns of zeros put around the input of the whole block.
+        frame: rows and columns of zeros around the input of the block.
     """
 
     def __init__(
         self, inputs: int, outputs: int, layer: nn.Module, hidden: int, *, residual: bool, frame: int = 0
     ) -> None:
         super().__init__()
-        widen = [] if hidden == inputs else [conv_bn_relu6(inputs, hidden, 1)]
-        narrow = nn.Conv2d(hidden, outputs, 1, bias=False)
-        self.conv = nn.Sequential(*widen, filtered(layer, hidden), narrow, nn.BatchNorm2d(outputs))
+        expand = [] if hidden == inputs else [conv_bn_relu6(inputs, hidden, 1)]
+        project = nn.Conv2d(hidden, outputs, 1, bias=False)
+        self.conv = nn.Sequential(*expand, filtered(layer, hidden), project, nn.BatchNorm2d(outputs))
         self.residual, self.frame = residual, frame
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,6 +59,6 @@ class InvertedResidual(nn.Module):
 
 
 def round_channels(channels: float, multiple: int = 8) -> int:
-    """The nearest multiple, at least one, and never more than a tenth below."""
+    """The nearest positive multiple of `multiple`, at most a tenth below `channels`."""
     rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * channels else rounded

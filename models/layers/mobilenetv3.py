@@ -1,7 +1,7 @@
-"""MobileNetV3-Large as a pyramid of features, with the structure and parameter names of kuan-wang's port.
+"""MobileNetV3-Large as a feature pyramid, with the structure and parameter names of kuan-wang's port.
 
-That port differs from the paper: squeeze-and-excite stands before the non-linearity, its linears have no
-bias, and expanding convolutions are there even where nothing expands. Howard et al., Searching for
+That port differs from the paper: squeeze-and-excite precedes the non-linearity, its linear layers have no
+bias, and blocks that do not expand still have the expanding convolution. Howard et al., Searching for
 MobileNetV3, 2019.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgedeploy.models.layers.common import initialize_kaiming
+from edgedeploy.models.layers.common import conv_bn, initialize_kaiming
 from edgedeploy.models.layers.resnet import Pyramid
 
 # kernel, expanded channels, outputs, squeeze-and-excite, hard-swish, stride
@@ -30,11 +30,11 @@ BLOCKS = (
     (5, 960, 160, True, True, 1),
     (5, 960, 160, True, True, 1),
 )
-STAGE_ENDS = (4, 7, 13, 17)  # in `features`, one past the last of each stage
+STAGE_ENDS = (4, 7, 13, 17)  # in `features`, one past the last layer of each stage
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by what the whole image says, (N, C, H, W) -> the same."""
+    """Channels weighted by a function of their means, (N, C, H, W) -> same."""
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
@@ -52,26 +52,20 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project, (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+    """Expand, depthwise filter, project, (N, in, H, W) -> (N, out, H/stride, W/stride)."""
 
     def __init__(
         self, inputs: int, kernel: int, expanded: int, outputs: int, excite: bool, swish: bool, stride: int
     ) -> None:
         super().__init__()
         act = nn.Hardswish if swish else nn.ReLU
-        filters = nn.Conv2d(
-            expanded, expanded, kernel, stride, padding=kernel // 2, groups=expanded, bias=False
-        )
         self.conv = nn.Sequential(
-            nn.Conv2d(inputs, expanded, 1, bias=False),
-            nn.BatchNorm2d(expanded),
+            *conv_bn(inputs, expanded, 1),
             act(),
-            filters,
-            nn.BatchNorm2d(expanded),
+            *conv_bn(expanded, expanded, kernel, stride, groups=expanded),
             SqueezeExcite(expanded) if excite else nn.Identity(),
             act(),
-            nn.Conv2d(expanded, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            *conv_bn(expanded, outputs, 1),
         )
         self.residual = stride == 1 and inputs == outputs
 
@@ -84,20 +78,21 @@ class MobileNetV3Large(nn.Module):
     """(N, 3, H, W) -> features of 24, 40, 112 and 960 channels at 1/4, 1/8, 1/16 and 1/32.
 
     Args:
-        whole: carry also the classifier, which checkpoints hold and no forward pass reads; it is frozen.
-            `features.18`, which stands between, is there in any case, as in the released network, and frozen.
+        whole: also build the classifier, which checkpoints hold and no forward pass reads; it is frozen. So
+        is
+            `features.18` before it, which is always there, as in the released network.
     """
 
     channels = (24, 40, 112, 960)
 
     def __init__(self, *, whole: bool = False) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_conv_bn_swish(3, 16, 3, 2)]
+        layers: list[nn.Module] = [nn.Sequential(*conv_bn(3, 16, 3, 2), nn.Hardswish())]
         inputs = 16
         for kernel, expanded, outputs, excite, swish, stride in BLOCKS:
             layers.append(InvertedResidual(inputs, kernel, expanded, outputs, excite, swish, stride))
             inputs = outputs
-        layers.append(_conv_bn_swish(inputs, 960, 1, 1))
+        layers.append(nn.Sequential(*conv_bn(inputs, 960, 1), nn.Hardswish()))
         layers += [nn.AdaptiveAvgPool2d(1), nn.Conv2d(960, 1280, 1).requires_grad_(False), nn.Hardswish()]
         if whole:
             self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000).requires_grad_(False))
@@ -119,8 +114,3 @@ class MobileNetV3Large(nn.Module):
         layers = list(self.features)
         starts = (0, *STAGE_ENDS[:-1])
         return Pyramid(*(nn.Sequential(*layers[a:b]) for a, b in zip(starts, STAGE_ENDS, strict=True)))
-
-
-def _conv_bn_swish(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.Hardswish())

@@ -1,7 +1,7 @@
-"""Norms of tokens that become affine at inference and disappear into a neighboring linear layer.
+"""Norms of tokens that are affine at inference: they fold into a neighboring linear layer.
 
-RepBN(x) = BN(x) + alpha x;  PRepBN(x) = lambda LN(x) + (1 - lambda) RepBN(x), lambda falling from r0 to 0
-while training. In eval mode both are RepBN(x) = a x + b per channel, with
+RepBN(x) = BN(x) + alpha x;  PRepBN(x) = lambda LN(x) + (1 - lambda) RepBN(x); lambda falls from r0 to 0
+during training. In eval mode both are RepBN(x) = a x + b per channel, with
     a = gamma / sqrt(var + eps) + alpha,    b = beta - gamma mean / sqrt(var + eps).
 Guo et al., SLAB: Efficient Transformers with Simplified Linear Attention and PRepBN, ICML 2024.
 """
@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from edgedeploy.models.reparam import batchnorm_affine
 
 Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv2d)
 
@@ -30,26 +32,22 @@ class RepBN(nn.Module):
         return normed + self.alpha * x
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale a and offset b of eval mode, (channels,) float64."""
-        mean, variance = self.bn.running_mean, self.bn.running_var
-        assert mean is not None  # noqa: S101  a BatchNorm1d as built above keeps statistics
-        assert variance is not None  # noqa: S101
-        scale = self.bn.weight.detach().double() * torch.rsqrt(variance.double() + self.bn.eps)
-        offset = self.bn.bias.detach().double() - scale * mean.double()
+        """Scale a and offset b in eval mode, (channels,) float64."""
+        scale, offset = batchnorm_affine(self.bn)
         return scale + self.alpha.detach().double(), offset
 
 
 class PRepBN(nn.Module):
-    """Layer norm that turns into RepBN as training goes on; in eval mode it is RepBN, whatever the step.
+    """Layer norm that becomes RepBN during training; in eval mode always RepBN.
 
     Args:
         channels: of the tokens.
-        steps: training forwards until only RepBN is left.
-        warm: training forwards before that on layer norm alone; the batch statistics then stand still.
+        steps: forward passes in training until RepBN alone is left.
+        warm: forward passes before those, on layer norm alone; they do not update batch statistics.
         eps: of the layer norm.
         r0: share of layer norm at the first step after `warm`.
 
-    The three counters are buffers of every checkpoint, so that a training can be resumed.
+    The three counters are buffers, so that checkpoints resume the schedule.
     """
 
     warm: Tensor
@@ -79,7 +77,7 @@ class PRepBN(nn.Module):
         return share * self.norm1(x) + (1 - share) * self.norm2(x)  # type: ignore[no-any-return]
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """As RepBN's."""
+        """See RepBN."""
         return self.norm2.affine()
 
 
@@ -87,10 +85,10 @@ Norm = RepBN | PRepBN
 
 
 def schedule_norms(model: nn.Module, steps: int, warm: int = 0, *, done: bool = False) -> int:
-    """Start the schedule of every PRepBN of `model` anew; returns how many there are.
+    """Restart the schedule of every PRepBN of `model`; returns their number.
 
-    `steps` and `warm` count training forwards as in PRepBN; with `done` the schedule is over before it
-    begins, and there is batch norm alone. Raises ValueError where they make no schedule.
+    `steps` and `warm` as in PRepBN; with `done` RepBN alone runs from the first step. Raises ValueError for
+    steps < 1 or warm < 0.
     """
     if steps < 1 or warm < 0:
         raise ValueError(f"{steps} steps after {warm} of warm-up are no schedule")
@@ -103,10 +101,10 @@ def schedule_norms(model: nn.Module, steps: int, warm: int = 0, *, done: bool = 
 
 
 def fold_into_next(norm: Norm, layer: Layer) -> Layer:
-    """The layer equal to `layer(norm(x))` in eval mode; it has a bias even where `layer` has none.
+    """The layer, with bias, equal to `layer(norm(x))` in eval mode.
 
     w' = w a (per input), b' = b_layer + sum over inputs of w b. Raises TypeError for a padded or grouped
-    convolution: padding lies behind the norm, so its zeros are no zeros before it.
+    convolution: zeros of the padding follow the norm and are not zeros before it.
     """
     scale, offset = norm.affine()
     weight = layer.weight.detach().double()
@@ -116,22 +114,22 @@ def fold_into_next(norm: Norm, layer: Layer) -> Layer:
         folded, moved = weight * scale[:, None, None], (weight * offset[:, None, None]).sum((1, 2, 3))
     else:
         folded, moved = weight * scale, weight @ offset
-    return _with(layer, folded, moved if layer.bias is None else moved + layer.bias.detach().double())
+    return with_values(layer, folded, moved if layer.bias is None else moved + layer.bias.detach().double())
 
 
 def fold_into_previous(layer: Layer, norm: Norm) -> Layer:
     """The layer equal to `norm(layer(x))` in eval mode, over output channels: w' = a w, b' = a b_layer + b.
 
-    The released code merges a patch embedding without the part alpha b_layer of a b_layer.
+    The released code omits the term alpha b_layer of a b_layer when it merges a patch embedding.
     """
     scale, offset = norm.affine()
     weight = layer.weight.detach().double()
     bias = offset if layer.bias is None else scale * layer.bias.detach().double() + offset
-    return _with(layer, weight * scale.view(-1, *(1,) * (weight.dim() - 1)), bias)
+    return with_values(layer, weight * scale.view(-1, *(1,) * (weight.dim() - 1)), bias)
 
 
-def _with(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
-    """A copy of `layer` with these values."""
+def with_values(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
+    """A copy of `layer` with other parameters, rounded to its dtype."""
     fresh = copy.deepcopy(layer)
     fresh.weight = nn.Parameter(weight.to(layer.weight.dtype))
     fresh.bias = nn.Parameter(bias.to(layer.weight.dtype))

@@ -1,7 +1,7 @@
-"""ResNet as a pyramid of features, with parameter names as torchvision's, and deformable on request.
+"""ResNet as a feature pyramid, with torchvision's parameter names, plain or deformable.
 
-He et al., Deep Residual Learning for Image Recognition, 2016; the deformable form follows MhLiao/DB: DCNv2 in
-place of every 3x3 conv2 of layer2 to layer4, fed by a `conv2_offset` of stride 1.
+He et al., Deep Residual Learning for Image Recognition, 2016. The deformable form follows MhLiao/DB: DCNv2 in
+place of every 3x3 conv2 of layer2 to layer4, with offsets of a `conv2_offset` of stride 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgedeploy.models.reparam import fold_batchnorm
 
 
 class _Block(nn.Module):
-    """What both residual blocks share: conv2, plain or deformable, and the shortcut."""
+    """Base of both residual blocks: conv2, plain or deformable, and the shortcut."""
 
     expansion = 1
 
@@ -28,7 +28,7 @@ class _Block(nn.Module):
         self.conv2_offset: nn.Conv2d | None = None
         if deformable:
             self.conv2 = deformed = ModulatedDeformConv2d(planes, planes, 3, stride)
-            # Stride 1 even where conv2 has 2, as released: the convolution knows what to make of it.
+            # Stride 1 even where conv2 has 2, as released; see ModulatedDeformConv2d.forward.
             self.conv2_offset = nn.Conv2d(planes, deformed.field_channels, 3, padding=1)
 
     def _add_shortcut(self, inputs: int, planes: int, stride: int) -> None:
@@ -43,15 +43,15 @@ class _Block(nn.Module):
     def _shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
 
-    def calm(self, share: float) -> None:
-        """Begin with a residual branch of this share: sums over many blocks must not grow out of float32."""
+    def scale_branch(self, factor: float) -> None:
+        """Multiply the residual branch by `factor`: sums over many blocks must not overflow float32."""
         last = self.conv2 if self.expansion == 1 else self.get_submodule("conv3")
         with torch.no_grad():
-            last.weight.mul_(share)  # type: ignore[operator]
+            last.weight.mul_(factor)  # type: ignore[operator]
 
     def _folded_conv2(self) -> nn.Module:
         if isinstance(self.conv2, ModulatedDeformConv2d):
-            assert self.conv2_offset is not None  # noqa: S101  made together, for the type checker
+            assert self.conv2_offset is not None  # noqa: S101  _add_conv2 makes both
             return SelfDeformed(self.conv2_offset, self.conv2.folded(self.bn2))
         return fold_batchnorm(self.conv2, self.bn2)
 
@@ -103,7 +103,7 @@ class Bottleneck(_Block):
 
 
 class Pyramid(nn.Module):
-    """Stages in a row whose every output is wanted: the deploy form of a backbone."""
+    """Deploy form of a backbone: consecutive stages, (N, 3, H, W) -> the output of each."""
 
     def __init__(self, *stages: nn.Module) -> None:
         super().__init__()
@@ -121,12 +121,10 @@ class ResNet(nn.Module):
     """(N, 3, H, W) -> features of layer1 to layer4 at 1/4, 1/8, 1/16 and 1/32; H and W multiples of 32.
 
     Args:
-        block: of which the layers are made.
-        blocks: of each layer.
-        deformable: whether layer2 to layer4 are.
-        width: channels of the stem, doubled by each layer.
-        whole: carry also what MhLiao/DB's checkpoints hold and no forward pass reads: `fc` and `smooth`.
-            They are frozen, so that optimizers and distributed training leave them out.
+        block: type of the residual blocks. blocks: number in each layer. deformable: whether layer2 to layer4
+        are deformable. width: channels of the stem, doubled by each layer. whole: also build `fc` and
+        `smooth`, which MhLiao/DB's checkpoints hold and no forward pass reads. They
+            are frozen, so that optimizers and distributed training skip them.
     """
 
     def __init__(
@@ -156,8 +154,8 @@ class ResNet(nn.Module):
         initialize_kaiming(self)
         for module in self.modules():
             if isinstance(module, _Block):
-                module.calm(sum(blocks) ** -0.5)
-                if module.conv2_offset is not None:  # no tap moves at first
+                module.scale_branch(sum(blocks) ** -0.5)
+                if module.conv2_offset is not None:  # offsets start at zero
                     for parameter in module.conv2_offset.parameters():
                         nn.init.zeros_(parameter)
 

@@ -1,8 +1,8 @@
-"""Adaptive scale fusion (DBNet++): features of four scales, each weighed before they are joined.
+"""Adaptive scale fusion (DBNet++): features of four scales, weighted before concatenation.
 
-The three released forms, with their sigmoid gates that are added, not multiplied: that is what the weights
-were trained with. Liao et al., Real-Time Scene Text Detection with Differentiable Binarization and Adaptive
-Scale Fusion, 2022; github.com/MhLiao/DB.
+The three released forms. They add their sigmoid gates instead of multiplying, as the weights were trained.
+Liao et al., Real-Time Scene Text Detection with Differentiable Binarization and Adaptive Scale Fusion, 2022;
+github.com/MhLiao/DB.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def pointwise(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class SpatialAttention(nn.Module):
-    """(N, C, h, w) -> weights (N, 4, h, w) in (0, 1); with `channel`, gated first by the image's mean."""
+    """(N, C, h, w) -> weights (N, 4, h, w) in (0, 1); with `channel`, gated first by channel means."""
 
     def __init__(self, planes: int, *, channel: bool) -> None:
         super().__init__()
@@ -51,15 +51,12 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """(N, C, h, w) -> one weight a scale, (N, 4, 1, 1), of sum 1."""
+    """(N, C, h, w) -> one weight a scale, (N, 4, 1, 1), with sum 1."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()
-        self.fc1, self.bn, self.fc2 = (
-            pointwise(planes, planes // 2),
-            nn.BatchNorm2d(planes // 2),
-            pointwise(planes // 2, SCALES),
-        )
+        self.fc1, self.bn = pointwise(planes, planes // 2), nn.BatchNorm2d(planes // 2)
+        self.fc2 = pointwise(planes // 2, SCALES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn(self.fc1(x.mean((2, 3), keepdim=True))).relu()
@@ -71,9 +68,9 @@ class ChannelAttention(nn.Module):
 
 
 class ScaleFusion(nn.Module):
-    """Four features (N, C, h, w) of one size -> (N, 4C, h, w), each times its weight.
+    """Four features (N, C, h, w) -> (N, 4C, h, w), each times its weight.
 
-    Raises UnknownNameError for a form that was never released.
+    Raises UnknownNameError for an unknown form.
     """
 
     def __init__(self, inputs: int, form: Fusion) -> None:

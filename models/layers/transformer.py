@@ -1,19 +1,22 @@
 """Blocks of vision transformers: attention over tokens (N, tokens, channels), MLP, their deploy forms.
 
-Token grids are fixed when a network is built, so nothing here depends on the shape of what comes in but for
-the batch. `absorb(norm)` gives the deploy form of a block's part with the norm before it folded in.
+The builder fixes the token grid: only the batch size may vary. `absorb(norm)` returns the deploy form of a
+part of a block, with the preceding norm folded in.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgedeploy.models.layers.norm import Norm, fold_into_next
 
-BRANCH_ENDS = (".proj", ".fc2")  # last parts of the names of layers whose output is added to the tokens
+BRANCH_ENDS = (".proj", ".fc2")  # name suffixes of the layers that end a residual branch
 
 
 class Mlp(nn.Module):
@@ -32,7 +35,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for a share `rate` of the images while training (Huang et al., 2016)."""
+    """Stochastic depth (Huang et al., 2016): drops a residual branch for a share `rate` of the images."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -46,13 +49,13 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block: x + attn(norm1(x)), then + mlp(norm2(x)); the shape stays.
+    """Pre-norm block of unchanged shape: x = x + attn(norm1(x)), then x + mlp(norm2(x)).
 
-    `attention` and `mlp` have an `absorb(norm)`, which gives their deploy form.
+    With a `Norm`, `attention` and `mlp` have a method `absorb(norm)`, which returns their deploy form.
     """
 
     def __init__(
-        self, norms: tuple[nn.Module, nn.Module], attention: nn.Module, mlp: Mlp, drop_path: float = 0.0
+        self, norms: tuple[nn.Module, nn.Module], attention: nn.Module, mlp: nn.Module, drop_path: float
     ) -> None:
         super().__init__()
         self.norm1, self.norm2 = norms
@@ -63,14 +66,17 @@ class Block(nn.Module):
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
-    def fuse(self) -> nn.Module:
-        if not (isinstance(self.norm1, Norm) and isinstance(self.norm2, Norm)):
-            return copy.deepcopy(self)  # a layer norm depends on what it gets, and stays
-        return Residuals(self.attn.absorb(self.norm1), self.mlp.absorb(self.norm2))  # type: ignore[operator]
+    def fuse(self) -> Residuals:
+        return Residuals(_absorb(self.norm1, self.attn), _absorb(self.norm2, self.mlp))
+
+
+def _absorb(norm: nn.Module, layer: Any) -> nn.Module:
+    """Deploy form of a norm and the layer after it; a layer norm is not affine: it stays."""
+    return layer.absorb(norm) if isinstance(norm, Norm) else nn.Sequential(norm, layer)
 
 
 class Residuals(nn.Module):
-    """x + first(x), then + second of that: what a pre-norm block is without norms."""
+    """Deploy form of a block: x = x + first(x), then x + second(x)."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -79,6 +85,20 @@ class Residuals(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.first(x)
         return x + self.second(x)  # type: ignore[no-any-return]
+
+
+class TokenMean(nn.Module):
+    """(N, tokens, channels) -> (N, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=1)
+
+
+def deployed_classifier(trunk: Mapping[str, nn.Module], norm: nn.Module, head: nn.Linear) -> nn.Sequential:
+    """Deploy form of head(mean over tokens of norm(trunk(image))): an affine norm folds into the head."""
+    if isinstance(norm, Norm):
+        return nn.Sequential(OrderedDict(trunk, mean=TokenMean(), head=fold_into_next(norm, head)))
+    return nn.Sequential(OrderedDict(trunk, norm=norm, mean=TokenMean(), head=head))
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -101,14 +121,20 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T + bias) v over (..., tokens, width); q comes scaled."""
-    logits = q @ k.transpose(-2, -1)
-    return (logits if bias is None else logits + bias).softmax(-1) @ v
+def split_qkv(qkv: Tensor, heads: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, tokens, 3 channels) -> scaled queries, keys, values of (N, heads, tokens, channels / heads)."""
+    q, k, v = qkv.chunk(3, dim=-1)
+    q = q if scale == 1 else q * scale
+    return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T) v over (..., tokens, width); q is scaled already."""
+    return (q @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 def scale_outputs(layer: nn.Linear, factor: float, first: int, last: int) -> nn.Linear:
-    """A copy of `layer` whose outputs first..last (exclusive) come multiplied by `factor`."""
+    """A copy of `layer` with outputs first..last (exclusive) times `factor`."""
     scaled = copy.deepcopy(layer)
     with torch.no_grad():
         scaled.weight[first:last].mul_(factor)
@@ -126,13 +152,11 @@ class SoftmaxAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = q if self.scale == 1 else q * self.scale
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        q, k, v = split_qkv(self.qkv(x), self.heads, self.scale)
         return self.proj(merge_heads(softmax_attention(q, k, v)))  # type: ignore[no-any-return]
 
     def absorb(self, norm: Norm) -> nn.Module:
-        """The scale of the queries goes into their weights too."""
+        """Also folds the scale of the queries into their weights."""
         deployed = copy.deepcopy(self)
         deployed.qkv = scale_outputs(fold_into_next(norm, self.qkv), self.scale, 0, self.qkv.in_features)
         deployed.scale = 1.0
@@ -140,10 +164,10 @@ class SoftmaxAttention(nn.Module):
 
 
 def initialize_transformer(model: nn.Module) -> None:
-    """Truncated normal weights of deviation 0.02 for linear layers and position tables, as DeiT has.
+    """Truncated normal weights of deviation 0.02 for linear layers and position tables, as in DeiT.
 
-    The layers that end a residual branch are divided by sqrt(branches) besides, as GPT-2 does: RepBN begins
-    as twice a norm that has seen no data, and deep networks otherwise begin with logits in the hundreds.
+    Layers that end a residual branch are also divided by sqrt(branches), as in GPT-2: a fresh RepBN doubles
+    its input, and deep networks would start with logits in the hundreds.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -160,5 +184,5 @@ def initialize_transformer(model: nn.Module) -> None:
 
 
 def drop_rates(last: float, blocks: int) -> list[float]:
-    """Rates of DropPath that rise from 0 at the first block to `last` at the last."""
+    """Rates of DropPath, linear from 0 at the first block to `last` at the last."""
     return [last * index / max(1, blocks - 1) for index in range(blocks)]

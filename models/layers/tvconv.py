@@ -1,7 +1,7 @@
-"""TVConv: a depthwise convolution whose kernel differs from place to place, made from learned affinity maps.
+"""TVConv: a depthwise convolution with a kernel for each position, generated from learned affinity maps.
 
-Training runs the block that makes the kernels; deployment keeps the kernels it makes, as constants. Both
-forms filter by shifted slices: standard operators, right at any stride. The output size is fixed.
+Training runs the kernel generator; the deploy form stores its kernels as constants. Both forms filter by
+shifted slices: standard operators, correct at any stride. The output size is fixed.
 Chen et al., TVConv: Efficient Translation Variant Convolution for Layout-aware Visual Processing, CVPR 2022.
 """
 
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgedeploy.models.reparam import batchnorm_affine
 
-def filter_by_place(x: Tensor, taps: Sequence[Tensor], kernel: int, stride: int) -> Tensor:
+
+def filter_by_position(x: Tensor, taps: Sequence[Tensor], kernel: int, stride: int) -> Tensor:
     """Sum over the k^2 taps of weight times shifted input, (N, C, H, W) -> (N, C, h, w).
 
     out[n, c, i, j] = sum_p taps[p][0, c, i, j] x[n, c, stride i + p_y - pad, stride j + p_x - pad], p row by
@@ -25,7 +27,7 @@ def filter_by_place(x: Tensor, taps: Sequence[Tensor], kernel: int, stride: int)
     x = F.pad(x, [padding] * 4)
     terms = []
     for index, weight in enumerate(taps):
-        # Ends counted from the far side: an input of the wrong size must fail, not be cropped.
+        # Slices end relative to the far side: an input of the wrong size fails instead of being cropped.
         rows, columns = (slice(start, start - last or None, stride) for start in divmod(index, kernel))
         terms.append(x[:, :, rows, columns] * weight)
     total = terms[0]
@@ -34,33 +36,21 @@ def filter_by_place(x: Tensor, taps: Sequence[Tensor], kernel: int, stride: int)
     return total
 
 
-def batchnorm_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """(scale, shift) per channel in float64 of what a BatchNorm does in eval mode; TypeError where it has no
-    statistics.
-    """
-    if norm.running_mean is None or norm.running_var is None:
-        raise TypeError("a BatchNorm without running statistics cannot be folded")
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    scale = scale * norm.weight.double() if norm.affine else scale
-    shift = -norm.running_mean.double() * scale
-    return scale, shift + norm.bias.double() if norm.affine else shift
-
-
 class TVConv(nn.Module):
     """Translation-variant depthwise convolution in training form, (N, C, s h, s w) -> (N, C, h, w).
 
-    Parameter and buffer names are the official ones; the buffers repeat the layer's sizes, and a checkpoint
-    that says others is refused.
+    Parameter and buffer names are the official ones. The buffers hold the layer's sizes; loading a checkpoint
+    of other sizes fails.
 
     Args:
         channels: C.
         height, width: of the output, fixed.
         kernel: k, odd.
         stride: s.
-        maps: affinity maps that the kernels are made from.
-        inner: channels inside the block that makes them.
-        layers: its 3x3 convolutions from `inner` to `inner`, besides the first and the last.
-        bias: make an additive bias for every place too.
+        maps: affinity maps, the input of the kernel generator.
+        inner: channels inside the generator.
+        layers: the generator's 3x3 convolutions from `inner` to `inner`.
+        bias: also generate an additive bias for each position.
     """
 
     def __init__(
@@ -100,7 +90,7 @@ class TVConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.weight_layers(self.posi_map)
         taps = maps.unflatten(1, (-1, self.kernel**2)).unbind(2)
-        y = filter_by_place(x, taps, self.kernel, self.step)
+        y = filter_by_position(x, taps, self.kernel, self.step)
         return y if self.bias_layers is None else y + self.bias_layers(self.posi_map)
 
     def fuse(self) -> ConstantTVConv:
@@ -108,7 +98,7 @@ class TVConv(nn.Module):
 
     @torch.no_grad()
     def deploy(self, norm: nn.BatchNorm2d | None = None) -> ConstantTVConv:
-        """The layer with its kernels evaluated, and with the BatchNorm that follows it folded in."""
+        """The layer with constant kernels; `norm`, which follows it, is folded in."""
         weight = self.weight_layers(self.posi_map).double().unflatten(1, (-1, self.kernel**2))
         bias = None if self.bias_layers is None else self.bias_layers(self.posi_map).double()
         if norm is not None:
@@ -133,7 +123,7 @@ class ConstantTVConv(nn.Module):
     """TVConv in deploy form: the cost of a depthwise convolution, and k^2 C h w stored weights.
 
     Args:
-        taps: k^2 tensors (1, C, h, w), the weight of one place in the kernel each.
+        taps: k^2 tensors (1, C, h, w): one weight of the kernel at every position.
         bias: (1, C, 1, 1) or (1, C, h, w), or None.
         kernel, stride: as in TVConv.
     """
@@ -145,7 +135,7 @@ class ConstantTVConv(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = filter_by_place(x, list(self.taps), self.kernel, self.step)
+        y = filter_by_position(x, list(self.taps), self.kernel, self.step)
         return y if self.bias is None else y + self.bias
 
 

@@ -5,25 +5,23 @@ Liu et al., Swin Transformer, ICCV 2021.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import UsageError
-from edgedeploy.models.layers.norm import Norm, fold_into_next
-from edgedeploy.models.layers.transformer import merge_heads, scale_outputs, split_heads
+from edgedeploy.models.layers.transformer import SoftmaxAttention, merge_heads, split_qkv
 
-MASKED = -100.0  # added to logits between tokens that only the shift made neighbors
+MASKED = -100.0  # added to logits between tokens that are neighbors only after the shift
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How a square grid of `side` x `side` tokens is cut into windows of `height` x `width`.
+    """Partition of a grid of `side` x `side` tokens into windows of `height` x `width`.
 
-    `shift` moves the grid by so many tokens up and left first; what leaves on one side comes in on the other.
-    Raises UsageError where the windows do not tile the grid.
+    The grid is first rolled by `shift` tokens up and left. Raises UsageError where windows do not tile the
+    grid.
     """
 
     side: int
@@ -40,19 +38,19 @@ class Windows:
 
     @staticmethod
     def fitting(side: int, window: int, shifted: bool = False) -> Windows:
-        """Square windows; one without shift where the grid is no larger than that."""
+        """Square windows; a single one without shift where the grid is no larger than `window`."""
         if side <= window:
             return Windows(side, side, side)
         return Windows(side, window, window, window // 2 if shifted else 0)
 
     @property
-    def whole(self) -> bool:
-        """Whether there is one window, the grid itself."""
+    def single(self) -> bool:
+        """Whether the grid is a single window."""
         return self.height == self.width == self.side
 
     def split(self, x: Tensor) -> Tensor:
-        """(N, side side, C) -> (N windows, height width, C), windows of an image one after another."""
-        if self.whole:
+        """(N, side side, C) -> (N windows, height width, C), windows of an image consecutive."""
+        if self.single:
             return x
         if self.shift:
             x = torch.unflatten(x, 1, (self.side, self.side)).roll((-self.shift, -self.shift), (1, 2))
@@ -62,7 +60,7 @@ class Windows:
 
     def join(self, x: Tensor) -> Tensor:
         """The inverse of `split`."""
-        if self.whole:
+        if self.single:
             return x
         rows, columns = self.side // self.height, self.side // self.width
         cut = x.reshape(-1, rows, columns, self.height, self.width, x.shape[-1]).transpose(2, 3)
@@ -71,12 +69,12 @@ class Windows:
         return cut.flatten(3, 4).flatten(1, 2).roll((self.shift, self.shift), (1, 2)).flatten(1, 2)
 
     def mask(self) -> Tensor | None:
-        """What to add to logits, (windows, tokens, tokens); None without shift."""
+        """Added to logits, (windows, tokens, tokens): 0 or MASKED; None without shift."""
         if not self.shift:
             return None
 
         def line(window: int) -> Tensor:
-            """Tokens that the roll brought in form a region of their own, as do those that they joined."""
+            """Region of each row or column: moved across the border, in the same window, others."""
             region = torch.zeros(self.side)
             region[self.side - window :] = 1
             region[self.side - self.shift :] = 2
@@ -87,40 +85,32 @@ class Windows:
         return (region[:, None, :] != region[:, :, None]) * MASKED
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(SoftmaxAttention):
     """Softmax attention of windows, (N windows, tokens, C) -> same, with an optional mask of the windows."""
 
     relative_position_index: Tensor
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
-        super().__init__()
-        self.heads, self.scale = heads, (channels // heads) ** -0.5
+        super().__init__(channels, heads)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.register_buffer("relative_position_index", relative_index(window))
-        self.qkv = nn.Linear(channels, channels * 3)
-        self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = q if self.scale == 1 else q * self.scale
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        logits = q @ k.transpose(-2, -1) + self.relative_position_bias_table[
-            self.relative_position_index
-        ].permute(2, 0, 1)
-        if mask is not None:
-            logits = (torch.unflatten(logits, 0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)
+        q, k, v = split_qkv(self.qkv(x), self.heads, self.scale)
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        logits = add_mask(q @ k.transpose(-2, -1) + bias, mask)
         return self.proj(merge_heads(logits.softmax(-1) @ v))  # type: ignore[no-any-return]
 
-    def absorb(self, norm: Norm) -> nn.Module:
-        """The scale of the queries goes into their weights too."""
-        deployed = copy.deepcopy(self)
-        deployed.qkv = scale_outputs(fold_into_next(norm, self.qkv), self.scale, 0, self.qkv.in_features)
-        deployed.scale = 1.0
-        return deployed
+
+def add_mask(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits (N windows, heads, tokens, tokens) plus a mask (windows, tokens, tokens)."""
+    if mask is None:
+        return logits
+    return (torch.unflatten(logits, 0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)
 
 
 def relative_index(window: int) -> Tensor:
-    """Row of the table for each pair of tokens: (row difference, column difference), both from 0 up."""
-    places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
-    rows, columns = (places[:, None, :] - places[None, :, :] + window - 1).unbind(-1)
+    """Row of the bias table for each pair of tokens, (tokens, tokens), by row and column difference."""
+    positions = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    rows, columns = (positions[:, None, :] - positions[None, :, :] + window - 1).unbind(-1)
     return rows * (2 * window - 1) + columns

@@ -1,6 +1,8 @@
-"""Random views of training images: scaled, cropped, mirrored, recolored; OpenCV and numpy."""
+"""Random augmentation of training images: scale, crop, mirror, color; OpenCV and numpy."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -9,6 +11,12 @@ from numpy.typing import NDArray
 from edgedeploy.task import Image
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def random_crop(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> tuple[slice, slice]:
+    """Slices of a window of `size` (h, w), uniform over an image of `shape` (H, W, ...)."""
+    y, x = (int(rng.integers(0, side - part + 1)) for side, part in zip(shape, size, strict=False))
+    return slice(y, y + size[0]), slice(x, x + size[1])
 
 
 def random_window(
@@ -21,10 +29,9 @@ def random_window(
     fill: NDArray[np.uint8],
     ignore: int,
 ) -> tuple[Image, NDArray[np.uint8]]:
-    """A window (h, w) of the image enlarged by a factor from `scale`, mirrored every other time.
+    """A window (h, w) of the image, resized by a factor from `scale`, and of its class map; half mirrored.
 
-    Where the enlarged image is smaller than the window, `fill` and `ignore` surround it. Class maps keep
-    their classes (nearest).
+    Where the resized image is smaller than the window, `fill` and `ignore` pad it.
     """
     height, width = crop
     factor = float(rng.uniform(*scale))
@@ -40,9 +47,7 @@ def random_window(
             cv2.copyMakeBorder(image, *around, cv2.BORDER_CONSTANT, value=fill.tolist()), np.uint8
         )
         truth = np.asarray(cv2.copyMakeBorder(truth, *around, cv2.BORDER_CONSTANT, value=[ignore]), np.uint8)
-    y = int(rng.integers(0, image.shape[0] - height + 1))
-    x = int(rng.integers(0, image.shape[1] - width + 1))
-    window = np.s_[y : y + height, x : x + width]
+    window = random_crop(image.shape, crop, rng)
     image, truth = image[window], truth[window]
     if rng.integers(2):
         image, truth = image[:, ::-1], truth[:, ::-1]
@@ -50,7 +55,7 @@ def random_window(
 
 
 def random_area(image: Image, share: tuple[float, float], rng: np.random.Generator) -> Image:
-    """A window of a share of the image's area from this range, its sides' ratio within 3/4 and 4/3 of it.
+    """A window with a share of the image's area from this range, and 3/4 to 4/3 of its aspect ratio.
 
     Szegedy et al., Going Deeper with Convolutions, 2015.
     """
@@ -60,22 +65,19 @@ def random_area(image: Image, share: tuple[float, float], rng: np.random.Generat
     area, ratio = rng.uniform(*share), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     rows = max(1, min(height, round(height * float(np.sqrt(area / ratio)))))
     columns = max(1, min(width, round(width * float(np.sqrt(area * ratio)))))
-    y, x = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
-    return image[y : y + rows, x : x + columns]
+    return image[random_crop(image.shape, (rows, columns), rng)]
 
 
 def shifted(image: Image, most: int, rng: np.random.Generator) -> Image:
-    """The image moved by up to `most` pixels along each axis, black moving in."""
+    """The image shifted by up to `most` pixels along each axis, filled with black."""
     if not most:
         return image
-    height, width = image.shape[:2]
-    y, x = (int(rng.integers(0, 2 * most + 1)) for _ in range(2))
     padded = np.pad(image, ((most, most), (most, most), (0, 0)))
-    return padded[y : y + height, x : x + width]
+    return padded[random_crop(padded.shape, image.shape[:2], rng)]
 
 
 def color_jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Brightness, contrast and saturation each changed by up to `strength`, relative."""
+    """Brightness, contrast and saturation changed by up to `strength`, relative, each."""
     if not strength:
         return image
     brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3).astype(np.float32)

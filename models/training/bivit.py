@@ -1,8 +1,8 @@
-"""Cross-layer binarization: attention becomes binary first, the MLPs later, from a trained real network.
+"""Cross-layer binarization of a trained real network: attention first, the MLPs later.
 
-The paper says that binarizing both at once makes each disturb the other, and starts from a pretrained
-network; its code holds nothing of order or lengths. The two stages here, attention first, are our own choice.
-He et al., BiViT: Extremely Compressed Binary Vision Transformers, ICCV 2023.
+According to the paper, binarizing both at once makes each disturb the other; it starts from a pretrained
+network. Its code has neither order nor lengths: the two stages here, attention first, are our choice. He et
+al., BiViT: Extremely Compressed Binary Vision Transformers, ICCV 2023.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Stage:
 
     Attributes:
         share: of all steps.
-        attention, mlp: which of the two is binary.
+        attention, mlp: whether each is binary.
     """
 
     share: float
@@ -38,7 +38,7 @@ TWO_STAGES = (Stage(0.5, attention=True, mlp=False), Stage(0.5, attention=True, 
 def set_binary(model: nn.Module, *, attention: bool, mlp: bool) -> None:
     """Make the attention and the MLPs of `model` binary or real.
 
-    Learned scales of layers that become binary start anew, from the weights that real training left.
+    Layers that become binary reset their learned scales from the real weights.
     """
     for part in model.modules():
         if not isinstance(part, BinaryAttention | BinaryMlp):
@@ -67,10 +67,10 @@ def stage_at(step: int, steps: int, stages: Sequence[Stage] = TWO_STAGES) -> Sta
 
 
 def enter_stage(model: nn.Module, step: int, steps: int, stages: Sequence[Stage]) -> None:
-    """Make of `model` what it is in this step.
+    """Set `model` to the stage of this step.
 
-    What it was in the step before comes first: a network that goes on from a checkpoint between two stages is
-    built binary, and has to start its scales anew as one that ran through does.
+    The stage of the previous step comes first: a network resumed between two stages is built binary, and must
+    reset its scales like an uninterrupted one.
     """
     for here in (max(0, step - 1), step):
         stage = stage_at(here, steps, stages)
@@ -78,13 +78,13 @@ def enter_stage(model: nn.Module, step: int, steps: int, stages: Sequence[Stage]
 
 
 def is_binary(model: nn.Module) -> bool:
-    """Whether there is anything in `model` that can be binary."""
+    """Whether `model` has binary layers."""
     return any(isinstance(part, BinaryAttention | BinaryMlp) for part in model.modules())
 
 
 @contextmanager
 def always_binary(model: nn.Module) -> Iterator[None]:
-    """In this block `model` is what a file of its weights gives: binary, whatever stage it is in."""
+    """In this block `model` is all binary, as when built from a file of its weights, at any stage."""
     parts: list[Any] = [m for m in model.modules() if isinstance(m, BinaryAttention | BinaryLinear)]
     before = [part.binary for part in parts]
     for part in parts:
@@ -97,10 +97,9 @@ def always_binary(model: nn.Module) -> Iterator[None]:
 
 
 def start_from_real(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Fill `model` with a real network's parameters of the same names; scales come from its weights.
+    """Load a real network's parameters of the same names; scales come from the weights.
 
-    Returns names in `state` that the model has no use for. Raises UsageError where some that it needs are
-    missing.
+    Returns unused names of `state`. Raises UsageError for missing ones.
     """
     result = model.load_state_dict(dict(state), strict=False)
     missing = [key for key in result.missing_keys if not key.endswith(".scaling_factor")]

@@ -1,21 +1,18 @@
-"""Training of classifiers as DeiT and SLAB have it: soft targets from mixed images, and their cross-entropy.
+"""Soft targets and mixed images for training classifiers as in DeiT and SLAB, and their cross-entropy.
 
-Targets are distributions over classes throughout: label smoothing makes them, mixup and CutMix mix them.
+Targets are distributions over classes: label smoothing creates them, mixup and CutMix mix them.
 Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019; Szegedy et al., Rethinking Inception, 2016.
 """
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def smoothed(labels: Tensor, classes: int, smoothing: float = 0.1) -> Tensor:
-    """Distributions (N, classes) from labels (N,): 1 - smoothing on the class, the rest on all alike."""
+    """Distributions (N, classes) from labels (N,): 1 - smoothing on the class, the rest uniform."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"a smoothing of {smoothing} is not in [0, 1)")
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
@@ -37,10 +34,10 @@ def mixup(
 def cutmix(
     images: Tensor, targets: Tensor, rng: np.random.Generator, alpha: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Each image with a rectangle of its mirror in the batch; targets by the area that is really covered.
+    """Each image with a rectangle of its mirror in the batch; targets mixed by the covered area.
 
-    The rectangle has the image's proportions and 1 - lam of its area, lam from Beta(alpha, alpha); its center
-    lies anywhere, and what stands out is cut off.
+    The rectangle has the image's aspect ratio and 1 - lam of its area, lam from Beta(alpha, alpha). Its
+    center is uniform; the image clips it.
     """
     height, width = images.shape[2:]
     side = float(np.sqrt(1 - rng.beta(alpha, alpha)))
@@ -64,19 +61,14 @@ def mix(
     mixup_alpha: float = 0.8,
     cutmix_alpha: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """A training batch (N, 3, H, W) and its targets (N, classes): mixup or CutMix, each every other time.
+    """A batch (N, 3, H, W) and its targets (N, classes) after mixup or CutMix, with equal probability.
 
-    The defaults are SLAB's. An alpha of 0 leaves that way of mixing out.
+    The defaults are SLAB's. An alpha of 0 disables that method.
     """
     targets = smoothed(labels, classes, smoothing)
-    ways = [(mixup, mixup_alpha), (cutmix, cutmix_alpha)]
-    open_to = [(way, alpha) for way, alpha in ways if alpha > 0]
-    if not open_to:
+    methods = [(mixup, mixup_alpha), (cutmix, cutmix_alpha)]
+    enabled = [(method, alpha) for method, alpha in methods if alpha > 0]
+    if not enabled:
         return images, targets
-    way, alpha = open_to[int(rng.integers(len(open_to)))]
-    return way(images, targets, rng, alpha)
-
-
-def top1(logits: Tensor, labels: Tensor) -> float:
-    """Share of a batch whose largest logit is that of its label."""
-    return cast(float, (logits.argmax(dim=-1) == labels).to(torch.float64).mean().item())
+    method, alpha = enabled[int(rng.integers(len(enabled)))]
+    return method(images, targets, rng, alpha)

@@ -1,4 +1,4 @@
-"""What DBNet is trained toward: maps of shrunk text and of the border between text and ground.
+"""Targets of DBNet: maps of shrunk text and of the border of text.
 
 Shrinking and growing are offsets by D = area (1 - r^2) / perimeter, r = 0.4; the border map is 0.7 on the
 outline and falls to 0.3 at distance D. Liao et al., Real-time Scene Text Detection with Differentiable
@@ -19,7 +19,7 @@ from edgedeploy.vision.icdar import Word
 from edgedeploy.vision.text_regions import offset_polygon
 
 SHRINK = 0.4
-LEAST_SIDE = 8.0  # pixels; smaller words are neither text nor ground
+LEAST_SIDE = 8.0  # pixels; smaller words are neither text nor background
 LOW, HIGH = 0.3, 0.7
 
 Map = NDArray[np.float32]
@@ -30,10 +30,10 @@ class TextMaps:
     """Targets of one image, each (H, W) float32.
 
     Attributes:
-        text: 1 inside shrunk words, the target of the probability and the binary map.
-        text_mask: 0 where words are ignored or too small to learn from.
+        text: 1 inside shrunk words; target of the probability map and the binary map.
+        text_mask: 0 inside ignored and small words.
         border: the target of the threshold map, in [0.3, 0.7].
-        border_mask: 1 inside grown words, where the threshold map is learned.
+        border_mask: 1 inside grown words, where the threshold map has a loss.
     """
 
     text: Map
@@ -60,14 +60,14 @@ def make_maps(words: Sequence[Word], height: int, width: int) -> TextMaps:
 
 
 def shrink_distance(polygon: NDArray[Any], ratio: float = SHRINK) -> float:
-    """D of a polygon (n, 2), in pixels; 0 for one without area."""
+    """D of a polygon (n, 2), pixels; 0 without area."""
     points = np.asarray(polygon, np.float32)
     length = cv2.arcLength(points, True)
     return float(cv2.contourArea(points) * (1 - ratio**2) / length) if length else 0.0
 
 
 def short_side(polygon: NDArray[Any]) -> float:
-    """The smaller of height and width: of a quadrilateral by its sides, of others by their upright box."""
+    """The smaller of height and width, pixels: of a quadrilateral's sides, or of an upright bounding box."""
     if len(polygon) != 4:
         return float(min(np.ptp(polygon, axis=0)))
     sides = np.linalg.norm(polygon - np.roll(polygon, -1, axis=0), axis=1)

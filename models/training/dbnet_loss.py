@@ -21,7 +21,7 @@ class DBLoss:
 
     Attributes:
         probability_scale, threshold_scale: weights of L_bce and L_1; L_dice has 1.
-        negatives: ground pixels that count for each text pixel, the hardest ones.
+        negatives: number of background pixels, the hardest ones, for each text pixel.
     """
 
     probability_scale: float = 5.0
@@ -46,9 +46,9 @@ class DBLoss:
 
 
 def balanced_cross_entropy(p: Tensor, target: Tensor, mask: Tensor, negatives: float = 3.0) -> Tensor:
-    """Mean cross entropy of text pixels and of the hardest `negatives` times as many ground pixels.
+    """Mean cross entropy of text pixels and of the hardest `negatives` times as many background pixels.
 
-    Counted over the whole batch, not image by image; `mask` 0 leaves a pixel out.
+    Over the whole batch; `mask` 0 excludes a pixel.
     """
     positive, negative = target * mask, (1 - target) * mask
     count = int(positive.sum())
@@ -65,5 +65,5 @@ def dice(p: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_l1(x: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference where `mask` is 1; 0 where it is nowhere."""
+    """Mean absolute difference where `mask` is 1; 0 for an empty mask."""
     return ((x - target).abs() * mask).sum() / (mask.sum() + TINY)

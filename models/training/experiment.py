@@ -1,7 +1,7 @@
 """The contract of an experiment: examples, loss, metric and pictures of one task.
 
-The random numbers of an example depend on (seed, step, position in the batch) alone. So a training that
-resumes, also with another number of processes, sees the same examples as one without interruption.
+The random numbers of an example depend on (seed, step, position in the batch) alone. So a resumed training,
+also one with another number of processes, sees the same examples as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from edgedeploy.core.errors import RecipeError
 from edgedeploy.core.registry import Registry
 from edgedeploy.models.registry import MODELS, ModelInfo
-from edgedeploy.models.training.recipe import Section, TrainingRecipe, validated
+from edgedeploy.models.training.pixels import Normalize
+from edgedeploy.models.training.recipe import Section, Teacher, TrainingRecipe, validated
 from edgedeploy.task import Image
 
 S = TypeVar("S", bound=Section)
@@ -28,21 +29,26 @@ Batch = tuple[Tensor, ...]
 
 
 class Experiment(ABC, Generic[S]):
-    """One task bound to a recipe and a data folder.
+    """A task with a recipe and a data folder.
 
     Attributes:
         name: name of the file and of the task.
         settings_type: type of the recipe's `settings`.
         metric: name of the metric of `evaluate` that chooses the best weights; larger is better.
+        distills: whether a recipe may name a teacher.
         labels: class names of the data, stored in the weights file.
+        normalize: RGB image (H, W, 3) -> network input (3, H, W) float32.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Section]]
     metric: ClassVar[str]
+    distills: ClassVar[bool] = False
 
     def __init__(self, recipe: TrainingRecipe, data: Path) -> None:
         self.recipe, self.data = recipe, data
+        if recipe.teacher is not None and not self.distills:
+            raise RecipeError(f"{recipe.experiment} has no teacher", "leave `teacher` out")
         self.settings = cast(S, validated(self.settings_type, recipe.settings, "settings"))
         model = MODELS.get(recipe.model)
         if model.task.name != recipe.experiment:
@@ -52,6 +58,7 @@ class Experiment(ABC, Generic[S]):
         model.check_options(recipe.options)
         self.info: ModelInfo = model.variant(**recipe.options).for_task(recipe.task)
         self.labels: tuple[str, ...] = self.info.labels
+        self.normalize = Normalize(self.info.task.options)
         self._order: tuple[tuple[int, int], NDArray[np.intp]] | None = None
         self.prepare()
 
@@ -70,7 +77,7 @@ class Experiment(ABC, Generic[S]):
 
     @abstractmethod
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
-        """The module whose forward pass over a batch gives the losses."""
+        """The module whose forward pass over a batch returns the losses."""
 
     @abstractmethod
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -94,14 +101,35 @@ class Experiment(ABC, Generic[S]):
 
 
 class Objective(nn.Module):
-    """A network with its loss: `forward` takes a batch and gives {"loss": ..., and parts for the log}.
+    """A network with its loss: `forward` takes a batch and returns {"loss": ..., and parts for the log}.
 
-    Parameters of the objective itself (class centers of a metric loss) are trained and saved in checkpoints.
+    Training also updates parameters of the objective itself (class centers of a metric loss), and checkpoints
+    hold them.
+
+    Args:
+        network: the network to train.
+        teacher: frozen network to distill, with its section of the recipe, `lesson`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(
+        self, network: nn.Module, teacher: nn.Module | None = None, lesson: Teacher | None = None
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.lesson = network, lesson
+        self._teacher = [teacher]  # in a list: its parameters are not this module's
+
+    def distill(
+        self, loss: Tensor, parts: dict[str, Tensor], images: Tensor, logits: Tensor
+    ) -> dict[str, Tensor]:
+        """{"loss": `loss`, **`parts`}; with a teacher, its divergence from `logits` is part of both."""
+        teacher = self._teacher[0]
+        if teacher is not None and self.lesson is not None:
+            with torch.no_grad():
+                outputs = teacher(images)
+            wanted = outputs[0] if isinstance(outputs, tuple) else outputs
+            parts = {**parts, "teacher": distillation_loss(logits, wanted, self.lesson.temperature)}
+            loss = (1 - self.lesson.share) * loss + self.lesson.share * parts["teacher"]
+        return {"loss": loss, **parts}
 
 
 EXPERIMENTS: Registry[type[Experiment[Any]]] = Registry(
@@ -114,26 +142,14 @@ def make_experiment(recipe: TrainingRecipe, data: Path) -> Experiment[Any]:
     return EXPERIMENTS.get(recipe.experiment)(recipe, data)
 
 
-def refuse_teacher(recipe: TrainingRecipe) -> None:
-    """Raise RecipeError for a recipe with a teacher, in an experiment without distillation."""
-    if recipe.teacher is not None:
-        raise RecipeError(f"{recipe.experiment} has no teacher", "leave `teacher` out")
-
-
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(teacher || student) over axis 1, both logits divided by T. Hinton et al., 2015."""
     if student.shape != teacher.shape:
         raise RecipeError(
             f"the teacher's output is {list(teacher.shape)}, the student's {list(student.shape)}",
-            "take a teacher of the same classes and output size",
+            "choose a teacher of the same classes and output size",
         )
     log_p = F.log_softmax(student.float() / temperature, 1)
     log_q = F.log_softmax(teacher.float() / temperature, 1)
     divergence = (log_q.exp() * (log_q - log_p)).sum(1).mean()
     return divergence * temperature**2
-
-
-def first_output(outputs: Any) -> Tensor:
-    """The main output of a network with or without auxiliary outputs."""
-    result: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-    return result

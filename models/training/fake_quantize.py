@@ -1,9 +1,8 @@
-"""Train in the presence of 8-bit rounding, so that the weights survive it.
+"""Quantization-aware training: 8-bit rounding in the forward pass.
 
-Weights are rounded per output channel, a convolution's input per tensor: q(x) = s * round(x / s), s = max|x|
-/ 127, or as `Activation` says. The gradient passes as if nothing were rounded (straight-through estimator).
-Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-2018.
+Weights are rounded per output channel, a layer's input per tensor: q(x) = s * round(x / s), s = max|x| / 127,
+or as in `Activation`. The gradient ignores the rounding (straight-through estimator). Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-# What the exported network's Q/DQ will be. "int8": symmetric, as TensorRT's rules have it. "uint8": with a
-# zero-point, as OpenVINO's and ONNX Runtime's.
-# "either": symmetric where something is negative, else all 255 levels: near enough to both.
+# Q/DQ of the exported network. "int8": symmetric, as in TensorRT's rules. "uint8": with a zero-point, as in
+# OpenVINO's and ONNX Runtime's. "either", close to both: symmetric for tensors with negative values, else
+# 255 levels.
 Activation = Literal["int8", "uint8", "either"]
 
 
 def round_weight(w: Tensor) -> Tensor:
-    """A weight (out, ...) as int8 would hold it, one scale for each output channel."""
+    """A weight (out, ...) rounded to int8, one scale for each output channel."""
     scale = w.detach().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
     return _straight_through(w, scale.reshape(-1, *[1] * (w.ndim - 1)))
 
 
 def round_activation(x: Tensor, activation: Activation = "either") -> Tensor:
-    """A tensor as Q/DQ with the range of this batch would hold it."""
+    """A tensor after Q/DQ with the range of this batch."""
     low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
-    if activation == "uint8":  # zero is a level, and the range is not symmetric
+    if activation == "uint8":  # zero is a level; the range is not symmetric
         scale = ((high - low) / 255).clamp(min=1e-12)
         zero = (-low / scale).round()
         rounded = ((x / scale).round() + zero).clamp(0, 255) - zero
@@ -41,7 +40,7 @@ def round_activation(x: Tensor, activation: Activation = "either") -> Tensor:
 
 
 def rounded(model: nn.Module) -> nn.Module:
-    """A copy whose weights are what int8 holds, in float32: quantizing them by channel loses nothing."""
+    """A copy with weights rounded to int8, in float32: quantizing them by channel is exact."""
     result = copy.deepcopy(model)
     with torch.no_grad():
         for layer in _layers(result):
@@ -51,10 +50,10 @@ def rounded(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def fake_quantized(model: nn.Module, activation: Activation = "either") -> Iterator[None]:
-    """In this block `model` rounds as it runs, and gradients reach its own parameters.
+    """In this block `model` rounds weights and inputs of its layers; gradients reach its own parameters.
 
-    `rounded(model)`, exported and quantized by a rule set of that kind of activation over the same inputs
-    (calibration.method=minmax), computes the same to within rounding.
+    `rounded(model)`, exported and quantized with such activations over the same inputs
+    (calibration.method=minmax), computes the same up to rounding.
     """
     layers = _layers(model)
 
@@ -63,7 +62,7 @@ def fake_quantized(model: nn.Module, activation: Activation = "either") -> Itera
 
     hooks = [layer.register_forward_pre_hook(rounding) for layer in layers]
     try:
-        for layer in layers:  # an attribute of the instance hides the parameter, which stays where it is
+        for layer in layers:  # an attribute of the instance hides the parameter
             layer.__dict__["weight"] = round_weight(layer.weight)
         yield
     finally:

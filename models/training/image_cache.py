@@ -1,4 +1,4 @@
-"""Decoded training images by number: a small data set is read once, a large one whenever it is asked for."""
+"""Cache of decoded training images: keeps as many as fit in memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 Item = TypeVar("Item", bound=np.ndarray | tuple[np.ndarray, ...])
-MEMORY = 1_000_000_000  # bytes that are kept
+MEMORY = 1_000_000_000  # bytes
 
 
 class ImageCache(Generic[Item]):
-    """`cache(index)` is `read(index)`, an array or some, decoded once as long as MEMORY lasts."""
+    """`cache(index)` is `read(index)`, an array or a tuple of arrays; kept while `memory` bytes suffice."""
 
     def __init__(self, read: Callable[[int], Item], memory: int = MEMORY) -> None:
         self.read, self.left = read, memory

@@ -1,9 +1,8 @@
-"""Let a super-resolution network begin as bicubic interpolation, exactly, in its own weights.
+"""Initial weights with which a super-resolution network is exactly bicubic interpolation.
 
-With kernel k (a = -0.5), phase a of scale s takes the weights k((a + 1/2) / s - 1/2 - o) at o = -2..2.
-Random weights need thousands of steps to learn what interpolation gives for nothing. Channels that carry
-pixels through a ReLU keep them, since they are not negative; all others keep their random weights, and count
-for nothing in the last layer yet.
+With kernel k (a = -0.5), phase a of scale s has the weights k((a + 1/2) / s - 1/2 - o) at o = -2..2. Random
+weights need thousands of steps to learn that. Pixels pass a ReLU unchanged, because they are not negative.
+All other channels keep their random weights; the last layer ignores them at first.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 @singledispatch
 def start_from_interpolation(network: nn.Module) -> bool:  # noqa: ARG001
-    """Set the weights in place where it is known how; whether it was."""
+    """Set the weights in place; False for a network of unknown type, which stays as it is."""
     return False
 
 
 @start_from_interpolation.register
 @torch.no_grad()
 def _(network: RGBESPCN) -> bool:
-    """RGB passes two layers, the third shifts it to four corners, and the last has 3x3 windows on each.
+    """conv1 and conv2 pass RGB, conv3 shifts it to four corners, conv4 has a 3x3 window on each corner.
 
-    The windows around the corners cover the 5x5 pixels that interpolation needs.
+    The windows around the corners cover the 5x5 pixels of the interpolation.
     """
     for conv in (network.conv1, network.conv2):
         _pass_through(conv)
@@ -52,41 +51,38 @@ def _(network: RGBESPCN) -> bool:
         for x in range(-2, 3):
             dy, dx = (1 if offset > 0 else -1 for offset in (y, x))
             for color in range(3):
-                place = 3 * CORNERS.index((dy, dx)) + color
+                channel = 3 * CORNERS.index((dy, dx)) + color
                 phases = slice(color * len(kernels), (color + 1) * len(kernels))
-                last[phases, place, 1 + y - dy, 1 + x - dx] = kernels[:, 2 + y, 2 + x]
-    for conv in (network.conv1, network.conv2, network.conv3, network.conv4):
-        _zero(conv.bias)
+                last[phases, channel, 1 + y - dy, 1 + x - dx] = kernels[:, 2 + y, 2 + x]
+    _zero_biases(network.conv1, network.conv2, network.conv3, network.conv4)
     return True
 
 
 @start_from_interpolation.register
 @torch.no_grad()
 def _(network: SRCNN) -> bool:
-    """It interpolates by itself: its layers pass that on."""
-    for conv in (network.conv1, network.conv2):
-        _pass_through(conv)
-        _zero(conv.bias)
+    """The network interpolates its input: the layers pass that through."""
     network.conv3.weight.zero_()
-    _pass_through(network.conv3)
-    _zero(network.conv3.bias)
+    for conv in (network.conv1, network.conv2, network.conv3):
+        _pass_through(conv)
+    _zero_biases(network.conv1, network.conv2, network.conv3)
     return True
 
 
 @start_from_interpolation.register
 @torch.no_grad()
 def _(network: VDSR) -> bool:
-    """It adds to an interpolation: nothing at first."""
+    """The network adds a residual to an interpolation: the residual starts at zero."""
     last = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
     last.weight.zero_()
-    _zero(last.bias)
+    _zero_biases(last)
     return True
 
 
 @start_from_interpolation.register
 @torch.no_grad()
 def _(network: WDSR) -> bool:
-    """Its 5x5 skip interpolates; what the body adds has length zero at first."""
+    """The 5x5 skip interpolates; the body starts with length zero."""
     kernels = interpolation_kernels(network.shuf.upscale_factor)
     skip, tail = cast(WeightNormConv2d, network.skip[0]), cast(WeightNormConv2d, network.body[-1])
     skip.weight_v.zero_()
@@ -95,8 +91,7 @@ def _(network: WDSR) -> bool:
         skip.weight_v[phases, color] = kernels
     skip.weight_g.copy_(skip.weight_v.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
     tail.weight_g.zero_()
-    _zero(skip.bias)
-    _zero(tail.bias)
+    _zero_biases(skip, tail)
     return True
 
 
@@ -113,13 +108,14 @@ def _taps(position: float) -> NDArray[np.float64]:
 
 
 def _pass_through(conv: nn.Conv2d) -> None:
-    """The first three channels out are the first three in."""
+    """Make the first three output channels equal to the first three input channels."""
     middle = conv.kernel_size[0] // 2
     conv.weight[:3] = 0
     for color in range(3):
         conv.weight[color, color, middle, middle] = 1
 
 
-def _zero(bias: Tensor | None) -> None:
-    if bias is not None:
-        bias.zero_()
+def _zero_biases(*layers: nn.Conv2d | WeightNormConv2d) -> None:
+    for layer in layers:
+        if layer.bias is not None:
+            layer.bias.zero_()

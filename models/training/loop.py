@@ -1,9 +1,8 @@
-"""The one training loop: every experiment, any number of processes, exact to the step after a kill.
+"""The training loop of all experiments, for any number of processes; resumes exactly.
 
-Nothing random survives from step to step: examples, dropout and all else are drawn from (seed, step). So a
-run resumed from its checkpoint ends in the same weights, bit for bit, on the same hardware, and two processes
-with half a batch each see what one sees; batch norms take their statistics over both. What an experiment's
-loss takes over a batch, such as its hardest pixels, it takes over each process's share.
+All random numbers are drawn from (seed, step). So a resumed run ends in the same weights, bit for bit, on the
+same hardware. Two processes with half a batch each see the examples of one process, and batch norms take
+their statistics over both. Batch statistics of a loss, such as its hardest pixels, cover a process's share.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from edgedeploy.models.training.fake_quantize import fake_quantized, rounded
 from edgedeploy.models.training.processes import batches, make_fabric
 from edgedeploy.models.training.recipe import TrainingRecipe
 from edgedeploy.models.training.schedule import learning_rate, make_optimizer
-from edgedeploy.models.training.start import first_network, settled, teacher_of
+from edgedeploy.models.training.start import first_network, teacher_of, with_options_of_weights
 from edgedeploy.models.training.synced_norm import synchronize
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -37,13 +36,13 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands.
+    """Report of a training.
 
     Attributes:
-        step: updates made.
-        losses: mean of the updates since the last report, by the objective's names; {} if there were none.
-        network: what the training gives if it ends here: the averaged weights, or, in the quantized steps,
-            the weights as int8 holds them (an average of weights that rounding holds apart is on no grid).
+        step: updates so far.
+        losses: mean over the updates since the last report, by the objective's names; {} without updates.
+        network: the result at this step: the averaged weights or, in the quantized steps, the current weights
+            rounded to int8 (an average of them is on no int8 grid).
         metrics: of the experiment, where this step was evaluated.
     """
 
@@ -55,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Every:
-    """How often a run reports and writes its checkpoint, and how often it is measured besides, in steps."""
+    """Steps between reports with a checkpoint, and between evaluations."""
 
     save: int = 500
     evaluate: int = 2000
@@ -65,13 +64,13 @@ class Training:
     """A run of a recipe on a data folder; `run()` trains and reports.
 
     Args:
-        recipe: what is trained.
+        recipe: of the training.
         data: folder that the experiment reads.
-        checkpoint: file that holds the run's state; one that is there is resumed.
+        checkpoint: file of the run's state; an existing one is resumed.
         every: when to report.
-        workers: processes that prepare examples, besides this one.
+        workers: additional processes that prepare examples.
 
-    Raises UsageError where the checkpoint belongs to another recipe, or the batch cannot be shared evenly.
+    Raises UsageError for a checkpoint of another recipe, and where the processes do not divide the batch.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Training:
         *,
         workers: int = 0,
     ) -> None:
-        recipe = settled(recipe)
+        recipe = with_options_of_weights(recipe)
         self.recipe, self.checkpoint, self.every, self.workers = recipe, checkpoint, every or Every(), workers
         self.experiment = make_experiment(recipe, data)
         self.fabric = make_fabric(recipe)
@@ -106,25 +105,24 @@ class Training:
         self.optimizer = make_optimizer(recipe.optimizer, self.objective)
         self.step, self._optimizer_state = self._resume()
         if self.average is not None:
-            self.average.n_averaged.fill_(self.step + 1)  # the first weights are the average's first entry
+            self.average.n_averaged.fill_(self.step + 1)  # counting the initial weights
 
     @property
     def result(self) -> nn.Module:
-        """What the training gives if it ends here; see `Progress.network`."""
+        """The result at this step; see `Progress.network`."""
         if self.step > self.recipe.steps:
             return rounded(self.network)
         return self.network if self.average is None else self.average.module
 
     def run(self, keep: Callable[[Progress], None] | None = None) -> Iterator[Progress]:
-        """Train; reports each `every.save` and `every.evaluate` steps, the checkpoint being written, and at
+        """Train; yields a report every `every.save` and `every.evaluate` steps, after its checkpoint, and at
         the end.
 
-        `keep` is given every report before the checkpoint is written, so that a run killed between the two
-        makes and keeps that report again. A training that is finished gives its last report again. Raises
-        TrainingError where the loss is no number any more, and what the experiment finds wrong with its data;
-        where it finds that while measuring, the step is kept first.
+        `keep` receives each report before the checkpoint is written: a run killed in between repeats it. A
+        finished training yields its last report again. Raises TrainingError for a loss that is not finite,
+        and the experiment's errors about its data; those of the evaluation follow the checkpoint.
         """
-        keep = keep or _nothing
+        keep = keep or (lambda _report: None)
         if self.step == self.recipe.all_steps:
             report = Progress(self.step, {}, self.result, self._evaluate())
             keep(report)
@@ -144,7 +142,7 @@ class Training:
                 metrics: dict[str, float] = {}
                 try:
                     metrics = self._evaluate() if measured else {}
-                except EdgeDeployError as error:  # of the data: the updates are not lost for that
+                except EdgeDeployError as error:  # about the data: keep the updates first
                     failure = error
                 report = Progress(self.step, losses, self.result, metrics)
                 keep(report)
@@ -155,9 +153,9 @@ class Training:
                 module.train()
 
     def _set_up(self) -> tuple[Any, Any]:
-        """The objective and the optimizer as Fabric runs them, and everything on its device."""
+        """The objective and the optimizer in Fabric's wrappers; moves everything to the device."""
         module, optimizer = self.fabric.setup(self.objective, self.optimizer)
-        if self._optimizer_state is not None:  # now: its tensors follow the parameters
+        if self._optimizer_state is not None:  # only now: its tensors follow the parameters
             self.optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
         for other in (self.average, self.teacher):
@@ -166,7 +164,7 @@ class Training:
         return module, optimizer
 
     def close(self) -> None:
-        """Let processes that share the work end together: one that left early would abort the others."""
+        """Wait for the other processes: one that ends early would abort them."""
         if torch.distributed.is_initialized():
             self.fabric.barrier()
             torch.distributed.destroy_process_group()
@@ -235,7 +233,7 @@ class Training:
                 "objective": self.objective.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
-                # For whoever loads the file as weights. torch.save writes a tensor once, whatever its names.
+                # For `load_weights`. torch.save writes a shared tensor once.
                 "result": self.result.state_dict(),
             }
             if self.average is not None:
@@ -245,41 +243,38 @@ class Training:
         self.fabric.barrier()
 
     def _resume(self) -> tuple[int, dict[str, Any] | None]:
-        """The step to go on from, and what the optimizer knew then."""
+        """The step to resume from, and the state of the optimizer."""
         if not self.checkpoint.exists():
             return 0, None
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not self._is_own(state.get("recipe")):
             raise UsageError(f"{self.checkpoint} belongs to another recipe", "train into another folder")
         self.objective.load_state_dict(state["objective"])
-        if state["precision"]:  # the scale of fp16's gradients
+        if state["precision"]:  # scale of fp16 gradients
             self.fabric.strategy.precision.load_state_dict(state["precision"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         return int(state["step"]), state["optimizer" if "optimizer" in state else "optimiser"]
 
     def _is_own(self, recipe: Any) -> bool:
-        """Whether a checkpoint's recipe, JSON of this release or the one before, is that of this run."""
+        """Whether a checkpoint's recipe, JSON of this or the previous release, is this run's."""
         if not isinstance(recipe, str):
             return False
         current = with_current_keys(json.loads(recipe), TRAINING_RECIPE, where="")
         return bool(current == json.loads(self.recipe.model_dump_json()))
 
 
-def _nothing(report: Progress) -> None: ...
-
-
 class TrainingError(EdgeDeployError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
 
     exit_code = 4
 
 
 def _average(decay: float, averages: Tensors, values: Tensors, count: Tensor | int) -> None:
-    """Exponential averages of parameters and buffers, over fewer steps as long as there were few.
+    """Exponential averages of parameters and buffers, over fewer steps at first.
 
-    With `decay` from the first step on, a short run keeps percents of the batch statistics of its first
-    steps, which may be a thousand times as large as those of the last.
+    With a constant `decay`, a short run would keep a few percent of its first batch statistics, which may be
+    a thousand times as large as the last ones.
     """
     taken = int(count)
     share = 1 - min(decay, (1 + taken) / (10 + taken))

@@ -1,4 +1,4 @@
-"""Measure a PyTorch network by its task's own metric, before it is exported: `edgedeploy eval MODEL`."""
+"""Evaluate a PyTorch network by its task's metric before export: `edgedeploy eval MODEL`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def measure(
 ) -> dict[str, float]:
     """Metrics of `model` over a data folder, e.g. {"psnr_y": ..., "psnr_y_bicubic": ..., "images": 5}.
 
-    `limit` and `progress` as of `Task.evaluate`. Raises UsageError where the folder does not hold what the
-    task's metric needs.
+    `limit` and `progress` as of `Task.evaluate`. Raises UsageError for a folder that lacks the metric's data.
     """
     return task_of(info).evaluate(runner(model, info), data, limit, progress)
 
@@ -37,14 +36,14 @@ def measure_weights(
     *,
     threads: int = 0,
 ) -> dict[str, float]:
-    """The same of a zoo model with bundled weights, by name, or a file's; None takes its default weights."""
+    """`measure` for a zoo model with bundled weights, by name, or a file's; None for its default weights."""
     use_threads(threads)
     loaded = load_checkpoint(model, weights)
     return measure(loaded.model, loaded.info, data, limit, progress)
 
 
 def task_of(info: ModelInfo) -> Task:
-    """The task of a network that was not exported."""
+    """The task of a network without an exported artifact."""
     size = info.input_shape[2:] if info.fixed_size else ("height", "width")
     entry = TensorSpec(name="input", dtype="float32", shape=(1, info.input_shape[1], *size), layout="NCHW")
     exits = tuple(TensorSpec(name=name, dtype="float32", shape=("?",) * 4) for name in info.outputs)
@@ -61,7 +60,7 @@ def task_of(info: ModelInfo) -> Task:
 
 
 def runner(model: nn.Module, info: ModelInfo) -> Run:
-    """The network as tasks call it: feeds -> outputs in numpy; outputs of training are left out."""
+    """The network as tasks call it: feeds -> outputs in numpy, without outputs of training."""
     model.eval()
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
 

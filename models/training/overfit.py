@@ -1,9 +1,9 @@
 """Overfit a super-resolution network to patches of one video.
 
-L = mean |N(x) - y| over a patch without its halo: the network sees what surrounds a patch, and is judged by
-what it makes of the patch itself. Adam with a cosine from 1e-3 to 4e-8, as STDO's authors have it. Not
-`Training` of loop.py: encoding does without Fabric and recipes, and its batches come from a clip in memory.
-Li et al., Spatial-Temporal Data Overfitting, CVPR 2023.
+L = mean |N(x) - y| over a patch without its halo: the network reads the surroundings of a patch, and the loss
+compares the patch alone. Adam with a cosine from 1e-3 to 4e-8, as STDO's authors use. This is not `Training`
+of loop.py: encoding needs neither Fabric nor recipes, and its batches come from a clip in memory. Li et al.,
+Spatial-Temporal Data Overfitting, CVPR 2023.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def overfit_file(
 ) -> None:
     """Train the network `name` of the zoo on batches and write its weights to `out`, a safetensors file.
 
-    A training that was stopped goes on from `out` with the suffix .state, which is gone when it is done.
+    `out` with the suffix .state holds the state of an interrupted training, which resumes.
 
     Args:
-        draw: gives a batch, uint8 RGB: low resolution (N, h, w, 3), and high resolution (N, H, W, 3) of the
-            middle: s*h = H + 2 crop, s*w = W + 2 crop.
-        steps: updates; with none the start itself is written.
-        crop: pixels at each side of what the network makes that do not count.
-        seed: of the first weights and, with the step's number, of each batch.
-        start: weights to begin with; by default the network begins as an interpolation, see there.
+        draw: returns a batch, uint8 RGB: low resolution (N, h, w, 3), and high resolution (N, H, W, 3) of the
+            center: s*h = H + 2 crop, s*w = W + 2 crop.
+        steps: updates; with 0 the initial weights are written.
+        crop: border of the network's output without loss, pixels.
+        seed: of the initial weights and, with the step, of each batch.
+        start: initial weights; by default the network starts as interpolation, see interpolating.py.
     """
     torch.manual_seed(seed)
     if start is not None:
@@ -77,13 +77,12 @@ def overfit(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train in place, leave in eval mode; arguments as in `overfit_file`. Returns the loss of every update.
+    """Train in place and leave in eval mode; arguments as in `overfit_file`. Returns the loss of each update.
 
-    Every batch is drawn from (seed, step) alone, so with a `checkpoint`, written each SAVE_EVERY steps, a
-    training that was killed ends in the weights that it would have had, bit for bit on the same machine.
-    Losses are then those of the updates made here.
+    A batch depends on (seed, step) alone. With a `checkpoint`, written every SAVE_EVERY steps, a resumed
+    training ends in the same weights, bit for bit on the same machine; losses are those of its own updates.
 
-    Raises UsageError where network and patches do not fit, or the checkpoint is of another network.
+    Raises UsageError for patches of another size, and for a checkpoint of another network.
     """
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     first = _resume(checkpoint, network, optimizer) if checkpoint and checkpoint.is_file() else 0
@@ -123,7 +122,7 @@ def _update(
 
 
 def _resume(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Updates made already; `network` and `optimizer` are as they were after them."""
+    """Load the state of `network` and `optimizer`; returns the number of updates so far."""
     state = torch.load(checkpoint, weights_only=True)
     try:
         network.load_state_dict(state["network"])

@@ -1,8 +1,7 @@
 """Pairs of low- and high-resolution luma patches from folders of photographs.
 
-Every batch is a pure function of (seed, step): patches are drawn by a generator seeded with both, so a
-training that was killed and resumed goes on with exactly the batches that it would have seen. How much memory
-there is decides how fast a batch comes, never what is in it.
+Every batch is a pure function of (seed, step), so a resumed training sees the same batches. The memory for
+decoded images decides how fast a batch is, not its content.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class PatchSettings(Protocol):
-    """Of the folders, and of the patches drawn from them; see experiments/super_resolution.py."""
+    """Settings of folders and patches; see experiments/super_resolution.py."""
 
     @property
     def scale(self) -> int: ...
@@ -43,7 +42,7 @@ class PatchSettings(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph, by which factor it is made smaller, and the size (H, W) of the low-resolution image."""
+    """A photograph, its shrink factor, and the size (H, W) of the low-resolution image."""
 
     file: Path
     factor: float
@@ -56,9 +55,9 @@ class Pairs:
 
     Attributes:
         scale: high resolution over low.
-        sources: what each pair is made of.
-        weights: how often each is drawn.
-        kept: luma of the pairs that memory holds, (H, W) and (s*H, s*W); others are decoded when drawn.
+        sources: of the pairs.
+        weights: probability of each pair.
+        kept: luma of the pairs in memory, (H, W) and (s*H, s*W); others are decoded when drawn.
     """
 
     scale: int
@@ -69,8 +68,8 @@ class Pairs:
     def patch(self, index: int, y: int, x: int, side: int) -> Pair:
         """Luma of a window of the low-resolution image (side, side), and of the high one (s*side, s*side).
 
-        Luma of a color is one float32 in whatever order its terms are summed, for each of the 2^24 colors:
-        a patch comes out the same, bit for bit, cut from the luma or made into luma by itself.
+        Each of the 2^24 colors has one float32 luma in any order of summation: a patch is the same, bit for
+        bit, whether cropped from luma or cropped from RGB.
         """
         large = [self.scale * number for number in (y, x, side)]
         windows = [np.s_[top : top + edge, left : left + edge] for top, left, edge in ((y, x, side), large)]
@@ -81,7 +80,7 @@ class Pairs:
         return _luma(low_pixels[windows[0]]), _luma(high_pixels[windows[1]])
 
     def picture(self, index: int) -> tuple[Image, Image]:
-        """A pair in RGB, decoded anew: low (H, W, 3) and high resolution (s*H, s*W, 3)."""
+        """A pair in RGB, decoded: low (H, W, 3) and high resolution (s*H, s*W, 3)."""
         source = self.sources[index]
         return _make_pair(Pillow.fromarray(read_image(source.file)), source, self.scale)
 
@@ -89,10 +88,10 @@ class Pairs:
 def load_pairs(root: Path, settings: PatchSettings) -> Pairs:
     """The pairs of every image; folders are drawn equally often, their images by area.
 
-    The low-resolution image is made as test sets are: antialiased bicubic (a = -0.5) on 8-bit RGB, luma
-    afterward. `shrink` adds copies at smaller sizes: more fine detail from a small set. Images smaller than
-    a patch are left out. Every image is decoded once, and as many pairs as `memory` holds are kept.
-    Raises UsageError where a folder gives none, or an image is damaged.
+    Low resolution as in test sets: antialiased bicubic (a = -0.5) on 8-bit RGB, then luma. `shrink` adds
+    copies at smaller sizes: more fine detail from a small set. Images smaller than a patch are skipped. Every
+    image is decoded once, and `memory` limits the pairs that are kept. Raises UsageError for a folder without
+    images, and for a damaged image.
     """
     pairs = Pairs(settings.scale, [], np.empty(0))
     weights, room = [], settings.memory * 1e9
@@ -121,9 +120,7 @@ def load_pairs(root: Path, settings: PatchSettings) -> Pairs:
 def draw_batch(
     pairs: Pairs, settings: PatchSettings, *, batch: int, positions: Sequence[int], seed: int, step: int
 ) -> Pair:
-    """The examples at these positions of this step's batch: random patches with random flips and
-    transposition, (N, 1, h, w) each.
-    """
+    """Examples at these positions of a step's batch: random patches, flipped, transposed, (N, 1, h, w)."""
     rng = np.random.default_rng([seed, step])
     p = settings.patch
     drawn = []
@@ -142,7 +139,7 @@ def draw_batch(
 
 
 def _sources(file: Path, photograph: Pillow.Image, settings: PatchSettings) -> Iterable[Source]:
-    """The photograph at every factor at which a patch fits into it."""
+    """The photograph at every factor at which it holds a patch."""
     for factor in settings.shrink:
         height, width = (
             max(1, _shrunk(side, factor) // settings.scale) for side in (photograph.height, photograph.width)

@@ -1,4 +1,4 @@
-"""Examples as the networks take them."""
+"""Normalization of training examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgedeploy.task import Image
 
 
 class Normalize:
-    """RGB pixels (H, W, 3) -> planes (3, H, W) float32: minus a mean, over a deviation, as the task does it.
+    """RGB pixels (H, W, 3) -> planes (3, H, W) float32: (x - mean) / std, as the task does.
 
     Args:
         options: of the task: `mean` and `std` of the channels in 0..255, and `channel_order` (RGB).

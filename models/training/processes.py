@@ -1,6 +1,6 @@
-"""The processes of a training, by Lightning Fabric: one, or those of `torchrun`; and who prepares examples.
+"""Processes of a training, by Lightning Fabric: one, or those of `torchrun`; and the workers for examples.
 
-A GPU is taken where CUDA has one. No machine that this was developed on has: not verified.
+CUDA is used where available; training on a GPU is not verified.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from edgedeploy.models.training.recipe import TrainingRecipe
 
 
 def make_fabric(recipe: TrainingRecipe) -> Fabric:
-    """One process, or one of those that `torchrun` started and told so by environment variables."""
+    """A single process, or one of those of `torchrun`, which sets environment variables."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    # Not "auto": on Apple's GPUs there is no float64, which SOAP computes in.
+    # Not "auto": Apple's GPUs have no float64, which SOAP needs.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if world == 1:
         return Fabric(accelerator=device, devices=1, plugins=_precision(recipe, device))
@@ -32,7 +32,7 @@ def make_fabric(recipe: TrainingRecipe) -> Fabric:
         accelerator=device,
         devices=local,
         num_nodes=world // local,
-        # Not every network uses every parameter in every step: heads of training, tokens that nothing reads.
+        # Not every step uses every parameter: heads of training, unused tokens.
         strategy=DDPStrategy(find_unused_parameters=True),
         plugins=_precision(recipe, device),
     )
@@ -41,7 +41,7 @@ def make_fabric(recipe: TrainingRecipe) -> Fabric:
 
 
 class _Autocast(MixedPrecision):
-    """Autocast alone says what is rounded; Fabric's own rounds all that a step is given, labels too."""
+    """Leaves rounding to autocast; Fabric's own class rounds all inputs of a step, labels too."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -54,9 +54,9 @@ def _precision(recipe: TrainingRecipe, device: str) -> Precision:
 def batches(
     experiment: Experiment[Any], steps: Sequence[int], positions: Sequence[int], workers: int
 ) -> Iterator[Batch]:
-    """The examples at `positions` of the batch of each step, prepared by other processes if there are any.
+    """The examples at `positions` of the batch of each step, prepared by `workers` processes.
 
-    What the experiment finds wrong with its data is raised here.
+    Raises the experiment's errors about its data.
     """
     loader = DataLoader(
         _Steps(experiment, positions),
@@ -74,7 +74,7 @@ def batches(
 class _Steps(Dataset[Any]):
     """The batches of a training by step number, this process's share of each.
 
-    An error is returned: raised in another process, it would come back as a traceback without its hint.
+    An error is returned: raised in another process, it would become a traceback without its hint.
     """
 
     def __init__(self, experiment: Experiment[Any], positions: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
-"""A training as data: all that decides the resulting weights, as in recipes/*.yaml.
+"""A training as data: everything that decides the resulting weights, as in recipes/*.yaml.
 
-Where a run keeps its files, how many processes share the work and how often it reports is not part of it:
-two runs of one recipe with one seed give the same weights.
+Output folder, number of processes and frequency of reports are not part of it: two runs of one recipe with
+one seed give the same weights.
 """
 
 from __future__ import annotations
@@ -28,14 +28,12 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-# Ends of what something is drawn from evenly, e.g. the factors by which images are scaled.
-Range = Annotated[tuple[float, float], AfterValidator(_rising)]
-# A share that is not the whole.
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]  # of a uniform distribution
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and no field that is not declared."""
+    """A part of a recipe: frozen, without undeclared fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,9 +42,10 @@ class Optimizer(Section):
     """How a gradient becomes an update.
 
     Attributes:
-        name: sgd with Nesterov off, adam, adamw (decay beside the gradient), or soap.
-        momentum, betas: of sgd; of the others.
-        weight_decay: of weights with more than one axis, and of all others too if `decay_all`.
+        name: sgd without Nesterov momentum, adam, adamw (decoupled decay), or soap.
+        momentum: of sgd.
+        betas: of the others.
+        weight_decay: of parameters with more than one axis; with `decay_all`, of all.
     """
 
     name: Literal["sgd", "adam", "adamw", "soap"]
@@ -64,12 +63,12 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """The learning rate over the run, a share of the optimizer's.
+    """The learning rate over the run, relative to the optimizer's.
 
     Attributes:
-        name: constant; cosine and poly fall to `final`; step multiplies by `gamma` at each milestone.
-        warmup: steps of linear rise before.
-        final: where cosine and poly end, a share.
+        name: constant; cosine and poly decay to `final`; step multiplies by `gamma` at each milestone.
+        warmup: steps of linear warm-up.
+        final: last value of cosine and poly, relative.
         power: of poly, (1 - t) ** power.
         milestones: of step, as shares of the run in (0, 1).
     """
@@ -83,12 +82,12 @@ class Schedule(Section):
 
 
 class Teacher(Section):
-    """A larger model of the zoo to learn from besides the truth.
+    """A larger model of the zoo to distill.
 
     Attributes:
         model, weights, options: as in the recipe itself.
-        share: of the loss; the rest is the truth's.
-        temperature: by which both logits are divided.
+        share: weight of the distillation loss; the loss of the labels has the rest.
+        temperature: divisor of both logits.
     """
 
     model: str
@@ -102,21 +101,21 @@ class TrainingRecipe(Section):
     """Fields of a recipe file.
 
     Attributes:
-        experiment: what is trained for, a file of training/experiments/: data, loss, metric.
+        experiment: name of a file of training/experiments/: data, loss, metric.
         model, options: name in the zoo, and its builder's options.
-        task: options of the model's task that the weights are made for, such as `short_side`; they are
-            measured so, and their files say so.
-        weights: bundled name or file to start from, fresh in the heads of training that it lacks; empty for
-            the builder's own initialization.
-        initialize: file of another network, such as a classifier, to take the trunk from; see `load_trunk`.
+        task: options of the model's task for these weights, such as `short_side`. Evaluation uses them, and
+            the weights file holds them.
+        weights: bundled name or file to start from; heads of training that it lacks start fresh. Empty for
+            random weights.
+        initialize: file of another network, such as a classifier, with the initial trunk; see `load_trunk`.
         steps, batch: updates, and examples in each (over all processes).
-        clip: largest norm of the gradient; 0 for none.
-        ema: decay of the averaged weights, which are what is kept; 0 keeps the last ones.
+        clip: largest norm of the gradient; 0 for no limit.
+        ema: decay of the averaged weights, which are the result; 0 for the last weights.
         precision: of the forward pass; bf16 and fp16 keep weights and updates in float32.
-        channels_last: memory layout; the same sums in another order.
-        quantized_steps, quantized_learning_rate: updates after `steps` with 8-bit rounding in the network, so
-            that INT8 loses little, on a cosine of their own from that rate to `quantized_final`.
-        seed: of the first weights, of every batch and of everything random in a step.
+        channels_last: memory layout; changes the order of sums.
+        quantized_steps: updates after `steps` with 8-bit rounding in the network, for little loss in INT8.
+        quantized_learning_rate, quantized_final: first and last rate of their cosine schedule.
+        seed: of the initial weights, of every batch and of all random numbers in a step.
         settings: of the experiment.
     """
 
@@ -144,17 +143,17 @@ class TrainingRecipe(Section):
     @model_validator(mode="after")
     def _check(self) -> TrainingRecipe:
         if self.weights and self.initialize:
-            raise ValueError("weights and initialize both say what to begin from: leave one out")
+            raise ValueError("weights and initialize exclude each other: leave one out")
         return self
 
     @property
     def all_steps(self) -> int:
-        """Updates in all, the quantized ones included."""
+        """All updates, including the quantized ones."""
         return self.steps + self.quantized_steps
 
     @staticmethod
     def load(source: str | Path, edits: Iterable[str] = ()) -> TrainingRecipe:
-        """Read a YAML file, or a recipe that comes with the package by name, and apply `a.b=value` edits.
+        """Read a YAML file or a bundled recipe by name, and apply `a.b=value` edits.
 
         Raises RecipeError, naming the field at fault, or UnknownNameError.
         """
@@ -171,19 +170,19 @@ class TrainingRecipe(Section):
         return validated(TrainingRecipe, document, str(path))
 
     def dump(self) -> str:
-        """The recipe as YAML, with every default written out."""
+        """The recipe as YAML, with all defaults."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def bundled_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the bundled recipes."""
     return sorted(entry.name[:-5] for entry in files(RECIPES).iterdir() if entry.name.endswith(".yaml"))
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe given by name, by the name of the one model it is for, or by path.
+    """The file of a recipe by name, by the name of its model, or by path.
 
-    Raises UnknownNameError, or RecipeError where there are several recipes for a model.
+    Raises UnknownNameError, or RecipeError for a model with several recipes.
     """
     known = bundled_recipes()
     named = [name for name in known if name == str(source)]
@@ -201,7 +200,7 @@ def find_recipe(source: str | Path) -> Path:
 
 
 def validated(kind: type[S], document: Any, where: str) -> S:
-    """A section made from plain data; raises RecipeError, naming the field at fault."""
+    """A section of plain data; raises RecipeError, naming the field at fault."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""The folder of a run: what a training leaves behind, and what it goes on from.
+"""The folder of a run: results of a training, and the state to resume.
 
-recipe.yaml          every default written out        checkpoint.ckpt   the state to resume from
+recipe.yaml          with all defaults                checkpoint.ckpt   the state to resume from
 log.csv, curves.png  losses and metrics by step       sheet.png         inputs, predictions, truth
 last.safetensors     the newest weights               best.safetensors  those of the best metric
 metrics.json         the best metrics, and their step
@@ -35,9 +35,9 @@ class Run:
     Args:
         recipe, data, every, workers: as of `Training`.
         folder: made if absent.
-        resume: go on from the checkpoint in the folder; without it such a folder is refused.
+        resume: continue from the checkpoint in the folder; otherwise such a folder is refused.
 
-    Raises UsageError, OutputError, or what the experiment finds wrong with the data.
+    Raises UsageError, OutputError, or the experiment's errors about the data.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Run:
         checkpoint = folder / "checkpoint.ckpt"
         if checkpoint.exists() and not resume:
             raise UsageError(
-                f"{folder} holds a training", "add --resume to go on with it, or choose another --out"
+                f"{folder} holds a training", "add --resume to continue it, or choose another --out"
             )
         check_writable(folder / "log.csv")
         self.training = Training(recipe, data, checkpoint, every, workers=workers)
@@ -66,7 +66,7 @@ class Run:
         return self.training.experiment
 
     def train(self) -> Iterator[Progress]:
-        """Train to the end, or go on; each report's files are on disk when it is given."""
+        """Train to the end; the files of a report are written before it is yielded."""
         leading = self.training.fabric.is_global_zero
         if leading:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class Run:
 
 
 def deployable(network: nn.Module, experiment: Experiment[Any]) -> tuple[dict[str, Any], Description]:
-    """The weights that inference needs, and what the network is built with: no heads of training."""
+    """The weights for inference, without heads of training, and their description."""
     info = experiment.info
     state = {k: v for k, v in network.state_dict().items() if not k.startswith(info.training_only or ("\0",))}
     options = {k: v for k, v in experiment.recipe.options.items() if k not in info.training_options}
@@ -108,10 +108,10 @@ def deployable(network: nn.Module, experiment: Experiment[Any]) -> tuple[dict[st
 
 
 class Log:
-    """Losses and metrics by step, a CSV that is rewritten whole: a killed run leaves no half line.
+    """Losses and metrics by step, a CSV that is rewritten at each step: a killed run leaves no partial line.
 
     Attributes:
-        rows: of the file, oldest first; those after the step to go on from are forgotten.
+        rows: of the file, oldest first, up to the step to resume from.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -134,7 +134,7 @@ class Log:
 
 
 def draw_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Every column of a log over the steps, one small plot each."""
+    """Plot every column of a log over the steps."""
     from matplotlib.figure import Figure
 
     names = [name for name in dict.fromkeys(n for row in rows for n in row) if name != "step"]
@@ -150,7 +150,7 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> None:
 
 
 def _read_best(path: Path, step: int) -> float:
-    """The best metric so far; -inf where none was measured, or only after the step to go on from."""
+    """The best metric so far; -inf without one up to the step to resume from."""
     if not path.exists():
         return -math.inf
     entry = json.loads(path.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from edgedeploy.models.training.soap import Soap
 
 
 def learning_rate(recipe: TrainingRecipe, step: int) -> float:
-    """Of update number `step`: warm-up, then the schedule; a cosine of their own for the quantized steps."""
+    """Of update number `step`: warm-up, then the schedule; the quantized steps have a cosine of their own."""
     if recipe.quantized_steps and step >= recipe.steps:
         done = (step - recipe.steps) / recipe.quantized_steps
         return cosine(recipe.quantized_learning_rate, recipe.quantized_final, done)
@@ -31,15 +31,12 @@ def learning_rate(recipe: TrainingRecipe, step: int) -> float:
 
 
 def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over everything in `module` that learns."""
+    """The optimizer of all trainable parameters of `module`."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in parameters if settings.decay_all or p.ndim > 1]
     others = [p for p in parameters if not (settings.decay_all or p.ndim > 1)]
-    groups = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, settings.weight_decay), (others, 0.0))
-        if group
-    ]
+    both = ((decayed, settings.weight_decay), (others, 0.0))
+    groups = [{"params": group, "weight_decay": decay} for group, decay in both if group]
     rate = settings.learning_rate
     if settings.name == "sgd":
         return torch.optim.SGD(groups, rate, momentum=settings.momentum)
@@ -51,5 +48,5 @@ def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimi
 
 
 def cosine(first: float, last: float, done: float) -> float:
-    """Half a wave from `first` down to `last`; `done` is the share of the way, 0 to 1."""
+    """Cosine schedule from `first` to `last`; `done` is the progress, 0 to 1."""
     return last + 0.5 * (first - last) * (1 + math.cos(math.pi * done))

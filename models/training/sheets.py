@@ -1,4 +1,4 @@
-"""Contact sheets: pictures of any size in a grid of equal cells, for a person to look at."""
+"""Contact sheets: pictures of any size in a grid of equal cells."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ EDGE = 4  # pixels of white between cells
 
 
 def contact_sheet(pictures: Sequence[Image], columns: int, cell: int = 200) -> Image:
-    """Pictures row by row, each fitted into a square of `cell` pixels in its own proportions, on white."""
+    """Pictures row by row on white, each fitted into a square of `cell` pixels without distortion."""
     rows = -(-len(pictures) // columns)
     sheet = np.full((rows * (cell + EDGE) + EDGE, columns * (cell + EDGE) + EDGE, 3), 255, np.uint8)
-    for place, picture in enumerate(pictures):
-        y, x = (EDGE + part * (cell + EDGE) for part in divmod(place, columns))
+    for index, picture in enumerate(pictures):
+        y, x = (EDGE + part * (cell + EDGE) for part in divmod(index, columns))
         fitted = fit(picture, cell)
         sheet[y : y + fitted.shape[0], x : x + fitted.shape[1]] = fitted
     return sheet
 
 
 def fit(picture: Image, cell: int) -> Image:
-    """The picture enlarged or shrunk until its longer side is `cell`; enlarged without smoothing."""
+    """The picture resized to a longer side of `cell` pixels; enlarged without smoothing."""
     scale = cell / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     kind = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA

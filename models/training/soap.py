@@ -1,7 +1,7 @@
 """SOAP: Adam in the slowly turning eigenbasis of Shampoo's preconditioner.
 
-For a weight matrix with gradient G, E[G G^T] and E[G^T G] have eigenvectors P and Q: Adam sees P^T G Q, and
-its step is turned back. Small networks are badly conditioned in their own coordinates; this costs them a few
+For a weight matrix with gradient G, E[G G^T] and E[G^T G] have eigenvectors P and Q: Adam runs on P^T G Q,
+and its step is rotated back. Small networks are badly conditioned in their own coordinates; this costs a few
 matrix products. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", 2024.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Soap(torch.optim.Optimizer):
-    """Optimizer for networks whose matrices have at most a few thousand rows and columns.
+    """Optimizer for matrices of at most a few thousand rows and columns.
 
     Args:
         params: weights of any rank; convolutions are (out, in * kernel) matrices, vectors get plain Adam.
@@ -37,7 +37,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every weight that has a gradient; the very first only sets up the eigenbasis."""
+        """One update of every weight with a gradient; the first call only computes the eigenbasis."""
         if closure is not None:
             raise TypeError("Soap takes no closure: call backward() before step()")
         for group in self.param_groups:
@@ -60,10 +60,10 @@ def _update(weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     state["step"] += 1
     (fast, slow), step = group["betas"], state["step"]
     state["mean"].lerp_(gradient, 1 - fast)
-    state["square"].lerp_(_turn(gradient, state).square(), 1 - slow)
-    mean = _turn(state["mean"], state) / (1 - fast**step)
+    state["square"].lerp_(_rotate(gradient, state).square(), 1 - slow)
+    mean = _rotate(state["mean"], state) / (1 - fast**step)
     deviation = (state["square"] / (1 - slow**step)).sqrt_().add_(group["eps"])
-    weight.sub_(_turn_back(mean / deviation, state).view_as(weight), alpha=group["lr"])
+    weight.sub_(_rotate_back(mean / deviation, state).view_as(weight), alpha=group["lr"])
     if matrix:
         state["left"].lerp_(gradient @ gradient.T, 1 - slow)
         state["right"].lerp_(gradient.T @ gradient, 1 - slow)
@@ -71,11 +71,11 @@ def _update(weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
             _refresh(state)
 
 
-def _turn(gradient: Tensor, state: dict[str, Any]) -> Tensor:
+def _rotate(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     return state["left_basis"].T @ gradient @ state["right_basis"] if "left" in state else gradient
 
 
-def _turn_back(update: Tensor, state: dict[str, Any]) -> Tensor:
+def _rotate_back(update: Tensor, state: dict[str, Any]) -> Tensor:
     return state["left_basis"] @ update @ state["right_basis"].T if "left" in state else update
 
 

@@ -1,6 +1,6 @@
-"""A soup: the mean of the weights of networks that were trained from one start.
+"""A soup: the mean of the weights of networks trained from one start.
 
-Uniform, or greedy: an ingredient stays only if the metric does not fall. Wortsman et al., Model soups:
+Uniform, or greedy: an ingredient stays only where the metric does not fall. Wortsman et al., Model soups:
 averaging weights of multiple fine-tuned models improves accuracy without increasing inference time, 2022.
 """
 
@@ -37,10 +37,10 @@ def mean_state(states: Sequence[Mapping[str, Tensor]]) -> State:
 
 
 def cook(paths: Sequence[Path], out: Path, score: Score | None = None) -> list[tuple[Path, bool, float]]:
-    """Write the soup of these files; gives (file, whether it is in the soup, the soup's score with it).
+    """Write the soup of these files; returns (file, whether the soup holds it, score of the soup with it).
 
-    With `score`, larger being better, ingredients are taken best first, and kept only where the score of the
-    soup does not fall; without it all are in, with a score of nan.
+    With `score`, larger is better: ingredients are tried best first and kept where the score of the soup does
+    not fall. Without it the soup holds all, with scores nan.
     """
     if len(paths) < 2:
         raise UsageError("a soup needs two files of weights at least", "name several runs' best.safetensors")
@@ -50,16 +50,16 @@ def cook(paths: Sequence[Path], out: Path, score: Score | None = None) -> list[t
         return [(path, True, float("nan")) for path in paths]
     alone = {path: score(state) for path, state in states.items()}
     order = sorted(paths, key=lambda path: -alone[path])
-    kept, best, told = [order[0]], alone[order[0]], [(order[0], True, alone[order[0]])]
+    kept, best, tried = [order[0]], alone[order[0]], [(order[0], True, alone[order[0]])]
     for path in order[1:]:
         value = score(mean_state([states[entry] for entry in [*kept, path]]))
-        stays = value >= best
-        if stays:
+        keep = value >= best
+        if keep:
             kept.append(path)
             best = value
-        told.append((path, stays, value))
+        tried.append((path, keep, value))
     write_state(out, mean_state([states[path] for path in kept]), read_description(kept[0]))
-    return told
+    return tried
 
 
 def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:

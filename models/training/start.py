@@ -1,4 +1,4 @@
-"""What a training begins from: fresh weights, those of a file, another network's trunk; and its teacher."""
+"""Initial network of a training, fresh, from a file or with another network's trunk; and its teacher."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from edgedeploy.models.registry import create_model
 from edgedeploy.models.training.recipe import TrainingRecipe
 
 
-def settled(recipe: TrainingRecipe) -> TrainingRecipe:
-    """The recipe with the options that its `weights` say they need, where it does not set them itself.
+def with_options_of_weights(recipe: TrainingRecipe) -> TrainingRecipe:
+    """The recipe with the options described in its `weights`; its own options take precedence.
 
-    A network is built with them, and the new weights have to say so in their turn.
+    The network is built with them, and the description of the new weights holds them too.
     """
     if not recipe.weights:
         return recipe
-    said = describe(recipe.model, recipe.weights)
-    return recipe.model_copy(
-        update={"options": {**said.options, **recipe.options}, "task": {**said.task, **recipe.task}}
-    )
+    known = describe(recipe.model, recipe.weights)
+    options, task = {**known.options, **recipe.options}, {**known.task, **recipe.task}
+    return recipe.model_copy(update={"options": options, "task": task})
 
 
 def first_network(recipe: TrainingRecipe) -> nn.Module:
-    """The network before the first update; random weights are of torch's generator."""
+    """The network before the first update; random weights come from torch's generator."""
     if recipe.initialize:
         network = load_trunk(recipe.model, Path(recipe.initialize), **recipe.options).model
     elif recipe.weights:
@@ -39,7 +38,7 @@ def first_network(recipe: TrainingRecipe) -> nn.Module:
 
 
 def teacher_of(recipe: TrainingRecipe) -> nn.Module | None:
-    """The network to learn from, in eval mode and frozen; None where there is none."""
+    """The recipe's teacher in eval mode and frozen, or None."""
     if recipe.teacher is None:
         return None
     teacher = load_weights(recipe.teacher.model, recipe.teacher.weights, **recipe.teacher.options)

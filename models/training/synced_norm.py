@@ -1,6 +1,6 @@
-"""Batch normalization over the examples of all processes, on CPUs too (torch's SyncBatchNorm needs a GPU).
+"""Batch normalization over the examples of all processes, also on CPUs (torch's SyncBatchNorm needs a GPU).
 
-Without it every process would normalize over its own share, and two would not do what one does.
+So two processes compute what one does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over all processes; a gradient of one process's sum is one of every process's part."""
+    """The sum over all processes; its gradient reaches the part of every process."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
@@ -35,9 +35,9 @@ def _summed(x: Tensor) -> Tensor:
 
 
 class _Synced(nn.modules.batchnorm._BatchNorm):
-    """In training, mean and variance of every channel (axis 1) over what all processes have, in float32.
+    """In training, mean and variance of every channel (axis 1) over all processes, at least in float32.
 
-    Each has as many values. Gradients pass through both statistics to all of them.
+    Every process has the same number of values. Gradients pass through both statistics to all processes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,16 +51,16 @@ class _Synced(nn.modules.batchnorm._BatchNorm):
         mean = _summed(values.sum(axes)) / count
         centered = values - mean.reshape(shape)
         variance = _summed(centered.square().sum(axes)) / count
-        self._remember(mean.detach(), variance.detach() * (count / max(1, count - 1)))
+        self._update_statistics(mean.detach(), variance.detach() * (count / max(1, count - 1)))
         y = centered * torch.rsqrt(variance + self.eps).reshape(shape)
         if self.affine:
             y = y * self.weight.reshape(shape) + self.bias.reshape(shape)
         return y.to(x.dtype)
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None:
             return
-        assert self.num_batches_tracked is not None  # noqa: S101  it is there where the statistics are
+        assert self.num_batches_tracked is not None  # noqa: S101  exists with the statistics
         self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -76,7 +76,7 @@ class SyncedNorm2d(_Synced, nn.BatchNorm2d):
 
 
 def synchronize(network: nn.Module) -> None:
-    """Let every batch norm of a network take its statistics over all processes; its state stays as it is."""
+    """Make every batch norm of a network compute statistics over all processes; its state is unchanged."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedNorm2d

@@ -1,4 +1,4 @@
-"""Random views of photographs with text: turned, scaled, mirrored, cut; the words' outlines go along."""
+"""Random augmentation of photographs with text: rotate, scale, mirror, crop, with the words' outlines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edgedeploy.task import Image
 from edgedeploy.vision.icdar import Word
 
 TRIES = 10
-WHOLE = 0.95  # share of a word inside a window from which on it counts
-FITS = 0.9  # share of a window's sides that the word which it is cut about takes at most
+WHOLE = 0.95  # least share of a word inside a window; below it the word is ignored
+FITS = 0.9  # largest share of a window's sides for the word at its center
 
 
 def random_view(
@@ -25,11 +25,11 @@ def random_view(
     angle: float = 10.0,
     flip: bool = True,
 ) -> tuple[Image, list[Word]]:
-    """A window (h, w) of the image turned by up to `angle` degrees and scaled; black where there is nothing.
+    """A window (h, w) of the image, rotated by up to `angle` degrees and scaled; black outside the image.
 
-    It is cut about one of the words, scaled so that the word fits where `scale` allows it, and lies within
-    the image, or the image within it; only turning moves black into a corner. Of some windows the first that
-    shows a whole word is taken. Words that it cuts are ignored.
+    The window is near one of the words, at a scale at which the word fits if `scale` allows. Without rotation
+    it lies inside the image, or the image inside it. Of TRIES windows the first with a whole word is taken.
+    Words that the window cuts are ignored.
     """
     size, window = np.array(image.shape[1::-1]), np.array(crop[::-1])
     aim = words[int(rng.integers(len(words)))].polygon if words else None
@@ -42,7 +42,7 @@ def random_view(
     half = window / (2 * factor)
     for _ in range(TRIES):
         matrix = turn.copy()
-        # A place of the image that comes to the window's middle.
+        # Position in the image of the window's center.
         middle = rng.uniform(0, 1, 2) * size
         if aim is not None:
             middle = aim.mean(0) + rng.uniform(-0.4, 0.4, 2) * window / factor
@@ -55,7 +55,7 @@ def random_view(
         shares = [_inside(word, *crop) for word in moved]
         if any(share >= WHOLE and not word.ignored for share, word in zip(shares, moved, strict=True)):
             break
-    if factor < 1:  # warping takes four pixels for one: average first what would be left out
+    if factor < 1:  # warping reads four pixels for one: blur first against aliasing
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.4 / factor), np.uint8)
     view = cv2.warpAffine(image, matrix, crop[::-1], flags=cv2.INTER_LINEAR)
     kept = [

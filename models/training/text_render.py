@@ -1,8 +1,7 @@
 """Synthetic scene text: words in real fonts, seen in perspective, blurred and noisy, on real photographs.
 
-The quadrilateral of each word is known exactly. What is drawn follows from the generator that is passed in
-and from the fonts that the machine has. The idea is Gupta et al., Synthetic Data for Text Localization in
-Natural Images, 2016, without its geometry of the scene.
+The quadrilateral of each word is exact. Images depend on the random generator and on the installed fonts.
+After Gupta et al., Synthetic Data for Text Localization in Natural Images, 2016, without its scene geometry.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ MARGIN = 2  # pixels about a word that may change with it
 
 @dataclass(frozen=True)
 class Style:
-    """How words look: how many a picture has, their height in pixels, and how far a corner may be moved, as
-    a share of that height.
-    """
+    """Ranges of the number and the height (pixels) of words, and largest relative shift of a corner."""
 
     words: tuple[int, int] = (3, 14)
     height: tuple[float, float] = (12.0, 72.0)
@@ -44,10 +41,7 @@ class Style:
 
 
 def find_fonts(folder: str = "") -> tuple[Path, ...]:
-    """Fonts below `folder`, or matplotlib's and the system's, that have Latin letters, by name.
-
-    Raises UsageError where there are none.
-    """
+    """Fonts with Latin letters below `folder`, or matplotlib's and the system's; raises UsageError."""
     roots = [Path(folder)] if folder else [_matplotlib_fonts(), *map(Path, SYSTEM)]
     files = {path.name: path for root in roots for path in sorted(root.rglob("*.[to]tf"))}
     fonts = tuple(path for _, path in sorted(files.items()) if _has_letters(path))
@@ -59,7 +53,7 @@ def find_fonts(folder: str = "") -> tuple[Path, ...]:
 def render(
     background: Image, fonts: Sequence[Path], rng: np.random.Generator, style: Style | None = None
 ) -> tuple[Image, list[Word]]:
-    """The background (H, W, 3) with words drawn on it, none over another, and where they are."""
+    """The background (H, W, 3) with words that do not overlap, and the words."""
     style = style or Style()
     picture = background.astype(np.float32)
     words: list[Word] = []
@@ -93,7 +87,7 @@ def random_text(rng: np.random.Generator) -> str:
 
 
 def draw_word(text: str, font: Path) -> NDArray[np.uint8]:
-    """Coverage 0..255 (h, w) of a word, cut to its ink and a margin of a twentieth of its height."""
+    """Coverage 0..255 (h, w) of a word, cropped to its ink plus a margin of a twentieth of its height."""
     face = _load(font)
     left, top, right, bottom = (int(edge) for edge in face.getbbox(text))
     canvas = Pillow.new("L", (right - left + 2, bottom - top + 2))
@@ -109,7 +103,7 @@ def draw_word(text: str, font: Path) -> NDArray[np.uint8]:
 def _place(
     mask: tuple[int, ...], picture: tuple[int, ...], rng: np.random.Generator, style: Style
 ) -> NDArray[np.float64]:
-    """Corners (4, 2) of a word somewhere in the picture, clockwise from its own top left."""
+    """Corners (4, 2) of a word at a random position, clockwise from its top left."""
     low, high = np.log(style.height)
     height = float(np.exp(rng.uniform(low, max(low, min(high, np.log(picture[0] / 3))))))
     width = height * mask[1] / mask[0] * float(rng.uniform(0.85, 1.2))
@@ -123,16 +117,16 @@ def _place(
 def _paint(
     picture: NDArray[np.float32], mask: NDArray[np.uint8], quad: NDArray[np.float64], rng: np.random.Generator
 ) -> None:
-    """Draw the word into the picture, in a color that stands out from what is behind it."""
-    # Only where the word is, and a margin for the outline: most words take a small part of a picture.
+    """Draw the word into the picture, in a color with contrast to the background."""
+    # Only the word's window, with a margin for the outline: most words cover a small part of a picture.
     left, top = (max(0, int(edge) - MARGIN) for edge in quad.min(0))
     right, bottom = (int(edge) + 1 + MARGIN for edge in quad.max(0))
-    whole, quad = picture, quad - [left, top]
-    picture = whole[top:bottom, left:right]
+    image, quad = picture, quad - [left, top]
+    picture = image[top:bottom, left:right]
     height, width = mask.shape
     source = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     size = picture.shape[1], picture.shape[0]
-    # A small word is first averaged down: warping alone would leave out strokes.
+    # A small word is shrunk by averaging first: warping alone would lose strokes.
     shrink = float(np.linalg.norm(quad[3] - quad[0])) / height
     if shrink < 1:
         small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -152,7 +146,7 @@ def _paint(
         rim = np.asarray(cv2.dilate(cover, np.ones((3, 3), np.uint8)))[..., None]
         picture = np.asarray(picture * (1 - rim) + (255 - color) * rim, np.float32)
     cover = cover * float(rng.uniform(0.75, 1.0))
-    whole[top:bottom, left:right] = picture * (1 - cover) + color * cover
+    image[top:bottom, left:right] = picture * (1 - cover) + color * cover
 
 
 @lru_cache(maxsize=256)
@@ -161,7 +155,7 @@ def _load(font: Path) -> ImageFont.FreeTypeFont:
 
 
 def _has_letters(font: Path) -> bool:
-    """Whether letters look unlike each other: a font without them shows one and the same box."""
+    """Whether letters differ: a font without them draws the same box."""
     try:
         shapes = {(mask.shape, mask.tobytes()) for mask in (draw_word(letter, font) for letter in "AbQ7")}
     except OSError:

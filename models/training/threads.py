@@ -1,4 +1,4 @@
-"""CPU threads of PyTorch; apart from the loop, for encoding and measuring do without Fabric."""
+"""CPU threads of PyTorch; apart from the loop, because encoding and evaluation do not need Fabric."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import torch
 
 
 def use_threads(count: int) -> None:
-    """CPU threads of this process from now on, 0 to leave them; sums depend on them in the last bit."""
+    """Set the CPU threads of this process, 0 to leave them; sums depend on the number in the last bit."""
     if count:
         torch.set_num_threads(count)

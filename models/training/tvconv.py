@@ -1,4 +1,4 @@
-"""What TVConv's two applications are trained with: additive-margin softmax, and disc and cup as two labels.
+"""Losses of TVConv's two applications: additive-margin softmax, and binary cross-entropy of disc and cup.
 
 Wang et al., Additive Margin Softmax for Face Verification, 2018. Released settings (JierunChen/TVConv): scale
 32, margin 0.35, SGD 0.1 for 38 epochs; disc and cup binary cross-entropy, Adam 1e-3.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-RIM, BACKGROUND = 50, 200  # largest gray level of the cup, and of the rim around it
 
 
 class AMSoftmax(nn.Module):
@@ -40,20 +38,12 @@ class AMSoftmax(nn.Module):
         return F.cross_entropy(self.scale * (cosines - margins), labels)
 
 
-def disc_cup_targets(levels: Tensor) -> Tensor:
-    """Targets (N, 2, H, W) float32, cup and disc, of gray masks (N, H, W) in 0..255.
-
-    Above 200 is background, 51 to 200 the rim of the disc, up to 50 the cup, which is part of the disc.
-    """
-    return torch.stack([levels <= RIM, levels <= BACKGROUND], dim=1).float()
-
-
 def disc_cup_loss(logits: Tensor, targets: Tensor, dice: float = 0.0) -> Tensor:
-    """Binary cross-entropy of the sigmoid of each channel, mean over everything, + `dice` x the Dice loss.
+    """Mean binary cross-entropy of the sigmoids, plus `dice` times the Dice loss.
 
-    1 - 2 sum(p t) / (sum(p) + sum(t)), p the sigmoid and t the target, over the batch, then the mean of the
-    channels: where discs cover a fiftieth of an image, cross-entropy alone learns their outlines slowly. The
-    authors do without.
+    The Dice loss is 1 - 2 sum(p t) / (sum(p) + sum(t)) over the batch, mean of the channels, with sigmoid p
+    and target t. Cross-entropy alone learns outlines slowly where discs cover a fiftieth of an image. The
+    authors use no Dice loss.
     """
     loss = F.binary_cross_entropy_with_logits(logits, targets)
     if not dice:

@@ -1,13 +1,14 @@
 """DBNet and DBNet++: text detection by a probability map whose binarization is learned.
 
-A ResNet or MobileNetV3 pyramid is joined at 1/4, by concatenation or adaptive scale fusion, and a head brings
-it to full size. Parameter names are those of github.com/MhLiao/DB. Liao et al., Real-time Scene
+Features of a ResNet or MobileNetV3 are joined at 1/4, by concatenation or adaptive scale fusion; a head
+upsamples to full size. Parameter names are those of github.com/MhLiao/DB. Liao et al., Real-time Scene
 Text Detection with Differentiable Binarization, 2020; ... and Adaptive Scale Fusion, 2022.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,15 @@ from edgedeploy.models.layers.mobilenetv3 import MobileNetV3Large
 from edgedeploy.models.layers.resnet import BasicBlock, ResNet, resnet18, resnet50
 from edgedeploy.models.layers.scale_fusion import Fusion, ScaleFusion
 from edgedeploy.models.registry import register_model
+from edgedeploy.models.variants import Register, register_variants
 
+PAPER = "Liao et al., Real-time Scene Text Detection with Differentiable Binarization, 2020"
+PAPER_PLUS = (
+    "Liao et al., Real-Time Scene Text Detection with Differentiable Binarization and Adaptive Scale "
+    "Fusion, 2022"
+)
 Maps = tuple[Tensor, Tensor, Tensor]
-STEEPNESS = 50.0
-INNER = 256
+STEEPNESS = 50.0  # k of the binarization 1 / (1 + exp(-k (P - T)))
 MOBILE_IDLE = ("features.18.weight", "features.18.bias")
 UNUSED = ("backbone.fc.", "backbone.smooth.", "backbone.classifier.")
 
@@ -34,14 +40,10 @@ class Decoder(nn.Module):
         inner: channels of the joined feature; a quarter of it comes from each scale.
         fusion: form of adaptive scale fusion, or None to concatenate.
         augment: add the threshold map and the approximate binary map of training.
-        steepness: k of the binarization 1 / (1 + exp(-k (P - T))).
     """
 
-    def __init__(
-        self, channels: Sequence[int], inner: int, fusion: Fusion | None, *, augment: bool, steepness: float
-    ) -> None:
+    def __init__(self, channels: Sequence[int], inner: int, fusion: Fusion | None, *, augment: bool) -> None:
         super().__init__()
-        self.steepness = steepness
         for level, width in zip((2, 3, 4, 5), channels, strict=True):
             self.add_module(f"in{level}", nn.Conv2d(width, inner, 1, bias=False))
             smooth = nn.Conv2d(inner, inner // 4, 3, padding=1, bias=False)
@@ -56,11 +58,11 @@ class Decoder(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.constant_(module.bias, 1e-4)
         for last in (part[-2] for part in (self.binarize, self.thresh) if part is not None):
-            nn.init.normal_(last.weight, 0, 0.05)  # type: ignore[arg-type]  # begin undecided, not saturated
+            nn.init.normal_(last.weight, 0, 0.05)  # type: ignore[arg-type]  # start undecided, not saturated
 
     def forward(self, features: Sequence[Tensor]) -> Tensor | Maps:
         x = self.get_submodule("in5")(features[-1])
-        scales = [self.get_submodule("out5")(x)]  # the coarsest comes first
+        scales = [self.get_submodule("out5")(x)]  # coarsest first
         for level in (4, 3, 2):
             x = F.interpolate(x, scale_factor=2) + self.get_submodule(f"in{level}")(features[level - 2])
             scales.append(self.get_submodule(f"out{level}")(x))
@@ -69,7 +71,7 @@ class Decoder(nn.Module):
         if self.thresh is None:
             return probability
         threshold: Tensor = self.thresh(joined)
-        return probability, threshold, torch.sigmoid(self.steepness * (probability - threshold))
+        return probability, threshold, torch.sigmoid(STEEPNESS * (probability - threshold))
 
 
 def head(inner: int) -> nn.Sequential:
@@ -92,7 +94,7 @@ class DBNet(nn.Module):
 
     Args:
         backbone: features at 1/4 to 1/32, with their `channels`.
-        fusion, augment, inner, steepness: see Decoder; with `augment` the output is (P, T, B).
+        fusion, augment, inner: see Decoder; with `augment` the output is (P, T, B).
     """
 
     def __init__(
@@ -101,29 +103,23 @@ class DBNet(nn.Module):
         fusion: Fusion | None = None,
         *,
         augment: bool = False,
-        inner: int = INNER,
-        steepness: float = STEEPNESS,
+        inner: int = 256,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.decoder = Decoder(backbone.channels, inner, fusion, augment=augment, steepness=steepness)
+        self.decoder = Decoder(backbone.channels, inner, fusion, augment=augment)
 
     def forward(self, image: Tensor) -> Tensor | Maps:
         return self.decoder(self.backbone(image))  # type: ignore[no-any-return]
 
 
-def _register(
-    paper: str = "Liao et al., Real-time Scene Text Detection with Differentiable Binarization, 2020",
-    *,
-    short_side: int = 736,
-    idle: tuple[str, ...] = (),
-) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+def _register(paper: str, *, short_side: int = 736, idle: tuple[str, ...] = ()) -> Register:
     return register_model(
         input_shape=(1, 3, 640, 640),
         task=TaskSpec(
             name="text-detection",
             options={
-                # In the order of the channels, BGR: the authors subtract an RGB-looking mean from BGR images.
+                # In channel order, BGR. The authors subtract a mean that looks like RGB from BGR images.
                 "channel_order": "BGR",
                 "mean": [122.67891434, 116.66876762, 104.00698793],
                 "std": [255.0, 255.0, 255.0],
@@ -143,72 +139,42 @@ def _register(
     )
 
 
-def _register_plus(
-    *, short_side: int = 736, idle: tuple[str, ...] = ()
-) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    return _register(
-        "Liao et al., Real-Time Scene Text Detection with Differentiable Binarization and Adaptive Scale "
-        "Fusion, 2022",
-        short_side=short_side,
-        idle=idle,
-    )
-
-
-# `augment=True` gives each network as its authors train and save it: with the threshold head and with the
+# `augment=True` builds each network as its authors train and save it: with the threshold head and with the
 # parameters that no forward pass reads.
+Backbone = Callable[..., ResNet | MobileNetV3Large]
+deformable_resnet18 = partial(resnet18, deformable=True)
+deformable_resnet50 = partial(resnet50, deformable=True)
 
 
-@_register()
-def dbnet_resnet18(*, augment: bool = False) -> DBNet:
-    return DBNet(resnet18(whole=augment), augment=augment)
+@register_variants(
+    _register(PAPER, short_side=800, idle=MOBILE_IDLE), dbnet_mobilenetv3_large=(MobileNetV3Large,)
+)
+@register_variants(
+    _register(PAPER),
+    dbnet_resnet18=(resnet18,),
+    dbnet_resnet50=(resnet50,),
+    dbnet_deformable_resnet18=(deformable_resnet18,),
+    dbnet_deformable_resnet50=(deformable_resnet50,),
+)
+def dbnet(backbone: Backbone, *, augment: bool = False) -> DBNet:
+    return DBNet(backbone(whole=augment), augment=augment)
 
 
-@_register()
-def dbnet_resnet50(*, augment: bool = False) -> DBNet:
-    return DBNet(resnet50(whole=augment), augment=augment)
+@register_variants(
+    _register(PAPER_PLUS, short_side=800, idle=MOBILE_IDLE), dbnetpp_mobilenetv3_large=(MobileNetV3Large,)
+)
+@register_variants(
+    _register(PAPER_PLUS),
+    dbnetpp_resnet18=(resnet18,),
+    dbnetpp_resnet50=(resnet50,),
+    dbnetpp_deformable_resnet18=(deformable_resnet18,),
+    dbnetpp_deformable_resnet50=(deformable_resnet50,),
+)
+def dbnetpp(backbone: Backbone, fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
+    return DBNet(backbone(whole=augment), fusion, augment=augment)
 
 
-@_register()
-def dbnet_deformable_resnet18(*, augment: bool = False) -> DBNet:
-    return DBNet(resnet18(deformable=True, whole=augment), augment=augment)
-
-
-@_register()
-def dbnet_deformable_resnet50(*, augment: bool = False) -> DBNet:
-    return DBNet(resnet50(deformable=True, whole=augment), augment=augment)
-
-
-@_register(short_side=800, idle=MOBILE_IDLE)
-def dbnet_mobilenetv3_large(*, augment: bool = False) -> DBNet:
-    return DBNet(MobileNetV3Large(whole=augment), augment=augment)
-
-
-@_register_plus()
-def dbnetpp_resnet18(fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
-    return DBNet(resnet18(whole=augment), fusion, augment=augment)
-
-
-@_register_plus()
-def dbnetpp_resnet50(fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
-    return DBNet(resnet50(whole=augment), fusion, augment=augment)
-
-
-@_register_plus()
-def dbnetpp_deformable_resnet18(fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
-    return DBNet(resnet18(deformable=True, whole=augment), fusion, augment=augment)
-
-
-@_register_plus()
-def dbnetpp_deformable_resnet50(fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
-    return DBNet(resnet50(deformable=True, whole=augment), fusion, augment=augment)
-
-
-@_register_plus(short_side=800, idle=MOBILE_IDLE)
-def dbnetpp_mobilenetv3_large(fusion: Fusion = "scale_channel_spatial", *, augment: bool = False) -> DBNet:
-    return DBNet(MobileNetV3Large(whole=augment), fusion, augment=augment)
-
-
-@_register(short_side=320)
+@_register(PAPER, short_side=320)
 def dbnet_micro(*, augment: bool = False) -> DBNet:
     """The same code at an eighth of ResNet-18's width: trains on a CPU in minutes, for tests and examples."""
     return DBNet(ResNet(BasicBlock, (1, 1, 1, 1), width=8), augment=augment, inner=32)

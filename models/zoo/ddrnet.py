@@ -1,13 +1,11 @@
 """DDRNet: deep dual-resolution networks for real-time semantic segmentation.
 
-The branches of `_ddrnet_trunk`, a pyramid of contexts on the low one, and a head on their sum. Parameter
-names are the official ones; logits come at 1/8. Hong et al., Deep Dual-resolution Networks for Real-time and
-Accurate Semantic Segmentation of Road Scenes, 2021.
+The branches of layers/ddrnet_trunk.py, pyramid pooling on the low-resolution one, and a head on their sum.
+Parameter names are the official ones; logits are at 1/8. Hong et al., Deep Dual-resolution Networks for
+Real-time and Accurate Semantic Segmentation of Road Scenes, 2021.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +18,13 @@ from edgedeploy.models.layers.common import bn_relu_conv, conv_bn, initialize_ka
 from edgedeploy.models.layers.ddrnet_trunk import PAPER, STAGES_23, STAGES_39, DualBranch, Stage
 from edgedeploy.models.registry import register_model
 from edgedeploy.models.reparam import fold_batchnorm
+from edgedeploy.models.variants import register_variants
 
 
 class DAPPM(nn.Module):
     """Deep aggregation pyramid pooling, (N, in, h, w) -> (N, out, h, w).
 
-    Context at five scales, from the pixel to the whole image, merged from fine to coarse.
+    Context at five scales, from one pixel to the whole image, merged from fine to coarse.
     """
 
     POOLS = ((5, 2), (9, 4), (17, 8))
@@ -72,7 +71,6 @@ class DDRNet(DualBranch):
 
     Args:
         planes, blocks, stages: see DualBranch.
-        spp: channels of DAPPM's branches.
         head: channels inside the heads.
         classes: of the data set.
         augment: add the auxiliary head of training; the output is then (logits, auxiliary logits).
@@ -84,13 +82,12 @@ class DDRNet(DualBranch):
         blocks: tuple[int, int],
         stages: tuple[Stage, ...],
         *,
-        spp: int,
         head: int,
         classes: int,
         augment: bool,
     ) -> None:
         super().__init__(planes, blocks, stages)
-        self.spp = DAPPM(planes * 16, spp, planes * 4)
+        self.spp = DAPPM(planes * 16, 128, planes * 4)
         self.seghead_extra = Head(planes * 2, head, classes) if augment else None
         self.final_layer = Head(planes * 4, head, classes)
         initialize_kaiming(self)
@@ -101,17 +98,12 @@ class DDRNet(DualBranch):
         return logits if self.seghead_extra is None else (logits, self.seghead_extra(middle))
 
 
-def _register() -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    return register_model(
+@register_variants(
+    register_model(
         input_shape=(1, 3, 384, 768),
         task=TaskSpec(
             name="segmentation",
-            options={
-                "mean": list(MEAN),
-                "std": list(STD),
-                "stride": 8,
-                "classes": len(CITYSCAPES),
-            },
+            options={"mean": list(MEAN), "std": list(STD), "stride": 8, "classes": len(CITYSCAPES)},
         ),
         outputs=("logits",),
         labels=CITYSCAPES,
@@ -120,19 +112,18 @@ def _register() -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]
         training_only=("seghead_extra.", "loss."),
         training_options=("augment",),
         heads=("spp.", "final_layer.", "seghead_extra."),
-    )
-
-
-@_register()
-def ddrnet_23_slim(classes: int = 19, *, augment: bool = False) -> DDRNet:
-    return DDRNet(32, (2, 2), STAGES_23, spp=128, head=64, classes=classes, augment=augment)
-
-
-@_register()
-def ddrnet_23(classes: int = 19, *, augment: bool = False) -> DDRNet:
-    return DDRNet(64, (2, 2), STAGES_23, spp=128, head=128, classes=classes, augment=augment)
-
-
-@_register()
-def ddrnet_39(classes: int = 19, *, augment: bool = False) -> DDRNet:
-    return DDRNet(64, (3, 4), STAGES_39, spp=128, head=256, classes=classes, augment=augment)
+    ),
+    ddrnet_23_slim=(32, (2, 2), STAGES_23, 64),
+    ddrnet_23=(64, (2, 2), STAGES_23, 128),
+    ddrnet_39=(64, (3, 4), STAGES_39, 256),
+)
+def ddrnet(
+    planes: int,
+    blocks: tuple[int, int],
+    stages: tuple[Stage, ...],
+    head: int,
+    classes: int = 19,
+    *,
+    augment: bool = False,
+) -> DDRNet:
+    return DDRNet(planes, blocks, stages, head=head, classes=classes, augment=augment)

@@ -1,8 +1,8 @@
-"""DDRNet in the form that it is pretrained in: ImageNet classification.
+"""DDRNet as it is pretrained: ImageNet classification.
 
-The branches of `_ddrnet_trunk` end at 1/32 and 1/8; the high one is halved twice and added to the low one:
+The branches of layers/ddrnet_trunk.py end at 1/32 and 1/8; the second is halved twice and added to the first:
     logits = linear(mean(ReLU(conv1x1(ReLU(ReLU(low) + down5(ReLU(high)))))))
-`load_trunk` carries such weights over to segmentation. Parameter names are the official ones.
+`load_trunk` loads such weights into the segmentation network. Parameter names are the official ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from edgedeploy.models.imagenet import imagenet_classifier
 from edgedeploy.models.layers.common import conv_bn, initialize_kaiming
 from edgedeploy.models.layers.ddrnet_trunk import PAPER, STAGES_23, STAGES_39, DualBranch, Stage, halve
+from edgedeploy.models.variants import register_variants
 
 
 class DDRNetClassifier(DualBranch):
@@ -20,7 +21,7 @@ class DDRNetClassifier(DualBranch):
 
     Args:
         planes, blocks, stages: see DualBranch.
-        width: channels that are averaged over the image.
+        width: channels of the global average pooling.
         classes: of the data set.
     """
 
@@ -39,19 +40,13 @@ class DDRNetClassifier(DualBranch):
         return self.linear(self.last_layer(joined).flatten(1))  # type: ignore[no-any-return]
 
 
-_register = imagenet_classifier(PAPER, fixed_size=False, size_multiple=8)
-
-
-@_register
-def ddrnet_23_slim_cls(classes: int = 1000) -> DDRNetClassifier:
-    return DDRNetClassifier(32, (2, 2), STAGES_23, width=1024, classes=classes)
-
-
-@_register
-def ddrnet_23_cls(classes: int = 1000) -> DDRNetClassifier:
-    return DDRNetClassifier(64, (2, 2), STAGES_23, width=2048, classes=classes)
-
-
-@_register
-def ddrnet_39_cls(classes: int = 1000) -> DDRNetClassifier:
-    return DDRNetClassifier(64, (3, 4), STAGES_39, width=2048, classes=classes)
+@register_variants(
+    imagenet_classifier(PAPER, fixed_size=False, size_multiple=8),
+    ddrnet_23_slim_cls=(32, (2, 2), STAGES_23, 1024),
+    ddrnet_23_cls=(64, (2, 2), STAGES_23, 2048),
+    ddrnet_39_cls=(64, (3, 4), STAGES_39, 2048),
+)
+def ddrnet_cls(
+    planes: int, blocks: tuple[int, int], stages: tuple[Stage, ...], width: int, classes: int = 1000
+) -> DDRNetClassifier:
+    return DDRNetClassifier(planes, blocks, stages, width=width, classes=classes)

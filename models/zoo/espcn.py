@@ -1,25 +1,24 @@
 """ESPCN: efficient sub-pixel convolutional super-resolution of the luma channel.
 
 Three convolutions at low resolution and one pixel shuffle; 22,729 parameters at x3. The network sees Y only
-(BT.601 studio range / 255) and nothing clamps inside it: clipping belongs to the task.
+(BT.601 studio range / 255) and does not clamp: the task clips.
 Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel CNN", CVPR 2016.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from edgedeploy.core.spec import TaskSpec
 from edgedeploy.models.registry import register_model
+from edgedeploy.models.variants import Register, register_scales
 
 
 class ESPCN(nn.Module):
     """Super-resolution network, (N, 1, H, W) -> (N, 1, scale*H, scale*W), both luma in [0, 1].
 
-    Parameter names are those of yjn870/ESPCN-pytorch; `load_weights` also takes Lornatang's, whose network
-    clamps its output to [0, 1] itself: `clamp=True` does the same.
+    Parameter names are those of yjn870/ESPCN-pytorch. `load_weights` also reads Lornatang's weights, of a
+    network that clamps its output to [0, 1] as `clamp=True` does.
     """
 
     def __init__(self, scale: int, *, clamp: bool = False) -> None:
@@ -35,10 +34,7 @@ class ESPCN(nn.Module):
             nn.Conv2d(32, scale * scale, kernel_size=3, padding=1),
             nn.PixelShuffle(scale),
         )
-        self._initialize()
-
-    def _initialize(self) -> None:
-        """Normal weights of variance 2 / fan-out; the last convolution starts near zero (std 0.001)."""
+        # Normal weights of variance 2 / fan-out; the last convolution starts near zero.
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 fan_out = conv.out_channels * conv.kernel_size[0] * conv.kernel_size[1]
@@ -58,7 +54,7 @@ _PAPER = (
 )
 
 
-def _register(scale: int) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+def _register(scale: int) -> Register:
     return register_model(
         input_shape=(1, 1, 360, 640),
         task=TaskSpec(name="super-resolution", options={"scale": scale, "mean": [0.0], "std": [255.0]}),
@@ -69,16 +65,6 @@ def _register(scale: int) -> Callable[[Callable[..., nn.Module]], Callable[..., 
     )
 
 
-@_register(2)
-def espcn_x2(*, clamp: bool = False) -> ESPCN:
-    return ESPCN(2, clamp=clamp)
-
-
-@_register(3)
-def espcn_x3(*, clamp: bool = False) -> ESPCN:
-    return ESPCN(3, clamp=clamp)
-
-
-@_register(4)
-def espcn_x4(*, clamp: bool = False) -> ESPCN:
-    return ESPCN(4, clamp=clamp)
+@register_scales(_register)
+def espcn(scale: int, *, clamp: bool = False) -> ESPCN:
+    return ESPCN(scale, clamp=clamp)

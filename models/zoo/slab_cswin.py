@@ -20,6 +20,7 @@ from edgedeploy.models.layers.transformer import (
     DropPath,
     Mlp,
     Residuals,
+    deployed_classifier,
     drop_rates,
     initialize_transformer,
     merge_heads,
@@ -42,7 +43,7 @@ def _norm(channels: int) -> PRepBN:
 class StripeAttention(nn.Module):
     """Softmax attention in stripes of the grid plus a depthwise 3x3 convolution of the values in each.
 
-    Queries come scaled: the block's joint projection makes them for both directions of stripes.
+    Queries are scaled already: the block projects them for both directions of stripes.
     """
 
     def __init__(self, channels: int, heads: int, stripes: Windows) -> None:
@@ -58,7 +59,7 @@ class StripeAttention(nn.Module):
 
 
 class PositionedLinearAttention(LinearAttention):
-    """Linear attention plus a depthwise 3x3 convolution of the values; `scale` is read by nothing."""
+    """Linear attention plus a depthwise 3x3 convolution of the values; nothing reads `scale`."""
 
     def __init__(self, channels: int, heads: int, side: int) -> None:
         super().__init__(channels, heads, (side, side))
@@ -70,7 +71,7 @@ class PositionedLinearAttention(LinearAttention):
 
 
 class CSWinBlock(nn.Module):
-    """Pre-norm block; where attention runs in stripes, half the channels see columns and half see rows."""
+    """Pre-norm block; attention in stripes treats half the channels by columns and half by rows."""
 
     norm1: Norm
     norm2: Norm
@@ -114,7 +115,7 @@ class CSWinBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """The attention of a CSWinBlock without its norm; queries come out of `qkv` scaled."""
+    """The attention of a CSWinBlock without its norm; `qkv` scales the queries."""
 
     def __init__(self, qkv: nn.Linear, attns: nn.ModuleList, proj: nn.Linear) -> None:
         super().__init__()
@@ -125,18 +126,13 @@ class Attention(nn.Module):
 
 
 def _attend(attns: nn.ModuleList, qkv: Tensor, scale: float) -> Tensor:
-    """Every attention on its share of the channels of q, k and v (N, tokens, 3C) -> (N, tokens, C)."""
+    """Each attention on its share of the channels of q, k and v, (N, tokens, 3C) -> (N, tokens, C)."""
     q, k, v = qkv.chunk(3, dim=-1)
     q = q if scale == 1 else q * scale
     if len(attns) == 1:
         return attns[0](q, k, v)  # type: ignore[no-any-return]
-    (q1, q2), (k1, k2), (v1, v2) = _halves(q), _halves(k), _halves(v)
+    (q1, q2), (k1, k2), (v1, v2) = (part.chunk(2, dim=-1) for part in (q, k, v))
     return torch.cat([attns[0](q1, k1, v1), attns[1](q2, k2, v2)], dim=-1)
-
-
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = x.chunk(2, dim=-1)
-    return first, second
 
 
 class MergeBlock(nn.Module):
@@ -227,21 +223,8 @@ class CSWin(nn.Module):
         return self.head(self.norm(x).mean(dim=1))  # type: ignore[no-any-return]
 
     def fuse(self) -> nn.Module:
-        """The last norm is affine, so it commutes with the mean and goes into the head."""
-        return DeployedCSWin(self)
-
-
-class DeployedCSWin(nn.Module):
-    """CSWin without its last norm."""
-
-    def __init__(self, trained: CSWin) -> None:
-        super().__init__()
-        parts = (part for name, part in trained.named_children() if name.startswith(("stage", "merge")))
-        self.body = nn.Sequential(*parts)
-        self.head = fold_into_next(trained.norm, trained.head)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.body(image).mean(dim=1))  # type: ignore[no-any-return]
+        trunk = {name: part for name, part in self.named_children() if name not in {"norm", "head"}}
+        return deployed_classifier(trunk, self.norm, self.head)
 
 
 @imagenet_classifier(PAPER, idle=("scale",), crop=0.9)

@@ -1,5 +1,5 @@
 """SLAB on PVT: PRepBN for layer norm and, in the slab_ models, linear attention in place of attention with
-spatially reduced keys and values. There is no last norm and no class token: the head sees the mean.
+spatially reduced keys and values. It has no last norm and no class token: the head takes the mean.
 
 ImageNet top-1 of the released weights (README of xinghaochen/SLAB): pvt_tiny_prepbn 76.0, small 80.1, medium
 81.7, slab_pvt_tiny 76.5. That repository states no license; PVT's code is Apache-2.0.
@@ -28,14 +28,15 @@ from edgedeploy.models.layers.transformer import (
     to_grid,
     to_tokens,
 )
+from edgedeploy.models.variants import register_variants
 from edgedeploy.models.zoo.slab_deit import PAPER, PatchEmbed
 
-CHANNELS, HEADS, WIDENING = (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4)
+CHANNELS, HEADS, EXPANSION = (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4)
 REDUCTIONS = (8, 4, 2, 1)
 
 
 class ReducedAttention(nn.Module):
-    """Softmax attention whose keys and values come from a grid `reduction` times smaller each way."""
+    """Softmax attention with keys and values of a grid `reduction` times smaller along each axis."""
 
     norm: Norm | None
 
@@ -63,7 +64,7 @@ class ReducedAttention(nn.Module):
         return tokens if self.norm is None else self.norm(tokens)
 
     def absorb(self, norm: Norm) -> nn.Module:
-        """The norm before goes into both branches, the one between into the convolution before it."""
+        """Fold `norm` into both branches, and the norm of keys and values into their convolution."""
         deployed = copy.deepcopy(self)
         deployed.q = scale_outputs(fold_into_next(norm, self.q), self.scale, 0, self.q.out_features)
         deployed.scale = 1.0
@@ -77,7 +78,7 @@ class ReducedAttention(nn.Module):
 
 
 class SplitLinearAttention(LinearAttention):
-    """Linear attention with one projection for queries and one for keys and values."""
+    """Linear attention with a projection of queries and a joint one of keys and values."""
 
     def __init__(self, channels: int, heads: int, grid: tuple[int, int]) -> None:
         super().__init__(channels, heads, grid)
@@ -101,7 +102,7 @@ class PVT(nn.Module):
 
     Args:
         depths: blocks of each of the four stages, at 1/4 to 1/32.
-        linear: linear attention throughout, else softmax with reduced keys and values.
+        linear: linear attention in all stages, otherwise softmax with reduced keys and values.
         classes, image_size: of the data.
         drop_path: rate of stochastic depth at the last block.
     """
@@ -132,7 +133,9 @@ class PVT(nn.Module):
                     else ReducedAttention(channels, heads, side, REDUCTIONS[index])
                 )
                 norms = PRepBN(channels), PRepBN(channels)
-                blocks.append(Block(norms, attention, Mlp(channels, channels * WIDENING[index]), next(rates)))
+                blocks.append(
+                    Block(norms, attention, Mlp(channels, channels * EXPANSION[index]), next(rates))
+                )
             stage = index + 1
             self.add_module(f"patch_embed{stage}", PatchEmbed(inputs, channels, patch, PRepBN(channels)))
             self.register_parameter(f"pos_embed{stage}", nn.Parameter(torch.zeros(1, side * side, channels)))
@@ -151,11 +154,6 @@ class PVT(nn.Module):
         return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
 
 
-@imagenet_classifier(PAPER)
-def pvt_tiny_prepbn(classes: int = 1000, image_size: int = 224, drop_path: float = 0.0) -> PVT:
-    return PVT((2, 2, 2, 2), linear=False, classes=classes, image_size=image_size, drop_path=drop_path)
-
-
-@imagenet_classifier(PAPER)
-def slab_pvt_tiny(classes: int = 1000, image_size: int = 224, drop_path: float = 0.0) -> PVT:
-    return PVT((2, 2, 2, 2), linear=True, classes=classes, image_size=image_size, drop_path=drop_path)
+@register_variants(imagenet_classifier(PAPER), pvt_tiny_prepbn=(False,), slab_pvt_tiny=(True,))
+def slab_pvt(linear: bool, classes: int = 1000, image_size: int = 224, drop_path: float = 0.0) -> PVT:
+    return PVT((2, 2, 2, 2), linear=linear, classes=classes, image_size=image_size, drop_path=drop_path)

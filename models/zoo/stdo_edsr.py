@@ -1,4 +1,4 @@
-"""STDO's EDSR: 16 residual blocks of 64 channels without norms, and enlargement by pixel shuffles.
+"""STDO's EDSR: 16 residual blocks of 64 channels without norms, and upscaling by pixel shuffles.
 
 Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPR workshops 2017.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgedeploy.models.stdo import UNREAD, register
 
 BLOCKS, WIDTH = 16, 64
-# Head, blocks, the convolution after them, the first of the tail; what comes enlarged sees one pixel more.
+# Head, blocks, the convolution after them, the first of the tail; the last, upscaled, reads one pixel more.
 MARGIN = 1 + 2 * BLOCKS + 1 + 1 + 1
 
 
@@ -46,16 +46,6 @@ class EDSR(nn.Module):
         return self.tail(self.body(x) + x)  # type: ignore[no-any-return]
 
 
-@register(2, margin=MARGIN, unread=UNREAD)
-def stdo_edsr_x2() -> EDSR:
-    return EDSR(2)
-
-
-@register(3, margin=MARGIN, unread=UNREAD)
-def stdo_edsr_x3() -> EDSR:
-    return EDSR(3)
-
-
-@register(4, margin=MARGIN, unread=UNREAD)
-def stdo_edsr_x4() -> EDSR:
-    return EDSR(4)
+@register(margin=MARGIN, unread=UNREAD)
+def stdo_edsr(scale: int) -> EDSR:
+    return EDSR(scale)

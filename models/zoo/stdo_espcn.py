@@ -1,7 +1,7 @@
 """STDO's ESPCN: four 3x3 convolutions of RGB with ReLU, and one pixel shuffle.
 
-Not the classic network of that name, which has 5x5 and 3x3, tanh, and luma only (espcn.py). The micro ones
-are ours: a ninth of weights and work, since a short video does not carry 125 kB for each chunk.
+espcn.py holds the classic network of that name: 5x5 and 3x3, tanh, luma only. The micro models are ours: a
+ninth of the weights and of the work, because 125 kB a chunk is too much for a short video.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from edgedeploy.models.stdo import register
 
 MARGIN = 4
-MICRO = (16, 16, 16)  # twelve pass interpolation on, see training/interpolating.py
+MICRO = (16, 16, 16)  # twelve carry the interpolation, see training/interpolating.py
 
 
 class RGBESPCN(nn.Module):
-    """RGB in [0, 1], (N, 3, H, W) -> (N, 3, scale H, scale W); weights begin orthogonal.
+    """RGB in [0, 1], (N, 3, H, W) -> (N, 3, scale H, scale W); initial weights are orthogonal.
 
-    `channels` are those after each of the first three convolutions.
+    `channels` are the outputs of the first three convolutions.
     """
 
     def __init__(self, scale: int, channels: tuple[int, int, int] = (64, 64, 32)) -> None:
@@ -40,31 +40,11 @@ class RGBESPCN(nn.Module):
         return self.pixel_shuffle(self.conv4(x))  # type: ignore[no-any-return]
 
 
-@register(2, margin=MARGIN)
-def stdo_espcn_x2() -> RGBESPCN:
-    return RGBESPCN(2)
+@register(margin=MARGIN)
+def stdo_espcn(scale: int) -> RGBESPCN:
+    return RGBESPCN(scale)
 
 
-@register(3, margin=MARGIN)
-def stdo_espcn_x3() -> RGBESPCN:
-    return RGBESPCN(3)
-
-
-@register(4, margin=MARGIN)
-def stdo_espcn_x4() -> RGBESPCN:
-    return RGBESPCN(4)
-
-
-@register(2, margin=MARGIN)
-def stdo_espcn_micro_x2() -> RGBESPCN:
-    return RGBESPCN(2, MICRO)
-
-
-@register(3, margin=MARGIN)
-def stdo_espcn_micro_x3() -> RGBESPCN:
-    return RGBESPCN(3, MICRO)
-
-
-@register(4, margin=MARGIN)
-def stdo_espcn_micro_x4() -> RGBESPCN:
-    return RGBESPCN(4, MICRO)
+@register(margin=MARGIN)
+def stdo_espcn_micro(scale: int) -> RGBESPCN:
+    return RGBESPCN(scale, MICRO)

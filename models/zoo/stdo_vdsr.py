@@ -1,4 +1,4 @@
-"""STDO's VDSR: bicubic enlargement plus what 20 narrow convolutions add to it; 10,955 parameters.
+"""STDO's VDSR: bicubic upscaling plus a residual of 20 narrow convolutions; 10,955 parameters.
 
 Eight channels instead of the original's 64. Kim et al., Accurate Image Super-Resolution Using Very Deep
 Convolutional Networks, CVPR 2016.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgedeploy.models.stdo import UNREAD, enlarge_bicubic, register
+from edgedeploy.models.stdo import UNREAD, register, upscale_bicubic
 
 LAYERS, WIDTH = 20, 8
-MARGIN = 12  # 20 enlarged pixels are at most 10 small ones, and interpolation sees 2 more
+MARGIN = 12  # 20 output pixels are at most 10 input pixels, and interpolation reads 2 more
 
 
 class VDSR(nn.Module):
@@ -27,20 +27,10 @@ class VDSR(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        x = enlarge_bicubic(image, self.scale)
+        x = upscale_bicubic(image, self.scale)
         return self.body(x) + x  # type: ignore[no-any-return]
 
 
-@register(2, margin=MARGIN, unread=UNREAD)
-def stdo_vdsr_x2() -> VDSR:
-    return VDSR(2)
-
-
-@register(3, margin=MARGIN, unread=UNREAD)
-def stdo_vdsr_x3() -> VDSR:
-    return VDSR(3)
-
-
-@register(4, margin=MARGIN, unread=UNREAD)
-def stdo_vdsr_x4() -> VDSR:
-    return VDSR(4)
+@register(margin=MARGIN, unread=UNREAD)
+def stdo_vdsr(scale: int) -> VDSR:
+    return VDSR(scale)

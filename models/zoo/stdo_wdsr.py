@@ -1,7 +1,7 @@
 """WDSR-B as STDO overfits it: 16 blocks that widen before their ReLU, weight norm on every convolution.
 
-Names and computation are those of the released source, but the caller's input stays as it is: there, the mean
-is subtracted in place. Yu et al., Wide Activation for Efficient and Accurate Image Super-Resolution, 2018.
+Names and computation are those of the released source, except that it subtracts the mean from the caller's
+input in place. Yu et al., Wide Activation for Efficient and Accurate Image Super-Resolution, 2018.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MARGIN = 1 + 2 * BLOCKS + 1
 
 
 class Block(nn.Module):
-    """x + conv(ReLU(conv(x))); the branch begins small, 1 / sqrt(blocks), through its last g."""
+    """x + conv(ReLU(conv(x))); the last g starts at 1 / sqrt(blocks)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,16 +46,6 @@ class WDSR(nn.Module):
         return self.shuf(self.body(x) + self.skip(x)) + MEAN  # type: ignore[no-any-return]
 
 
-@register(2, margin=MARGIN)
-def stdo_wdsr_x2() -> WDSR:
-    return WDSR(2)
-
-
-@register(3, margin=MARGIN)
-def stdo_wdsr_x3() -> WDSR:
-    return WDSR(3)
-
-
-@register(4, margin=MARGIN)
-def stdo_wdsr_x4() -> WDSR:
-    return WDSR(4)
+@register(margin=MARGIN)
+def stdo_wdsr(scale: int) -> WDSR:
+    return WDSR(scale)

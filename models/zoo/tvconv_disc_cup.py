@@ -1,27 +1,27 @@
 """DeepLabV3+ on MobileNetV2 for optic disc and cup, in three forms of its pyramid: atrous, depthwise, TVConv.
 
-Fundus photographs look alike in layout, which TVConv in the pyramid makes use of; the input size is fixed.
-Parameter names are the official ones (github.com/JierunChen/TVConv). Logits of cup and disc at input size.
-Chen et al., CVPR 2022; network of Chen et al., Encoder-Decoder with Atrous Separable Convolution, 2018.
+TVConv in the pyramid exploits the common layout of fundus photographs; the input size is fixed. Parameter
+names are the official ones (github.com/JierunChen/TVConv). Logits of cup and disc at input size. Chen et al.,
+CVPR 2022; network of Chen et al., Encoder-Decoder with Atrous Separable Convolution, 2018.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import TaskSpec
+from edgedeploy.models.imagenet import require_multiple
 from edgedeploy.models.layers.common import conv_bn, initialize_kaiming, resize_like
 from edgedeploy.models.layers.mobilenet import InvertedResidual, conv_bn_relu6, depthwise
 from edgedeploy.models.layers.tvconv import TVConv
 from edgedeploy.models.registry import register_model
-from edgedeploy.models.zoo.tvconv_face import STAGES
+from edgedeploy.models.variants import register_variants
+from edgedeploy.models.zoo.tvconv_face import PAPER, STAGES
 
-Atom = Literal["atrous", "depthwise", "tvconv"]
+Filter = Literal["atrous", "depthwise", "tvconv"]
 
 RATES = (6, 12, 18)  # of the atrous pyramid at output stride 16
 OUTPUT_STRIDE = 16
@@ -30,14 +30,14 @@ OUTPUT_STRIDE = 16
 class Backbone(nn.Module):
     """MobileNetV2 at output stride 16, (N, 3, H, W) -> features (N, 24, H/4, W/4) and (N, 320, H/16, W/16).
 
-    Zeros are put around the input of each block, before it widens, as TensorFlow's MobileNetV2 was ported.
+    Each block pads its input with zeros before the expansion, as ports of TensorFlow's MobileNetV2 do.
     """
 
     def __init__(self) -> None:
         super().__init__()
         features: list[nn.Module] = [conv_bn_relu6(3, 32, 3, 2, padding=0)]
         channels, reached, dilation = 32, 2, 1
-        for widening, outputs, blocks, first_stride in STAGES:
+        for expansion, outputs, blocks, first_stride in STAGES:
             stride, own_dilation = first_stride, dilation
             if reached == OUTPUT_STRIDE:
                 dilation *= stride
@@ -45,15 +45,15 @@ class Backbone(nn.Module):
             reached *= stride
             for index in range(blocks):
                 spread, step = (dilation, 1) if index else (own_dilation, stride)
-                layer = depthwise(channels * widening, step, padding=0, dilation=spread)
+                layer = depthwise(channels * expansion, step, padding=0, dilation=spread)
                 residual = step == 1 and channels == outputs
                 features.append(
                     InvertedResidual(
-                        channels, outputs, layer, channels * widening, residual=residual, frame=spread
+                        channels, outputs, layer, channels * expansion, residual=residual, frame=spread
                     )
                 )
                 channels = outputs
-        # The numbers of the blocks go on in the second part, as in the official checkpoints.
+        # Block numbers continue in the second part, as in the official checkpoints.
         self.low_level_features = nn.Sequential(*features[:4])
         self.high_level_features = nn.Sequential()
         for index, block in enumerate(features[4:], start=4):
@@ -69,20 +69,20 @@ class Pyramid(nn.Module):
 
     Args:
         inputs, outputs: channels.
-        atom: what stands in the place of the three atrous 3x3 convolutions.
-        size: h and w, which only TVConv needs.
+        kind: spatial filter in place of the three atrous 3x3 convolutions.
+        size: h and w; only TVConv needs them.
     """
 
-    def __init__(self, inputs: int, outputs: int, atom: Atom, size: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kind: Filter, size: int) -> None:
         super().__init__()
         convs: list[nn.Module] = [nn.Sequential(*conv_bn(inputs, outputs, 1), nn.ReLU())]
         for rate in RATES:
-            if atom == "atrous":
+            if kind == "atrous":
                 conv = nn.Conv2d(inputs, outputs, 3, padding=rate, dilation=rate, bias=False)
                 convs.append(nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU()))
                 continue
             hidden = inputs * 6
-            layer = TVConv(hidden, size, size, inner=64, layers=3) if atom == "tvconv" else depthwise(hidden)
+            layer = TVConv(hidden, size, size, inner=64, layers=3) if kind == "tvconv" else depthwise(hidden)
             convs.append(nn.Sequential(InvertedResidual(inputs, outputs, layer, hidden, residual=False)))
         pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn(inputs, outputs, 1), nn.ReLU())
         self.convs = nn.ModuleList([*convs, pooled])
@@ -96,12 +96,12 @@ class Pyramid(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Class logits from both features, at the resolution of the finer."""
+    """Class logits from both features, at the finer resolution."""
 
-    def __init__(self, low: int, high: int, classes: int, atom: Atom, size: int) -> None:
+    def __init__(self, low: int, high: int, classes: int, kind: Filter, size: int) -> None:
         super().__init__()
         self.project = nn.Sequential(*conv_bn(low, 48, 1), nn.ReLU())
-        self.aspp = Pyramid(high, 256, atom, size)
+        self.aspp = Pyramid(high, 256, kind, size)
         self.classifier = nn.Sequential(*conv_bn(304, 256, 3), nn.ReLU(), nn.Conv2d(256, classes, 1))
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
@@ -111,31 +111,26 @@ class Decoder(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """(N, 3, size, size) -> logits (N, classes, size, size); classes are cup and disc, which overlap.
+    """(N, 3, size, size) -> logits (N, 2, size, size) of cup and disc; the cup is part of the disc.
 
     Args:
-        atom: form of the pyramid.
+        kind: spatial filter of the pyramid.
         size: height and width of the input, a multiple of 16.
-        classes: of the logits.
     """
 
-    def __init__(self, atom: Atom, size: int = 256, classes: int = 2) -> None:
+    def __init__(self, kind: Filter, size: int) -> None:
         super().__init__()
-        if size < OUTPUT_STRIDE or size % OUTPUT_STRIDE:
-            raise UsageError(
-                f"this network cannot be built for {size} x {size}",
-                f"image_size must be a multiple of {OUTPUT_STRIDE}",
-            )
+        require_multiple(size, OUTPUT_STRIDE, "DeepLabV3+")
         self.backbone = Backbone()
-        self.classifier = Decoder(24, 320, classes, atom, size // OUTPUT_STRIDE)
+        self.classifier = Decoder(24, 320, 2, kind, size // OUTPUT_STRIDE)
         initialize_kaiming(self)
 
     def forward(self, image: Tensor) -> Tensor:
         return resize_like(self.classifier(*self.backbone(image)), image)
 
 
-def _register() -> Callable[..., Callable[..., nn.Module]]:
-    return register_model(
+@register_variants(
+    register_model(
         input_shape=(1, 3, 256, 256),
         task=TaskSpec(
             name="disc-cup",
@@ -143,22 +138,12 @@ def _register() -> Callable[..., Callable[..., nn.Module]]:
         ),
         outputs=("logits",),
         labels=("optic cup", "optic disc"),
-        paper="Chen et al., TVConv: Efficient Translation Variant Convolution for Layout-aware Visual "
-        "Processing, CVPR 2022",
+        paper=PAPER,
         fixed_size=True,
-    )
-
-
-@_register()
-def tvconv_disc_cup(image_size: int = 256) -> DeepLabV3Plus:
-    return DeepLabV3Plus("tvconv", image_size)
-
-
-@_register()
-def tvconv_disc_cup_dw(image_size: int = 256) -> DeepLabV3Plus:
-    return DeepLabV3Plus("depthwise", image_size)
-
-
-@_register()
-def tvconv_disc_cup_base(image_size: int = 256) -> DeepLabV3Plus:
-    return DeepLabV3Plus("atrous", image_size)
+    ),
+    tvconv_disc_cup=("tvconv",),
+    tvconv_disc_cup_dw=("depthwise",),
+    tvconv_disc_cup_base=("atrous",),
+)
+def disc_cup(kind: Filter, image_size: int = 256) -> DeepLabV3Plus:
+    return DeepLabV3Plus(kind, image_size)

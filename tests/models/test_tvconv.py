@@ -174,5 +174,5 @@ def test_network_for_another_size(name: str, side: int) -> None:
     assert network(torch.zeros(1, 3, side, side)).isfinite().all()
     with pytest.raises(RuntimeError):
         network(torch.zeros(1, 3, 2 * side, 2 * side))
-    with pytest.raises(UsageError, match="cannot be built for 40 x 40"):
+    with pytest.raises(UsageError, match="cannot be built for images of 40 x 40"):
         create_model(name, image_size=40)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from edgedeploy.models import MODELS, ModelInfo
-from edgedeploy.models.zoo.bivit_swin import BinarySwin
+from edgedeploy.models.zoo.bivit_swin import bivit_swin
 from edgedeploy.models.zoo.slab_cswin import CSWin
-from edgedeploy.models.zoo.slab_swin import Swin, _linear_norm
+from edgedeploy.models.zoo.slab_swin import linear_norm, slab_swin
 
 SIDE = 64
 SMALLEST = 2  # of each family
@@ -57,10 +57,10 @@ def models_under_test() -> list[str]:
 # Families whose smallest model takes many seconds to capture and prove: networks of the same classes, with
 # fewer blocks and channels, stand for them in the fast suite.
 FEWER_BLOCKS: dict[str, Callable[[], nn.Module]] = {
-    "bivit_swin_tiny": lambda: BinarySwin(32, 1, (2, 1, 1, 1), classes=10, image_size=SIDE, window=4),
+    "bivit_swin_tiny": lambda: bivit_swin(32, 1, (2, 1, 1, 1), classes=10, image_size=SIDE, window=4),
     "slab_cswin_tiny": lambda: CSWin(16, 2, (1, 1, 2, 1), classes=10, image_size=SIDE),
-    "slab_swin_tiny": lambda: Swin(
-        24, 1, (2, 1, 2, 1), _linear_norm, linear="LLSS", classes=10, image_size=SIDE
+    "slab_swin_tiny": lambda: slab_swin(
+        24, 1, (2, 1, 2, 1), linear_norm, "LLSS", classes=10, image_size=SIDE
     ),
 }
 

@@ -1,8 +1,8 @@
-"""Image classification: random windows, mixed images, soft targets; norms and bits that change as it trains.
+"""Image classification: random crops, mixed images, soft targets; schedules of norms and of binarization.
 
-Data: train/CLASS/* with val/CLASS/* (ImageNet's own layout, Imagenette), or train.npz with test.npz (CIFAR,
-see tasks/image_archive.py). A network with PRepBN loses its layer norms along the way, and a binary one its
-real weights, at shares of the training that the settings say.
+Data: train/CLASS/* with val/CLASS/* (layout of ImageNet and Imagenette), or train.npz with test.npz (CIFAR,
+see vision/image_archive.py). The settings schedule the change from layer norm to PRepBN and the binarization
+of a binary network as shares of the steps.
 """
 
 from __future__ import annotations
@@ -23,16 +23,9 @@ from edgedeploy.models.layers.norm import schedule_norms
 from edgedeploy.models.training.augment import color_jitter, random_area, shifted
 from edgedeploy.models.training.bivit import Stage, always_binary, enter_stage, is_binary, stage_at
 from edgedeploy.models.training.classification import mix, soft_cross_entropy
-from edgedeploy.models.training.experiment import (
-    EXPERIMENTS,
-    Batch,
-    Experiment,
-    Objective,
-    distillation_loss,
-)
+from edgedeploy.models.training.experiment import EXPERIMENTS, Batch, Experiment, Objective
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalize
 from edgedeploy.models.training.recipe import Range, Section, Teacher
 from edgedeploy.models.training.sheets import contact_sheet, fit
 from edgedeploy.task import Image
@@ -47,15 +40,15 @@ CELL = 160
 
 class ClassificationSettings(Section):
     """Attributes:
-    area: share of an image that an example shows, drawn from this range; (1, 1) shows all of it.
-    padding: pixels by which an example may be shifted, black moving in.
-    flip: mirror every other example.
+    area: range of the share of the image's area in an example; (1, 1) is the whole image.
+    padding: largest shift of an example in pixels, filled with black.
+    flip: mirror half of the examples.
     jitter: largest relative change of brightness, contrast and saturation.
-    smoothing, mixup, cutmix: of the targets, see `mix`; the alphas may be 0.
-    norm_share: share of the steps after which PRepBN is batch norm alone; 0 starts with that.
-    norm_warm: share of the steps before, on layer norm alone.
-    stages: shares of the steps that a binary network is real, has binary attention, and is all binary.
-    validation: images to measure on while training, 0 for all.
+    smoothing, mixup, cutmix: label smoothing and the alphas of `mix`; an alpha may be 0.
+    norm_share: share of the steps after which PRepBN is RepBN alone; 0 for RepBN from the first step.
+    norm_warm: share of the steps on layer norm alone, at the start.
+    stages: shares of the steps in which a binary network is real, has binary attention, is all binary.
+    validation: images to evaluate on during training, 0 for all.
     """
 
     area: Range = (1.0, 1.0)
@@ -78,6 +71,7 @@ class Classification(Experiment[ClassificationSettings]):
     name = "classification"
     settings_type = ClassificationSettings
     metric = "top1"
+    distills = True
 
     def prepare(self) -> None:
         self.labels, self.train = training_images(self.data)
@@ -89,25 +83,20 @@ class Classification(Experiment[ClassificationSettings]):
         self.task = cast(ClassificationTask, task_of(self.info))
         self.val = self.task.labeled(self.data)[: self.settings.validation or None]
         self._read = ImageCache(self._decode)
-        self.normalize = Normalize(self.info.task.options)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        # An image is mixed with that at the mirrored position, which another process may have.
-        whole = sorted({*positions, *(self.recipe.batch - 1 - position for position in positions)})
-        examples = [self.example(step, position) for position in whole]
+        # An image is mixed with the one at the mirrored position, which may belong to another process.
+        mirrored = sorted({*positions, *(self.recipe.batch - 1 - position for position in positions)})
+        examples = [self.example(step, position) for position in mirrored]
         images = torch.from_numpy(np.stack([pixels for pixels, _ in examples]))
         labels = torch.tensor([label for _, label in examples])
-        settings = self.settings
         images, targets = mix(
-            images,
-            labels,
-            len(self.labels),
-            np.random.default_rng([self.recipe.seed, step]),
-            smoothing=settings.smoothing,
-            mixup_alpha=settings.mixup,
-            cutmix_alpha=settings.cutmix,
-        )
-        chosen = [whole.index(position) for position in positions]
+            images, labels, len(self.labels), np.random.default_rng([self.recipe.seed, step]),
+            smoothing=self.settings.smoothing,
+            mixup_alpha=self.settings.mixup,
+            cutmix_alpha=self.settings.cutmix,
+        )  # fmt: skip
+        chosen = [mirrored.index(position) for position in positions]
         return images[chosen], targets[chosen], torch.full((len(chosen),), step)
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
@@ -117,13 +106,13 @@ class Classification(Experiment[ClassificationSettings]):
             schedule_norms(network, max(1, round(settings.norm_share * steps) - warm), warm)
         else:
             schedule_norms(network, 1, 0, done=True)
-        real, attention, all_of_it = settings.stages
+        real, attention, binary = settings.stages
         stages = (
             Stage(real, attention=False, mlp=False),
             Stage(attention, attention=True, mlp=False),
-            Stage(all_of_it, attention=True, mlp=True),
+            Stage(binary, attention=True, mlp=True),
         )
-        stage_at(0, steps, stages)  # raises where the shares are none
+        stage_at(0, steps, stages)  # raises where the shares do not add up to 1
         return ClassificationLoss(network, stages, steps, teacher, self.recipe.teacher)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -138,9 +127,7 @@ class Classification(Experiment[ClassificationSettings]):
                 guesses = self.task.run(run, image)[:2]
                 wrong = guesses[0].index != label
                 picture = self.task.draw(fit(image, CELL), guesses)
-                picture[-6:] = (
-                    (220, 50, 47) if wrong else (60, 180, 75)
-                )  # a bar that says whether it is right
+                picture[-6:] = (220, 50, 47) if wrong else (60, 180, 75)  # a red or a green bar
                 pictures.append(picture)
         return contact_sheet(pictures, 6, CELL)
 
@@ -159,7 +146,7 @@ class Classification(Experiment[ClassificationSettings]):
 
 
 class ClassificationLoss(Objective):
-    """Cross-entropy with soft targets, and the teacher's divergence; a binary network changes by the step."""
+    """Cross-entropy with soft targets, and the teacher's divergence; sets the stage of a binary network."""
 
     def __init__(
         self,
@@ -169,27 +156,19 @@ class ClassificationLoss(Objective):
         teacher: nn.Module | None,
         lesson: Teacher | None,
     ) -> None:
-        super().__init__(network)
-        self.stages = tuple(stages) if is_binary(network) else ()
-        self.steps, self.lesson = steps, lesson
-        self._teacher = [teacher]  # in a list: its parameters are not this module's
+        super().__init__(network, teacher, lesson)
+        self.steps, self.stages = steps, tuple(stages) if is_binary(network) else ()
 
     def forward(self, images: Tensor, targets: Tensor, step: Tensor) -> dict[str, Tensor]:
         if self.stages:
             enter_stage(self.network, min(int(step[0]), self.steps - 1), self.steps, self.stages)
         logits = self.network(images).float()
-        result = {"main": soft_cross_entropy(logits, targets)}
-        loss, teacher = result["main"], self._teacher[0]
-        if teacher is not None and self.lesson is not None:
-            with torch.no_grad():
-                wanted = teacher(images)
-            result["teacher"] = distillation_loss(logits, wanted, self.lesson.temperature)
-            loss = (1 - self.lesson.share) * loss + self.lesson.share * result["teacher"]
-        return {"loss": loss, **result}
+        loss = soft_cross_entropy(logits, targets)
+        return self.distill(loss, {"main": loss}, images, logits)
 
 
 def training_images(data: Path) -> tuple[tuple[str, ...], list[Labeled]]:
-    """Class names and the pictures to train on, of train.npz or train/CLASS/*; raises UsageError."""
+    """Class names and the training images of train.npz or train/CLASS/*; raises UsageError."""
     archive = data / "train.npz"
     if archive.is_file():
         pictures = ImageArchive(archive)

@@ -1,7 +1,7 @@
-"""Optic disc and cup of fundus photographs: two sigmoids, cross-validated.
+"""Optic disc and cup of fundus photographs: two sigmoids, cross-validation.
 
-Data: images/NAME.* with masks/NAME.png (Drishti-GS; masks as `read_masks` takes them), or both below `split`.
-Fold k of n is the k-th n-th of the images in order of name: it is measured on, and the others are trained on.
+Data: images/NAME.* with masks/NAME.png (Drishti-GS; masks as `read_masks` reads them), or both below `split`.
+Images in order of name are cut into n folds: fold k is for evaluation, the others for training.
 """
 
 from __future__ import annotations
@@ -14,16 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
-from edgedeploy.models.training.augment import color_jitter
-from edgedeploy.models.training.experiment import (
-    EXPERIMENTS,
-    Experiment,
-    Objective,
-    refuse_teacher,
-)
+from edgedeploy.models.training.augment import color_jitter, random_crop
+from edgedeploy.models.training.experiment import EXPERIMENTS, Experiment, Objective
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalize
 from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.tvconv import disc_cup_loss
@@ -37,14 +31,14 @@ SHEET_ROWS = 6
 
 class DiscCupSettings(Section):
     """Attributes:
-    split: folder of images/ and masks/ below the data's own; empty for that itself.
-    folds, fold: parts that the images are in, and the one to measure on.
-    scale: by which an example is enlarged before a window of it is taken, drawn from this range.
-    often: share of the examples that are enlarged at all.
-    angle: by which an example is turned about its middle at most, in degrees.
-    flip: mirror every other example.
+    split: folder of images/ and masks/ below the data folder; empty for the data folder itself.
+    folds, fold: number of folds, and the one for evaluation, from 0.
+    scale: range of the factor by which an example is enlarged before it is cropped.
+    often: share of the enlarged examples.
+    angle: largest rotation about the center, degrees.
+    flip: mirror half of the examples.
     jitter: largest relative change of brightness, contrast and saturation.
-    dice: weight of the Dice loss beside cross-entropy, see `disc_cup_loss`.
+    dice: weight of the Dice loss, see `disc_cup_loss`.
     """
 
     split: str = ""
@@ -80,10 +74,8 @@ class DiscCup(Experiment[DiscCupSettings]):
         self.val, self.train = files[first:last], files[:first] + files[last:]
         self.task = cast(DiscCupTask, task_of(self.info))
         self._read = ImageCache(self._decode)
-        self.normalize = Normalize(self.info.task.options)
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
-        refuse_teacher(self.recipe)
         return DiscCupLoss(network, self.settings.dice)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -99,7 +91,7 @@ class DiscCup(Experiment[DiscCupSettings]):
         return contact_sheet(pictures, 3, 400)
 
     def _decode(self, index: int) -> tuple[Image, np.ndarray]:
-        """A photograph and its masks at twice the network's size, from which windows are cut."""
+        """A photograph and its masks at twice the network's size, for random crops."""
         file, mask = self.train[index]
         image, masks = read_image(file), read_masks(mask)
         if masks.shape[1:] != image.shape[:2]:
@@ -114,10 +106,9 @@ class DiscCup(Experiment[DiscCupSettings]):
         rng, settings = self.random(step, position), self.settings
         image, masks = self._read(self.index(step, position, len(self.train)))
         scale = float(rng.uniform(*settings.scale)) if rng.random() < settings.often else 1.0
-        whole = image.shape[0]
-        side = min(whole, max(1, round(whole / scale)))
-        y, x = (int(rng.integers(0, whole - side + 1)) for _ in range(2))
-        image, masks = (part[y : y + side, x : x + side] for part in (image, masks))
+        side = min(len(image), max(1, round(len(image) / scale)))
+        window = random_crop(image.shape, (side, side), rng)
+        image, masks = image[window], masks[window]
         if settings.angle:
             degrees = float(rng.uniform(-settings.angle, settings.angle))
             turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), degrees, 1.0)
@@ -133,7 +124,7 @@ class DiscCup(Experiment[DiscCupSettings]):
 
 
 class DiscCupLoss(Objective):
-    """Binary cross-entropy of both masks, and the Dice loss by its weight."""
+    """Binary cross-entropy of both masks, plus the weighted Dice loss."""
 
     def __init__(self, network: nn.Module, dice: float) -> None:
         super().__init__(network)

@@ -1,7 +1,7 @@
-"""Face embeddings by additive-margin softmax over people; measured by verifying pairs of others.
+"""Face embeddings by additive-margin softmax over people; evaluated by verification of pairs.
 
-Data: one folder a person (CASIA-WebFace, LFW, ORL), people in natural order of their folders' names. The
-first `people` of them are trained on, and pairs of the others verified; or `validation` is a folder of pairs.
+Data: one folder a person (CASIA-WebFace, LFW, ORL), in natural order of the names. The first `people` are for
+training, pairs of the others for evaluation; or `validation` is a folder of pairs.
 """
 
 from __future__ import annotations
@@ -14,16 +14,10 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgedeploy.core.errors import UsageError
 from edgedeploy.models.training.augment import color_jitter, shifted
-from edgedeploy.models.training.experiment import (
-    EXPERIMENTS,
-    Experiment,
-    Objective,
-    refuse_teacher,
-)
+from edgedeploy.models.training.experiment import EXPERIMENTS, Experiment, Objective
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
 from edgedeploy.models.training.recipe import Section
@@ -40,11 +34,11 @@ SHEET = 24
 
 class FaceSettings(Section):
     """Attributes:
-    people: the first so many are trained on; 0 for all, which needs `validation`.
-    validation: folder, below the data's own, of pairs.txt or of people to draw pairs from.
-    scale, margin: of the loss.
-    flip: mirror every other example.
-    padding: pixels by which an example may be shifted, black moving in.
+    people: number of people to train on; 0 for all, which needs `validation`.
+    validation: folder, below the data folder, with pairs.txt or with people to draw pairs from.
+    scale, margin: of the loss, see AMSoftmax.
+    flip: mirror half of the examples.
+    padding: largest shift of an example in pixels, filled with black.
     jitter: largest relative change of brightness, contrast and saturation.
     """
 
@@ -59,7 +53,7 @@ class FaceSettings(Section):
 
 @EXPERIMENTS.register
 class FaceEmbedding(Experiment[FaceSettings]):
-    """Faces (N, 3, h, w) float32 as the task cuts and normalizes them, and people's numbers (N,) int64."""
+    """Faces (N, 3, h, w) float32, cropped and normalized by the task, and people's indices (N,) int64."""
 
     name = "face-embedding"
     settings_type = FaceSettings
@@ -83,7 +77,6 @@ class FaceEmbedding(Experiment[FaceSettings]):
         self._read = ImageCache(self._decode)
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
-        refuse_teacher(self.recipe)
         length = int(self.info.task.options["embedding"])
         return FaceLoss(
             network, AMSoftmax(length, self.people, scale=self.settings.scale, margin=self.settings.margin)
@@ -93,7 +86,7 @@ class FaceEmbedding(Experiment[FaceSettings]):
         return self.task.score(runner(network, self.info), self.pairs) if self.pairs else {}
 
     def sheet(self, network: nn.Module) -> Image | None:
-        """Pairs side by side, with their cosine: of one person in the upper half, of two in the lower."""
+        """Pairs side by side with their cosine: same person in the upper half, two people in the lower."""
         if not self.pairs:
             return None
         run, pictures = runner(network, self.info), []
@@ -122,8 +115,9 @@ class FaceEmbedding(Experiment[FaceSettings]):
 
 
 class FaceLoss(Objective):
-    """The margin loss; its class centers are no part of the network. `right` is the share of faces whose own
-    center is the nearest, in the log.
+    """The margin loss; its class centers are not part of the network.
+
+    `right` in the log is the share of faces whose own center is the nearest.
     """
 
     def __init__(self, network: nn.Module, margin: AMSoftmax) -> None:
@@ -133,12 +127,12 @@ class FaceLoss(Objective):
     def forward(self, faces: Tensor, people: Tensor) -> dict[str, Tensor]:
         embeddings = self.network(faces).float()
         with torch.no_grad():
-            nearest = F.linear(F.normalize(embeddings), F.normalize(self.margin.weight)).argmax(1)
+            nearest = self.margin.logits(embeddings).argmax(1)
         return {"loss": self.margin(embeddings, people), "right": (nearest == people).float().mean()}
 
 
 def people_of(data: Path, leave_out: str = "") -> list[Path]:
-    """The folders of people, s2 before s10; raises UsageError where there are none."""
+    """The folders of people, s2 before s10; raises UsageError for fewer than two."""
     folders = [p for p in data.iterdir() if p.is_dir() and p != data / leave_out] if data.is_dir() else []
     if len(folders) < 2:
         raise UsageError(f"{data} holds no folders of people", "it needs PERSON/*.png, one folder a person")
@@ -151,7 +145,7 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def _with_bar(picture: Image, cosine: float, *, same: bool) -> Image:
-    """The picture above a bar as long as the cosine: green for one person, red for two."""
+    """The picture above a bar of the cosine's length: green for one person, red for two."""
     bar = np.full((12, picture.shape[1], 3), 235, np.uint8)
     bar[:, : round(max(0.0, cosine) * picture.shape[1])] = (60, 180, 75) if same else (220, 50, 47)
     return np.vstack([picture, bar])

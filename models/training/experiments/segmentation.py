@@ -1,8 +1,6 @@
 """Semantic segmentation: cross-entropy over hard pixels, an auxiliary head, crops of every scale.
 
-Settings: `layout` of the data folder (tasks/segmentation_data.py), `crop`, `scale` range and `jitter` of the
-augmentation, `ohem` (share of pixels that counts at least), `auxiliary` (weight of the second head),
-`balance` of the classes, `stride` of the labels.
+Data: a folder laid out as CamVid or Cityscapes, see vision/segmentation_data.py.
 """
 
 from __future__ import annotations
@@ -20,17 +18,10 @@ from torch.nn import functional as F
 from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.core.sampling import evenly_spaced
 from edgedeploy.models.training.augment import color_jitter, random_window
-from edgedeploy.models.training.experiment import (
-    EXPERIMENTS,
-    Experiment,
-    Objective,
-    distillation_loss,
-    first_output,
-)
+from edgedeploy.models.training.experiment import EXPERIMENTS, Experiment, Objective
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalize
-from edgedeploy.models.training.recipe import Range, Section
+from edgedeploy.models.training.recipe import Range, Section, Teacher
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.task import Image
 from edgedeploy.tasks.segmentation import Segmentation as SegmentationTask
@@ -43,16 +34,16 @@ SHEET_ROWS = 6
 
 class SegmentationSettings(Section):
     """Attributes:
-    layout: camvid or cityscapes, which says where images and class maps lie, and what is not labeled.
-    crop: height and width of an example.
-    scale: by which images are enlarged before, drawn evenly from this range.
+    layout: camvid or cityscapes: folders of images and class maps, and the label to ignore.
+    crop: height and width of an example, pixels.
+    scale: range of the factor by which images are resized first, uniform.
     jitter: largest relative change of brightness, contrast and saturation.
-    ohem_threshold, ohem_share: a pixel counts if its true class has less than this probability; at least
-        this share of the labeled pixels counts.
+    ohem_threshold, ohem_share: a pixel counts if its true class has a probability below the threshold; at
+        least this share of the labeled pixels counts.
     auxiliary: weight of the second head's loss.
-    balance: "median" weighs classes by median frequency over the training set, capped at 10.
-    stride: the loss takes every so many-th label of an axis; the logits are 8 times smaller than the labels,
-        so 2 loses little, and on a CPU the loss at full size takes a third of a step.
+    balance: "median" weights classes by median frequency over the training set, at most 10.
+    stride: the loss reads one label in `stride` along each axis. Logits are 8 times smaller than labels: 2
+        loses little, and on a CPU the loss at full size takes a third of a step.
     """
 
     layout: Literal["camvid", "cityscapes"]
@@ -73,6 +64,7 @@ class Segmentation(Experiment[SegmentationSettings]):
     name = "segmentation"
     settings_type = SegmentationSettings
     metric = "miou"
+    distills = True
 
     def prepare(self) -> None:
         self.layout = layout_of(self.settings.layout)
@@ -85,19 +77,15 @@ class Segmentation(Experiment[SegmentationSettings]):
         self.train = find_samples(self.data, self.layout, "train")
         self.val = find_samples(self.data, self.layout, "val")
         self.task = cast(SegmentationTask, task_of(self.info))
-        self.normalize = Normalize(self.info.task.options)
         self._read = ImageCache(self._decode)
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:
-        return SegmentationLoss(
-            network,
-            self.settings,
-            self.layout.ignore,
-            weights=self._class_weights(),
-            teacher=teacher,
-            share=self.recipe.teacher.share if self.recipe.teacher else 0.0,
-            temperature=self.recipe.teacher.temperature if self.recipe.teacher else 1.0,
-        )
+        weights = None
+        if self.settings.balance == "median":
+            maps = (self.layout.read(sample.truth) for sample in self.train)
+            weights = median_frequency(maps, self.layout.classes)
+        lesson = self.recipe.teacher
+        return SegmentationLoss(network, self.settings, self.layout.ignore, weights, teacher, lesson)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         run = runner(network, self.info)
@@ -136,19 +124,12 @@ class Segmentation(Experiment[SegmentationSettings]):
             raise UsageError(f"{sample.image} and its class map differ in size", "resize one to the other")
         return image, truth
 
-    def _class_weights(self) -> Tensor | None:
-        if self.settings.balance == "none":
-            return None
-        return median_frequency(
-            (self.layout.read(sample.truth) for sample in self.train), self.layout.classes
-        )
-
 
 class SegmentationLoss(Objective):
     """OHEM cross-entropy of the main head, plus the auxiliary head's, plus the teacher's divergence.
 
-    Logits of 1/8 size are enlarged to the labels'. Shrivastava et al., Training Region-based Object Detectors
-    with Online Hard Example Mining, 2016.
+    Logits at 1/8 are upsampled to the size of the labels. Shrivastava et al., Training Region-based Object
+    Detectors with Online Hard Example Mining, 2016.
     """
 
     def __init__(
@@ -156,35 +137,25 @@ class SegmentationLoss(Objective):
         network: nn.Module,
         settings: SegmentationSettings,
         ignore: int,
-        *,
-        weights: Tensor | None,
-        teacher: nn.Module | None,
-        share: float,
-        temperature: float,
+        weights: Tensor | None = None,
+        teacher: nn.Module | None = None,
+        lesson: Teacher | None = None,
     ) -> None:
-        super().__init__(network)
-        self.settings, self.ignore, self.share, self.temperature = settings, ignore, share, temperature
+        super().__init__(network, teacher, lesson)
+        self.settings, self.ignore = settings, ignore
         self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
-        self._teacher = [teacher]  # in a list: its parameters are not this module's
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         outputs, step = self.network(images), self.settings.stride
         labels = labels[:, step // 2 :: step, step // 2 :: step]
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
-        losses = [self._hard(head, labels) for head in heads]
-        result = {"main": losses[0]}
-        loss = losses[0]
-        for extra in losses[1:]:
-            result["auxiliary"] = extra
+        loss, *others = (self._hard(head, labels) for head in heads)
+        parts = {"main": loss}
+        for extra in others:
+            parts["auxiliary"] = extra
             loss = loss + self.settings.auxiliary * extra
-        teacher = self._teacher[0]
-        if teacher is not None:
-            with torch.no_grad():
-                wanted = first_output(teacher(images))
-            result["teacher"] = distillation_loss(heads[0], wanted, self.temperature)
-            loss = (1 - self.share) * loss + self.share * result["teacher"]
-        return {"loss": loss, **result}
+        return self.distill(loss, parts, images, heads[0])
 
     def _hard(self, logits: Tensor, labels: Tensor) -> Tensor:
         enlarged = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
@@ -207,13 +178,13 @@ def hard_cross_entropy(
     share: float,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of pixels whose true class has p < threshold, of `share` of them at least.
+    """Mean cross-entropy of pixels whose true class has p < threshold, at least of the hardest `share`.
 
     Args:
         logits: (N, C, H, W) float32.
         labels: (N, H, W) int64.
         ignore: label of pixels that do not count.
-        weights: of the classes (C,), applied to the pixel losses.
+        weights: class weights (C,) of the pixel losses.
     """
     losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none").flatten()
     flat = labels.flatten()

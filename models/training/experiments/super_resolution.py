@@ -1,9 +1,4 @@
-"""Luma super-resolution from folders of photographs; the mean PSNR of patches as loss.
-
-Settings: `scale`, `folders` below the data folder (each gives as many patches), `patch` in low-resolution
-pixels, `floor`, `shrink`, `memory`, and `validation`, a folder or video below the data folder that the
-task's metric can read.
-"""
+"""Luma super-resolution from folders of photographs; the loss is the mean PSNR of patches."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.core.sampling import evenly_spaced
-from edgedeploy.models.training.experiment import EXPERIMENTS, Batch, Experiment, Objective, refuse_teacher
+from edgedeploy.models.training.experiment import EXPERIMENTS, Batch, Experiment, Objective
 from edgedeploy.models.training.measure import measure, runner, task_of
 from edgedeploy.models.training.patches import draw_batch, load_pairs
 from edgedeploy.models.training.recipe import Section
@@ -29,9 +24,14 @@ SHEET_ROWS, SHEET_SIDE = 6, 200
 
 
 class SuperResolutionSettings(Section):
-    """See the file's head; `floor`: mean squared error below which a patch counts no more; `shrink`: factors
-    by which copies of the photographs are made smaller, 1.0 being the photograph itself; `memory`: gigabytes
-    of decoded pairs that are kept, beyond which each is decoded whenever it is drawn, to the same batches.
+    """Attributes:
+    scale: factor of super-resolution.
+    folders: below the data folder; all give the same number of patches.
+    patch: side of a patch, low-resolution pixels.
+    floor: mean squared error below which a patch stops to count, see `patch_loss`.
+    shrink: sizes at which photographs are used, relative; 1.0 is the photograph itself.
+    memory: gigabytes of decoded pairs to keep; others are decoded whenever drawn, with the same batches.
+    validation: folder or video below the data folder, as the task's metric reads it.
     """
 
     scale: int = Field(ge=2)
@@ -78,14 +78,13 @@ class SuperResolution(Experiment[SuperResolutionSettings]):
         )
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
-        refuse_teacher(self.recipe)
         return PatchPsnr(network, self.settings.floor)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         return measure(network, self.info, self.validation) if self.validation is not None else {}
 
     def sheet(self, network: nn.Module) -> Image:
-        """Bicubic, prediction, truth: the middle of each, or a whole picture that is small."""
+        """Bicubic, prediction, truth: the center of each image, or all of a small one."""
         run, pictures = runner(network, self.info), []
         for low, high in self._examples():
             for picture in (imresize(low, *high.shape[:2]), self.task.run(run, low), high):
@@ -94,7 +93,7 @@ class SuperResolution(Experiment[SuperResolutionSettings]):
         return contact_sheet(pictures, 3, 2 * SHEET_SIDE)
 
     def _examples(self) -> Iterable[tuple[Image, Image]]:
-        """Low and high resolution to look at: to be measured on or, without any, to be trained on."""
+        """Low and high resolution for the sheet: of the validation or, without any, the training images."""
         if self.validation is not None:
             return islice(self.task.pairs(self.validation)[1], SHEET_ROWS)
         return map(self.pairs.picture, evenly_spaced(len(self.pairs.sources), SHEET_ROWS))
@@ -115,8 +114,8 @@ class PatchPsnr(Objective):
 def patch_loss(output: Tensor, target: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """Loss of a batch (N, 1, H, W): mean of ln(MSE + floor) over its patches; and the MSE of each.
 
-    This is the PSNR that results are measured by, an average of logarithms, in which a smooth picture counts
-    as much as a busy one; `floor` keeps flat patches, whose error is next to nothing, from taking over.
+    This is the PSNR of the evaluation: an average of logarithms, in which smooth and detailed images count
+    alike. `floor` keeps flat patches, with errors near zero, from dominating.
     """
     errors = (output.float() - target).square().mean((1, 2, 3))
     return (errors + floor).log().mean(), errors.detach()

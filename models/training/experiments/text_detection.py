@@ -1,8 +1,7 @@
-"""Text detection as DBNet learns it: shrunk words, borders between text and ground, hard negatives.
+"""Text detection as DBNet learns it: shrunk words, borders of words, hard negatives.
 
-Data: folders of photographs below the data's own, laid out as icdar2015, total-text or td500, see
-tasks/text_data.py, and pictures to render synthetic words on (text_render.py), in the proportion that the
-settings say.
+Data: folders of photographs below the data folder, laid out as icdar2015, total-text or td500, see
+vision/text_data.py, and images on which text_render.py draws synthetic words. `synthetic` is their share.
 """
 
 from __future__ import annotations
@@ -17,18 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgedeploy.core.errors import RecipeError, UsageError
-from edgedeploy.models.training.augment import color_jitter
+from edgedeploy.models.training.augment import color_jitter, random_crop
 from edgedeploy.models.training.dbnet_labels import make_maps
 from edgedeploy.models.training.dbnet_loss import DBLoss
-from edgedeploy.models.training.experiment import (
-    EXPERIMENTS,
-    Experiment,
-    Objective,
-    refuse_teacher,
-)
+from edgedeploy.models.training.experiment import EXPERIMENTS, Experiment, Objective
 from edgedeploy.models.training.image_cache import ImageCache
 from edgedeploy.models.training.measure import runner, task_of
-from edgedeploy.models.training.pixels import Normalize
 from edgedeploy.models.training.recipe import Range, Section
 from edgedeploy.models.training.sheets import contact_sheet
 from edgedeploy.models.training.text_augment import random_view
@@ -45,16 +38,16 @@ SHEET_ROWS = 8
 
 class TextSettings(Section):
     """Attributes:
-    folders: data sets below the data's folder, all of one layout; none where all is synthetic.
+    folders: data sets below the data folder, all of one layout; none with synthetic=1.
     layout: icdar2015, total-text or td500.
-    held_out: images of the first folder, the first by name, that are measured on instead of trained on.
-    test: measure on the first folder's own test split instead.
-    synthetic: share of the examples that are rendered.
-    backgrounds: folders of photographs to render on, which should show no text; the whole image is used.
+    held_out: number of images of the first folder, by name, for evaluation instead of training.
+    test: evaluate on the first folder's test split instead.
+    synthetic: share of the rendered examples.
+    backgrounds: folders of photographs without text to render on.
     fonts: folder of .ttf files; empty for matplotlib's and the system's.
-    text_height: of the rendered words, in pixels of the crop; a word that is too wide for it is left out.
-    crop: height and width of an example.
-    scale, angle, flip: of the views, see `random_view`.
+    text_height: range of the height of rendered words, pixels of the crop; too wide words are left out.
+    crop: height and width of an example, pixels.
+    scale, angle, flip: see `random_view`.
     jitter: largest relative change of brightness, contrast and saturation.
     """
 
@@ -103,17 +96,15 @@ class TextDetection(Experiment[TextSettings]):
         self.task = cast(TextTask, task_of(self.info))
         self._read = ImageCache(self._decode)
         self._ground = ImageCache(self._decode_ground)
-        self.normalize = Normalize(self.info.task.options)
 
     def objective(self, network: nn.Module, teacher: nn.Module | None) -> Objective:  # noqa: ARG002
-        refuse_teacher(self.recipe)
         return TextLoss(network)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         return self.task.score(runner(network, self.info), self.val) if self.val else {}
 
     def sheet(self, network: nn.Module) -> Image:
-        """Photographs held out, prediction beside truth; without any, examples with what is drawn on them."""
+        """Held-out photographs, prediction beside truth; without any, training examples with their truth."""
         run, pictures = runner(network, self.info), []
         for file, words in self.val[:SHEET_ROWS]:
             image = read_image(file)
@@ -124,7 +115,7 @@ class TextDetection(Experiment[TextSettings]):
         return contact_sheet(pictures, 4, 400)
 
     def view(self, step: int, position: int) -> tuple[Image, list[Word]]:
-        """The picture and the words of one example."""
+        """The image and the words of one example."""
         rng, settings = self.random(step, position), self.settings
         if rng.random() < settings.synthetic:
             ground = self._ground(int(rng.integers(len(self.grounds))))
@@ -161,7 +152,7 @@ class TextDetection(Experiment[TextSettings]):
 
 
 class TextLoss(Objective):
-    """DBNet's loss; always in float32, for cross-entropy of probabilities knows no half precision."""
+    """DBNet's loss, always in float32: cross-entropy of probabilities has no half precision."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)
@@ -178,9 +169,8 @@ class TextLoss(Objective):
 
 
 def _window(image: Image, crop: tuple[int, int], rng: np.random.Generator) -> Image:
-    """A part of an image in the crop's proportions, enlarged or shrunk to it."""
+    """A window of the crop's aspect ratio, resized to the crop."""
     height, width = crop
     scale = min(image.shape[0] / height, image.shape[1] / width) * float(rng.uniform(0.6, 1.0))
     rows, columns = max(1, int(height * scale)), max(1, int(width * scale))
-    y, x = int(rng.integers(0, image.shape[0] - rows + 1)), int(rng.integers(0, image.shape[1] - columns + 1))
-    return resize_image(image[y : y + rows, x : x + columns], height, width)
+    return resize_image(image[random_crop(image.shape, (rows, columns), rng)], height, width)

@@ -22,7 +22,6 @@ from edgedeploy.models.training.classification import (
     mixup,
     smoothed,
     soft_cross_entropy,
-    top1,
 )
 from edgedeploy.models.training.experiment import make_experiment
 from edgedeploy.models.training.image_cache import ImageCache
@@ -110,7 +109,7 @@ def test_the_small_network_learns_and_ends_on_batch_norm_alone(rng: np.random.Ge
     model.eval()
     with torch.no_grad():
         trained, deployed = model(images), reparameterize(model)(images)
-    assert top1(trained, labels) > 0.9
+    assert (trained.argmax(-1) == labels).double().mean() > 0.9
     assert (trained - deployed).abs().max() <= 1e-5 * trained.abs().max()
 
 

@@ -123,7 +123,7 @@ def test_what_begins_a_training_is_said_once(tmp_path: Path) -> None:
 
     document = runs.streets().model_dump()
     for change, message in (
-        ({"weights": "camvid", "initialize": "x.pth"}, "both say what to begin from"),
+        ({"weights": "camvid", "initialize": "x.pth"}, "exclude each other"),
         ({"optimizer": {"name": "soap", "learning_rate": 1e-3, "weight_decay": 0.1}}, "no weight decay"),
         ({"optimizer": {"name": "adam", "learning_rate": 1e-3, "betas": [0.9, 1.5]}}, "optimizer.betas"),
     ):

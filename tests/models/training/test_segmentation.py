@@ -119,9 +119,7 @@ def test_stride_takes_every_so_many_th_label_where_it_lies(rng: np.random.Genera
     labels = torch.from_numpy(rng.integers(0, 11, (2, 8, 8)))
 
     def loss_of(chosen: SegmentationSettings) -> SegmentationLoss:
-        return SegmentationLoss(
-            torch.nn.Identity(), chosen, 255, weights=None, teacher=None, share=0.0, temperature=1.0
-        )
+        return SegmentationLoss(torch.nn.Identity(), chosen, 255)
 
     def loss(stride: int) -> float:
         chosen = SegmentationSettings.model_validate({**settings, "stride": stride})

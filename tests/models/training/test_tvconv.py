@@ -13,7 +13,7 @@ from edgedeploy.core.errors import RecipeError, UsageError
 from edgedeploy.models import create_model
 from edgedeploy.models.training.experiment import make_experiment
 from edgedeploy.models.training.experiments.face_embedding import people_of
-from edgedeploy.models.training.tvconv import AMSoftmax, disc_cup_loss, disc_cup_targets
+from edgedeploy.models.training.tvconv import AMSoftmax, disc_cup_loss
 from edgedeploy.vision.images import read_image
 from tests.support.training_runs import draw_faces, draw_fundus, faces, fundus
 
@@ -36,13 +36,6 @@ def test_length_of_embeddings_does_not_matter_and_the_margin_does() -> None:
     free = AMSoftmax(6, 4, margin=0.0)
     free.load_state_dict(loss.state_dict())
     assert loss(x, labels) > free(x, labels)
-
-
-def test_targets_of_gray_levels() -> None:
-    levels = torch.tensor([[[0, 50, 51, 128, 200, 201, 255]]])
-    cup, disc = disc_cup_targets(levels)[0]
-    assert cup.tolist() == [[1, 1, 0, 0, 0, 0, 0]]
-    assert disc.tolist() == [[1, 1, 1, 1, 1, 0, 0]]
 
 
 def test_disc_cup_loss_is_the_cross_entropy_of_each_pixel() -> None:
