@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 Build = Callable[..., nn.Module]
 Register = Callable[[Build], Build]
+B = TypeVar("B", bound=Build)
 SCALES = (2, 3, 4)  # factors of super-resolution
 
 
-def register_variants(register: Register, **variants: tuple[Any, ...]) -> Register:
-    """Decorator of a builder: `NAME=(first arguments)` registers the model NAME.
+def register_variants(register: Register, **variants: tuple[Any, ...]) -> Callable[[B], B]:
+    """Decorator of a builder, a function or a class: `NAME=(first arguments)` registers the model NAME.
 
     `register` is the decorator that registers a single builder, e.g. `register_model(...)`.
     """
 
-    def enter(build: Build) -> Build:
+    def enter(build: B) -> B:
         for name, arguments in variants.items():
             register(_bind(build, name, *arguments))
         return build
@@ -30,10 +31,10 @@ def register_variants(register: Register, **variants: tuple[Any, ...]) -> Regist
     return enter
 
 
-def register_scales(register: Callable[[int], Register]) -> Register:
+def register_scales(register: Callable[[int], Register]) -> Callable[[B], B]:
     """Decorator of a builder NAME(scale): registers NAME_x2, NAME_x3 and NAME_x4 by `register(scale)`."""
 
-    def enter(build: Build) -> Build:
+    def enter(build: B) -> B:
         for scale in SCALES:
             register(scale)(_bind(build, f"{build.__name__}_x{scale}", scale))
         return build

@@ -140,10 +140,7 @@ class ConstantTVConv(nn.Module):
 
 
 class TVConvBatchNorm(nn.Sequential):
-    """TVConv, BatchNorm and an activation in a row."""
-
-    def __init__(self, conv: TVConv, norm: nn.BatchNorm2d, activation: nn.Module) -> None:
-        super().__init__(conv, norm, activation)
+    """TVConv, BatchNorm and an activation, in that order."""
 
     def fuse(self) -> nn.Sequential:
         conv, norm, activation = self

@@ -66,38 +66,6 @@ class Head(nn.Module):
         return nn.Sequential(self.bn1, nn.ReLU(), hidden, nn.ReLU(), self.conv2)
 
 
-class DDRNet(DualBranch):
-    """Segmentation network, (N, 3, H, W) -> logits (N, classes, H/8, W/8); H and W multiples of 8.
-
-    Args:
-        planes, blocks, stages: see DualBranch.
-        head: channels inside the heads.
-        classes: of the data set.
-        augment: add the auxiliary head of training; the output is then (logits, auxiliary logits).
-    """
-
-    def __init__(
-        self,
-        planes: int,
-        blocks: tuple[int, int],
-        stages: tuple[Stage, ...],
-        *,
-        head: int,
-        classes: int,
-        augment: bool,
-    ) -> None:
-        super().__init__(planes, blocks, stages)
-        self.spp = DAPPM(planes * 16, 128, planes * 4)
-        self.seghead_extra = Head(planes * 2, head, classes) if augment else None
-        self.final_layer = Head(planes * 4, head, classes)
-        initialize_kaiming(self)
-
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        low, high, middle = self.features(image)
-        logits: Tensor = self.final_layer(high + resize_like(self.spp(low), high))
-        return logits if self.seghead_extra is None else (logits, self.seghead_extra(middle))
-
-
 @register_variants(
     register_model(
         input_shape=(1, 3, 384, 768),
@@ -117,13 +85,33 @@ class DDRNet(DualBranch):
     ddrnet_23=(64, (2, 2), STAGES_23, 128),
     ddrnet_39=(64, (3, 4), STAGES_39, 256),
 )
-def ddrnet(
-    planes: int,
-    blocks: tuple[int, int],
-    stages: tuple[Stage, ...],
-    head: int,
-    classes: int = 19,
-    *,
-    augment: bool = False,
-) -> DDRNet:
-    return DDRNet(planes, blocks, stages, head=head, classes=classes, augment=augment)
+class DDRNet(DualBranch):
+    """Segmentation network, (N, 3, H, W) -> logits (N, classes, H/8, W/8); H and W multiples of 8.
+
+    Args:
+        planes, blocks, stages: see DualBranch.
+        head: channels inside the heads.
+        classes: of the data set.
+        augment: add the auxiliary head of training; the output is then (logits, auxiliary logits).
+    """
+
+    def __init__(
+        self,
+        planes: int,
+        blocks: tuple[int, int],
+        stages: tuple[Stage, ...],
+        head: int,
+        classes: int = len(CITYSCAPES),
+        *,
+        augment: bool = False,
+    ) -> None:
+        super().__init__(planes, blocks, stages)
+        self.spp = DAPPM(planes * 16, 128, planes * 4)
+        self.seghead_extra = Head(planes * 2, head, classes) if augment else None
+        self.final_layer = Head(planes * 4, head, classes)
+        initialize_kaiming(self)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        low, high, middle = self.features(image)
+        logits: Tensor = self.final_layer(high + resize_like(self.spp(low), high))
+        return logits if self.seghead_extra is None else (logits, self.seghead_extra(middle))

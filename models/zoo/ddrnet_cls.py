@@ -16,6 +16,12 @@ from edgedeploy.models.layers.ddrnet_trunk import PAPER, STAGES_23, STAGES_39, D
 from edgedeploy.models.variants import register_variants
 
 
+@register_variants(
+    imagenet_classifier(PAPER, fixed_size=False, size_multiple=8),
+    ddrnet_23_slim_cls=(32, (2, 2), STAGES_23, 1024),
+    ddrnet_23_cls=(64, (2, 2), STAGES_23, 2048),
+    ddrnet_39_cls=(64, (3, 4), STAGES_39, 2048),
+)
 class DDRNetClassifier(DualBranch):
     """Classifier, (N, 3, H, W) -> logits (N, classes).
 
@@ -26,7 +32,7 @@ class DDRNetClassifier(DualBranch):
     """
 
     def __init__(
-        self, planes: int, blocks: tuple[int, int], stages: tuple[Stage, ...], *, width: int, classes: int
+        self, planes: int, blocks: tuple[int, int], stages: tuple[Stage, ...], width: int, classes: int = 1000
     ) -> None:
         super().__init__(planes, blocks, stages, last_stride=1)
         self.down5 = halve(planes * 4, planes * 16, 2)
@@ -38,15 +44,3 @@ class DDRNetClassifier(DualBranch):
         low, high, _ = self.features(image)
         joined = F.relu(F.relu(low) + self.down5(F.relu(high)))
         return self.linear(self.last_layer(joined).flatten(1))  # type: ignore[no-any-return]
-
-
-@register_variants(
-    imagenet_classifier(PAPER, fixed_size=False, size_multiple=8),
-    ddrnet_23_slim_cls=(32, (2, 2), STAGES_23, 1024),
-    ddrnet_23_cls=(64, (2, 2), STAGES_23, 2048),
-    ddrnet_39_cls=(64, (3, 4), STAGES_39, 2048),
-)
-def ddrnet_cls(
-    planes: int, blocks: tuple[int, int], stages: tuple[Stage, ...], width: int, classes: int = 1000
-) -> DDRNetClassifier:
-    return DDRNetClassifier(planes, blocks, stages, width=width, classes=classes)

@@ -31,6 +31,7 @@ from edgedeploy.models.layers.transformer import (
     to_tokens,
 )
 from edgedeploy.models.layers.window import Windows
+from edgedeploy.models.variants import register_variants
 from edgedeploy.models.zoo.slab_deit import PAPER, Tokens
 
 STRIPE = 7  # tokens across a stripe in the stages of softmax attention
@@ -178,6 +179,9 @@ class Stem(nn.Sequential):
         return nn.Sequential(fold_into_previous(conv, norm), Tokens())
 
 
+@register_variants(
+    imagenet_classifier(PAPER, idle=("scale",), crop=0.9), slab_cswin_tiny=(64, 2, (2, 4, 18, 1))
+)
 class CSWin(nn.Module):
     """Classifier, (N, 3, image_size, image_size) -> logits (N, classes).
 
@@ -193,9 +197,8 @@ class CSWin(nn.Module):
         channels: int,
         heads: int,
         depths: tuple[int, int, int, int],
-        *,
-        classes: int,
-        image_size: int,
+        classes: int = 1000,
+        image_size: int = 224,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -225,8 +228,3 @@ class CSWin(nn.Module):
     def fuse(self) -> nn.Module:
         trunk = {name: part for name, part in self.named_children() if name not in {"norm", "head"}}
         return deployed_classifier(trunk, self.norm, self.head)
-
-
-@imagenet_classifier(PAPER, idle=("scale",), crop=0.9)
-def slab_cswin_tiny(classes: int = 1000, image_size: int = 224, drop_path: float = 0.0) -> CSWin:
-    return CSWin(64, 2, (2, 4, 18, 1), classes=classes, image_size=image_size, drop_path=drop_path)

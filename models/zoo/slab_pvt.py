@@ -33,6 +33,7 @@ from edgedeploy.models.zoo.slab_deit import PAPER, PatchEmbed
 
 CHANNELS, HEADS, EXPANSION = (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4)
 REDUCTIONS = (8, 4, 2, 1)
+DEPTHS = (2, 2, 2, 2)  # blocks of the stages, at 1/4 to 1/32
 
 
 class ReducedAttention(nn.Module):
@@ -97,31 +98,25 @@ class SplitLinearAttention(LinearAttention):
         return deployed
 
 
+@register_variants(imagenet_classifier(PAPER), pvt_tiny_prepbn=(False,), slab_pvt_tiny=(True,))
 class PVT(nn.Module):
     """Classifier, (N, 3, image_size, image_size) -> logits (N, classes).
 
     Args:
-        depths: blocks of each of the four stages, at 1/4 to 1/32.
         linear: linear attention in all stages, otherwise softmax with reduced keys and values.
         classes, image_size: of the data.
         drop_path: rate of stochastic depth at the last block.
     """
 
     def __init__(
-        self,
-        depths: tuple[int, int, int, int],
-        *,
-        linear: bool,
-        classes: int,
-        image_size: int,
-        drop_path: float = 0.0,
+        self, linear: bool, classes: int = 1000, image_size: int = 224, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         require_multiple(image_size, 32, "PVT")
-        rates = iter(drop_rates(drop_path, sum(depths)))
+        rates = iter(drop_rates(drop_path, sum(DEPTHS)))
         inputs, side = 3, image_size
         self.sides: list[int] = []
-        for index, (channels, heads, depth) in enumerate(zip(CHANNELS, HEADS, depths, strict=True)):
+        for index, (channels, heads, depth) in enumerate(zip(CHANNELS, HEADS, DEPTHS, strict=True)):
             patch = 2 if index else 4
             side //= patch
             self.sides.append(side)
@@ -152,8 +147,3 @@ class PVT(nn.Module):
             x = self.get_submodule(f"patch_embed{stage}")(x) + getattr(self, f"pos_embed{stage}")
             x = self.get_submodule(f"block{stage}")(x)
         return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
-
-
-@register_variants(imagenet_classifier(PAPER), pvt_tiny_prepbn=(False,), slab_pvt_tiny=(True,))
-def slab_pvt(linear: bool, classes: int = 1000, image_size: int = 224, drop_path: float = 0.0) -> PVT:
-    return PVT((2, 2, 2, 2), linear=linear, classes=classes, image_size=image_size, drop_path=drop_path)

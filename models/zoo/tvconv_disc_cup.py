@@ -110,25 +110,6 @@ class Decoder(nn.Module):
         return self.classifier(joined)  # type: ignore[no-any-return]
 
 
-class DeepLabV3Plus(nn.Module):
-    """(N, 3, size, size) -> logits (N, 2, size, size) of cup and disc; the cup is part of the disc.
-
-    Args:
-        kind: spatial filter of the pyramid.
-        size: height and width of the input, a multiple of 16.
-    """
-
-    def __init__(self, kind: Filter, size: int) -> None:
-        super().__init__()
-        require_multiple(size, OUTPUT_STRIDE, "DeepLabV3+")
-        self.backbone = Backbone()
-        self.classifier = Decoder(24, 320, 2, kind, size // OUTPUT_STRIDE)
-        initialize_kaiming(self)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resize_like(self.classifier(*self.backbone(image)), image)
-
-
 @register_variants(
     register_model(
         input_shape=(1, 3, 256, 256),
@@ -145,5 +126,20 @@ class DeepLabV3Plus(nn.Module):
     tvconv_disc_cup_dw=("depthwise",),
     tvconv_disc_cup_base=("atrous",),
 )
-def disc_cup(kind: Filter, image_size: int = 256) -> DeepLabV3Plus:
-    return DeepLabV3Plus(kind, image_size)
+class DeepLabV3Plus(nn.Module):
+    """Photograph (N, 3, H, W) -> logits (N, 2, H, W) of cup and disc; the cup is part of the disc.
+
+    Args:
+        kind: spatial filter of the pyramid.
+        image_size: height and width of the input, a multiple of 16.
+    """
+
+    def __init__(self, kind: Filter, image_size: int = 256) -> None:
+        super().__init__()
+        require_multiple(image_size, OUTPUT_STRIDE, "DeepLabV3+")
+        self.backbone = Backbone()
+        self.classifier = Decoder(24, 320, 2, kind, image_size // OUTPUT_STRIDE)
+        initialize_kaiming(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return resize_like(self.classifier(*self.backbone(image)), image)
