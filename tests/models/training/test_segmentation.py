@@ -165,7 +165,7 @@ def test_distillation_is_the_divergence_of_softened_distributions(rng: np.random
     expected = 4 * F.kl_div((s / 2).log_softmax(1), (t / 2).softmax(1), reduction="batchmean")
     torch.testing.assert_close(distillation_loss(s, t, 2.0), expected)
     assert distillation_loss(t, t, 1.0).item() == pytest.approx(0, abs=1e-6)
-    with pytest.raises(RecipeError, match="teacher says"):
+    with pytest.raises(RecipeError, match="the teacher's output"):
         distillation_loss(s, t[:, :4], 1.0)
 
 
