@@ -86,8 +86,8 @@ def read_state(path: Path) -> State:
             f"{path}: weights come as .safetensors, {', '.join(sorted(PICKLE_SUFFIXES))}",
             "save model.state_dict() with safetensors.torch.save_file",
         )
-    _refuse_compressed(path)
     try:
+        _refuse_compressed(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.load warns of pickles that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -97,6 +97,8 @@ def read_state(path: Path) -> State:
             f"{path} holds more than tensors: it {why}",
             "where you trust it, load it there and save model.state_dict() alone",
         ) from None
+    except ArtifactError:
+        raise
     except Exception as error:  # noqa: BLE001  a damaged file may fail anywhere in the reader
         raise _damaged(path, "PyTorch checkpoint", first_line(error)) from None
     return _unwrap(path, content)

@@ -15,7 +15,7 @@ from edgedeploy.bench.measure import Rounds, time_interleaved
 from edgedeploy.bench.memory import PeakMemory
 from edgedeploy.bench.report import BenchReport
 from edgedeploy.core.artifact_warnings import artifact_warnings
-from edgedeploy.core.errors import UsageError
+from edgedeploy.core.errors import MissingDependencyError, UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 from edgedeploy.runtime.feeds import random_feeds
@@ -73,7 +73,10 @@ def bench(
         for index, entry in enumerate(entries):
             shapes = run_shapes(entry.artifact, size)
             feeds[entry.name] = random_feeds(entry.artifact, shapes, seed)
-            BACKENDS.get(entry.backend).version()  # imports the SDK before the measurement
+            backend = BACKENDS.get(entry.backend)
+            if reason := backend.why_not():
+                raise MissingDependencyError(f"backend {entry.backend}: {reason}", backend.install_hint())
+            backend.version()  # imports the SDK before the measurement
             start = time.perf_counter()
             with PeakMemory() as memory:
                 options = OpenOptions(shapes=shapes, threads=threads)
