@@ -21,7 +21,7 @@ from edgedeploy.calibration.place.planner import make_plan
 from edgedeploy.calibration.place.ruleset import RuleSet
 from edgedeploy.calibration.place.weights import SMALLEST_SCALE
 from edgedeploy.calibration.place.writer import QdqWriter, Scale
-from edgedeploy.core.errors import CalibrationError
+from edgedeploy.core.errors import CalibrationError, first_line
 from edgedeploy.core.operators import PRODUCTS, QDQ
 from edgedeploy.core.pair_sums import LEVELS
 from edgedeploy.graphs.edit import copy_model
@@ -131,7 +131,12 @@ def place(
     for node in result.graph.node:
         if node.name in trained:
             node.doc_string = TRAINED
-    onnx.checker.check_model(result)
+    try:
+        onnx.checker.check_model(result)
+    except onnx.checker.ValidationError as error:
+        raise CalibrationError(
+            f"the quantized model is not valid ONNX: {first_line(error)}", "export the model again"
+        ) from None
     report = PlacementReport(
         tuple(plan.quantized),
         tuple(plan.excluded),

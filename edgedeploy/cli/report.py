@@ -36,7 +36,10 @@ def print_passes(artifact: Artifact) -> None:
 
 def print_quantization(artifact: Artifact) -> None:
     """How much of the graph is INT8, and why the rest is not."""
-    step = next(step for step in reversed(artifact.history) if step.name == "quantize")
+    step = next((step for step in reversed(artifact.history) if step.name == "quantize"), None)
+    if step is None:  # the recipe asked for a precision that needs no calibration
+        print_table(("precision", "operators"), [(artifact.precision, "all")], title=file_title(artifact))
+        return
     excluded = artifact.details.calibration.excluded
     rows = [("int8", step.hits, f"{step.options['method']}, {step.options['inputs']} inputs")]
     rows += [

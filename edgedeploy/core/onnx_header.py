@@ -28,6 +28,7 @@ DTYPES = {
     16: "bfloat16",
 }  # fmt: skip
 
+NEWEST_OPSET = 1000  # of any domain: above it stands damage
 # Operators that only quantized graphs have.
 QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
@@ -210,9 +211,12 @@ def _model(buffer: Buffer) -> OnnxHeader:
             graph = _graph(value)
         elif number == MODEL_OPSET:
             entry = dict(_fields(value))
+            version = entry.get(2, 0)
+            version = version if isinstance(version, int) else 0
+            if version > NEWEST_OPSET:  # OpenVINO would count up to it, for minutes
+                raise ValueError(f"it names opset {version}")
             if not _text(entry.get(1)):
-                version = entry.get(2, 0)
-                opset = version if isinstance(version, int) else 0
+                opset = version
         elif number == MODEL_METADATA:
             entry = dict(_fields(value))
             metadata[_text(entry.get(1))] = _text(entry.get(2))

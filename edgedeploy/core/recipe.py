@@ -149,7 +149,7 @@ def parsed(edits: Iterable[str]) -> dict[str, Any]:
             )
         try:
             fields[key.strip()] = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
             fields[key.strip()] = text
     return fields
 

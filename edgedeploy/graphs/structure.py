@@ -66,7 +66,7 @@ def _check_operator(node: onnx.NodeProto, opsets: Mapping[str, int], local: set[
     if domain == "" and (node.domain, node.op_type) not in local:
         try:
             onnx.defs.get_schema(node.op_type, opsets[""], "")
-        except onnx.defs.SchemaError:
+        except (onnx.defs.SchemaError, TypeError):  # TypeError: the name is no text
             raise ValueError(f"ONNX has no {_title(node)} in opset {opsets['']}") from None
 
 

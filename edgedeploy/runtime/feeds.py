@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from edgedeploy.backend import Array, Shapes, concrete_shapes
+from edgedeploy.core.errors import UsageError
 from edgedeploy.core.random_inputs import random_tensor
 from edgedeploy.core.spec import Artifact, TensorSpec
 
@@ -37,7 +40,7 @@ def _feed(
     artifact: Artifact, spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator
 ) -> Array:
     mean, std = artifact.task.options.get("mean"), artifact.task.options.get("std")
-    dtype = np.dtype(spec.dtype)
+    dtype = _number_type(spec)
     if mean is None or std is None or len(shape) != 4 or dtype.kind != "f":
         return random_tensor(spec.dtype, shape, generator, largest=1)
     per_channel = (1, 1, 1, -1) if spec.layout == "NHWC" else (1, -1, 1, 1)
@@ -45,3 +48,16 @@ def _feed(
     pixels -= np.reshape(np.asarray(mean, np.float32), per_channel)
     pixels /= np.reshape(np.asarray(std, np.float32), per_channel)
     return pixels.astype(dtype, copy=False)
+
+
+def _number_type(spec: TensorSpec) -> np.dtype[Any]:
+    """The numpy type of an input; raises UsageError for text, sequences and types that numpy lacks."""
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "biuf":
+        raise UsageError(
+            f"input {spec} takes no numbers that can be drawn", "cut the model behind it with --split-at"
+        )
+    return dtype

@@ -58,6 +58,8 @@ class Lower(PipelineStep):
                 f"target {job.target.name} does not run {precision}",
                 f"it runs {', '.join(job.target.precisions)}",
             )
+        elif source is not None and until == "lower" and source.precision == precision != "fp32":
+            raise UsageError(f"{job.source} is {precision} already", f"edgedeploy build {job.source}")
         elif job.data is not None and job.recipe.calibration.random:
             raise UsageError("there is data, and random data too", "leave out --random-data, or --data")
         elif source is not None or Path(job.source).suffix.lower() != ".onnx":

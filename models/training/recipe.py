@@ -225,5 +225,5 @@ def _apply(document: dict[str, Any], edit: str) -> None:
             raise RecipeError(f"'{key}': {parent} has no fields", "see the recipe's file for what there is")
     try:
         here[leaf] = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         here[leaf] = text
