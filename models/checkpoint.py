@@ -215,10 +215,9 @@ def _check_values(key: str, value: Tensor, wanted: Tensor) -> None:
 def _find(info: ModelInfo, source: str | Path | None) -> Path:
     names = bundled_weights(info)
     if source is None:
-        if info.default_weights not in names:
-            known = f"name weights: {' or '.join(names)}" if names else "name a checkpoint file"
-            raise UsageError(f"no weights of {info.name} are taken by default", known)
-        source = info.default_weights
+        if not names:
+            raise UsageError(f"no weights of {info.name} are bundled", "name a checkpoint file")
+        source = names[0]
     if str(source) in names:
         return Path(str(files(WEIGHTS).joinpath(f"{info.name}-{source}.safetensors")))
     path = Path(source)

@@ -84,11 +84,22 @@ class Capture(PipelineStep):
 
         job = self.job
         info = MODELS.get(job.source).variant(**job.model_options)
-        if job.weights == "random" or (job.weights is None and not info.default_weights):
+        name = job.weights or self._default_weights(info)
+        if name == "random":
             return self._random(info), info, Details(weights="random")
-        loaded = load_checkpoint(job.source, job.weights, **job.model_options)
-        weights = Details(weights=job.weights or info.default_weights, weights_sha256=loaded.sha256)
+        loaded = load_checkpoint(job.source, name, **job.model_options)
+        weights = Details(weights=name, weights_sha256=loaded.sha256)
         return loaded.model, loaded.info, weights
+
+    def _default_weights(self, info: ModelInfo) -> str:
+        """The bundled weights, or "random" where there are none.
+
+        A network of the user's own builder options, such as another number of classes, has none but those
+        that its family declares for every variant.
+        """
+        if self.job.model_options:
+            return info.default_weights or "random"
+        return next(iter(_bundled(info.name)), "random")
 
     def _random(self, info: ModelInfo) -> nn.Module:
         """The network with the weights of seed 0, so that the same command gives the same file."""

@@ -181,10 +181,13 @@ def test_zoo_model_end_to_end(tmp_path: Path, rng: np.random.Generator) -> None:
     assert result.shape == (1, 1, 48, 64)
 
 
-def test_a_model_whose_weights_are_of_other_classes_starts_from_random_ones(tmp_path: Path) -> None:
-    captured, listener = deploy(
-        "ddrnet_23_slim", tmp_path / "cache", "capture.height=64", "capture.width=64", until="capture"
-    )
+def test_bundled_weights_are_taken_unless_random_ones_are_asked_for(tmp_path: Path) -> None:
+    edits, until = ("capture.height=64", "capture.width=64"), "capture"
+    captured, listener = deploy("ddrnet_23_slim", tmp_path / "cache", *edits, until=until)
+    assert captured.details.weights == "camvid"
+    assert len(captured.labels) == 11
+    assert not any("random" in note for note in listener.notes)
+    captured, listener = deploy("ddrnet_23_slim", tmp_path / "cache", *edits, until=until, weights="random")
     assert captured.details.weights == "random"
     assert any("--weights camvid" in note for note in listener.notes)
 
