@@ -30,7 +30,7 @@ class ModelInfo:
         labels: class names in index order, or empty.
         rename: prefix of parameter names in other implementations -> prefix here.
         training_only: prefixes of checkpoint keys that inference does not need.
-        default_weights: which of several bundled weights come first; those that fit every option of the builder.
+        default_weights: bundled weights that come first, and that fit every option of the builder; or empty.
         fixed_size: whether the network takes `input_shape` alone. The builder's option `image_size` (side of
             a square), if it has one, builds the network for another size.
         training_options: options of the builder that training alone needs, such as an auxiliary head.
