@@ -1,7 +1,11 @@
 """DeformConv(x, w, o, m) = Conv1x1(GridSample(x, p + o) m, w): for runtimes that lack the operator.
 
 TensorRT-RTX 1.7 has no DeformConv. All taps are sampled side by side, (N, C k k, h, w), which costs memory.
-For float32 graphs, before to-fp16, and for targets whose `unsupported_ops` name the operator.
+The pass is for float32 graphs, before to-fp16, and for targets whose `unsupported_ops` name the operator.
+
+Positions are added in pixels, as DeformConv adds them, so that both round alike; scaling comes afterward. At
+sizes that are powers of two the scaling is exact: 1e-4 of max |y| holds at 4096. At others GridSample's own
+float32 scaling back to pixels rounds once more: 1e-4 at a width of 1000, 3e-4 at 4000.
 ONNX DeformConv-19, GridSample-16.
 """
 
@@ -66,14 +70,15 @@ def lower_deform_conv(graph: Graph, node: Node) -> int:
     outputs, _, *kernel = weight.shape
     taps = int(np.prod(kernel))
 
-    # (N, taps, (dy, dx), places) -> (N, taps, places, (x, y)) in GridSample's units of -1 to 1.
+    # (N, taps, (dy, dx), pixels) -> (N, taps, pixels, (x, y)) in GridSample's units of -1 to 1.
     moved = _reshape(graph, offset, (n, taps, 2, rows * columns))
     moved = _node(graph, "Transpose", [moved], perm=[0, 1, 3, 2])
     moved = _node(graph, "Gather", [moved, constant(graph, "swap", np.array([1, 0]))], axis=3)
-    scale = constant(graph, "units", np.array([2 / width, 2 / height]), np.float32)
-    moved = _node(graph, "Mul", [moved, scale])
-    places = _places(node, kernel, (height, width), (rows, columns))
-    grid = _node(graph, "Add", [moved, constant(graph, "places", places, np.float32)])
+    pixels = _tap_positions(node, kernel, (rows, columns))
+    moved = _node(graph, "Add", [moved, constant(graph, "pixels", pixels, np.float32)])
+    size = np.array([width, height])
+    moved = _node(graph, "Sub", [moved, constant(graph, "center", (size - 1) / 2, np.float32)])
+    grid = _node(graph, "Div", [moved, constant(graph, "half_size", size / 2, np.float32)])
     mode = "linear" if graph.opset >= LINEAR_SINCE else "bilinear"
     samples = _node(graph, "GridSample", [x, grid], mode=mode, padding_mode="zeros", align_corners=0)
     if has(node, 4):
@@ -89,21 +94,16 @@ def lower_deform_conv(graph: Graph, node: Node) -> int:
     return 1
 
 
-def _places(
-    node: Node, kernel: Sequence[int], size: tuple[int, int], out: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Where the taps stand without offsets: (1, taps, places, (x, y)), pixel i of n at (2 i + 1) / n - 1."""
+def _tap_positions(node: Node, kernel: Sequence[int], out: tuple[int, int]) -> NDArray[np.float64]:
+    """Sampling positions without offsets, in pixels: (1, taps, out height * out width, (x, y))."""
     strides, pads = node.attrs.get("strides", [1, 1]), node.attrs.get("pads", [0, 0, 0, 0])
     dilations = node.attrs.get("dilations", [1, 1])
-    axes = []
-    for axis in (0, 1):
-        tap = np.arange(kernel[axis])[:, None] * dilations[axis]
-        pixel = np.arange(out[axis])[None] * strides[axis] - pads[axis] + tap
-        axes.append((2 * pixel + 1) / size[axis] - 1)  # (kernel, out) of this axis
-    y = axes[0][:, None, :, None]
-    x = axes[1][None, :, None, :]
-    whole = np.stack(np.broadcast_arrays(x, y), axis=-1)
-    return whole.reshape(1, kernel[0] * kernel[1], out[0] * out[1], 2)
+    y, x = (
+        np.arange(out[axis]) * strides[axis] - pads[axis] + np.arange(kernel[axis])[:, None] * dilations[axis]
+        for axis in (0, 1)
+    )  # (kernel, out) of each axis
+    pairs = np.broadcast_arrays(x[None, :, None, :], y[:, None, :, None])
+    return np.stack(pairs, axis=-1).reshape(1, kernel[0] * kernel[1], out[0] * out[1], 2)
 
 
 def _sizes(tensor: Tensor, what: str) -> tuple[int, int, int, int]:
