@@ -26,7 +26,9 @@ NORMS = frozenset(
         "SimplifiedLayerNormalization",
     }
 )
-_NUMBERS = ("float16", "float32", "float64", "bfloat16", "int8", "uint8")
+_NUMBERS = frozenset(
+    getattr(onnx.TensorProto, name) for name in ("FLOAT16", "FLOAT", "DOUBLE", "BFLOAT16", "INT8", "UINT8")
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ def count_model(model: onnx.ModelProto) -> ModelCounts:
     for tensor in tensors(model):
         count = math.prod(tensor.dims)
         size += bytes_of(tensor)
-        name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        parameters += count if {"float": "float32", "double": "float64"}.get(name, name) in _NUMBERS else 0
+        parameters += count if tensor.data_type in _NUMBERS else 0
     norms = sum(count for name, count in operators.items() if name in NORMS)
     ordered = dict(sorted(operators.items(), key=lambda entry: (-entry[1], entry[0])))
     return ModelCounts(ordered, sum(operators.values()), norms, parameters, size, _macs(model))

@@ -15,6 +15,7 @@ from edgedeploy.export.match.shapes import infer
 from edgedeploy.export.order import DEFAULT_PASSES
 from edgedeploy.export.prove.proof import Proof, Refuted, Verdict
 from edgedeploy.export.prove.trial import Offence, Trial
+from edgedeploy.graphs.edit import copy_model
 from edgedeploy.graphs.opset import opset_of
 from edgedeploy.graphs.run import Feeds, NotRunnable
 from edgedeploy.graphs.surgeon import Graph, dump, load
@@ -139,8 +140,7 @@ def optimize(
     chosen = [PASSES.get(entry) if isinstance(entry, str) else entry for entry in passes]
     try:
         proof = Proof.of(model, seeds, feeds) if verify else None
-        start = onnx.ModelProto()
-        start.CopyFrom(model)  # tensors that are renamed are renamed in place
+        start = copy_model(model)  # passes rename tensors in place
         graph = load(start)
     except NotRunnable as reason:
         return OptimizeResult(

@@ -15,6 +15,7 @@ from onnx import shape_inference
 
 from edgedeploy.core.errors import UnknownNameError, UsageError
 from edgedeploy.core.spec import METADATA_KEY
+from edgedeploy.graphs.view import reads
 
 SPLIT_KEY = "edgedeploy.split"
 
@@ -61,7 +62,7 @@ def _behind(nodes: Sequence[onnx.NodeProto], cut: set[str]) -> list[onnx.NodePro
     """The nodes that depend on a tensor of the cut; nodes of a valid model are in order."""
     reached, found = set(cut), []
     for node in nodes:
-        if any(name in reached for name in _reads(node)):
+        if not reached.isdisjoint(reads(node)):
             found.append(node)
             reached.update(node.output)
     return found
@@ -79,7 +80,7 @@ def _require_closed(
     outside = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     outside |= {name for node in head for name in node.output if name}
     for node in tail:
-        if missing := sorted(outside.intersection(_reads(node)) - cut):
+        if missing := sorted(outside & reads(node) - cut):
             raise UsageError(
                 f"behind the split {node.op_type} '{node.name}' reads '{missing[0]}' too",
                 f"split at '{missing[0]}' as well, or further back",
@@ -102,22 +103,12 @@ def _part(
     part.metadata_props.add(key=SPLIT_KEY, value=role)
     part.graph.name = f"{model.graph.name}_{role}"
     part.graph.node.extend(nodes)
-    read = {name for node in nodes for name in _reads(node)}
+    read = set().union(*map(reads, nodes))
     part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
     part.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in read)
     part.graph.input.extend(inputs)
     part.graph.output.extend(outputs)
     return part
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads, also in its bodies; those that a body makes are its own."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            for inner in body.node:
-                yield from _reads(inner)
-            yield from (value.name for value in body.output)
 
 
 def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:

@@ -7,20 +7,20 @@ for their other tensors, until weights and constants have taken everything, or a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.export.affine.absorbing import ABSORBING, FACTOR, OPAQUE, TERM, WEIGHTS
 from edgedeploy.export.affine.commuting import COMMUTING
 from edgedeploy.export.affine.layout import LAYOUT
 from edgedeploy.export.affine.reader import ARITHMETIC, affine_of
 from edgedeploy.export.affine.rule import Context, Edit, Option, Rule
 from edgedeploy.export.affine.value import Affine, Array, agree, rank_of, require_fit, require_storable
-from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.graphs.surgeon import (
     Constant,
     Graph,
@@ -234,7 +234,7 @@ def candidate_value(node: Node) -> tuple[int, Affine]:
     return index, Affine.of(value.scale, value.shift)
 
 
-def fold(graph: Graph, node: Node, into: Sequence[str]) -> int:
+def fold(graph: Graph, node: Node, into: Collection[str]) -> int:
     """Fold y = scale * x + shift into the operator right before or right behind it; raises Skip.
 
     The search with reach 1: the operator is of a type in `into`, the tensor between both has no other reader,

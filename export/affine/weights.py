@@ -14,8 +14,6 @@ import numpy as np
 from edgedeploy.export.affine.value import Array
 from edgedeploy.graphs.surgeon import Node, Skip, float_of, has, is_constant
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
 
 def channels_of(node: Node) -> tuple[int, int]:
     """(input channels, output channels); raises Skip for computed weights and for stacks of matrices."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ class _Capturing:
         self.network, self.module, self.options, self.images = network, module, options, images
         self.example = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
         self.multiple = info.size_multiple if info is not None else 1
-        with _Evaluating(module):
+        with _evaluating(module):
             count = _count_outputs(module, self.example)
         names = list(info.outputs if info is not None else ("output",))[:count]
         self.outputs = [*names, *(f"output{index}" for index in range(len(names), count))]
@@ -149,7 +150,7 @@ class _Capturing:
         if wanted in ("auto", "torchscript"):
             ways.append(("torchscript", self._torchscript))
         failures: list[EdgeDeployError] = []
-        with _Evaluating(self.module):
+        with _evaluating(self.module):
             for exporter, export in ways:
                 try:
                     model = export()
@@ -218,24 +219,19 @@ class _Capturing:
         return {key: value.numpy() for key, value in zip(self.outputs, expected, strict=True)}
 
 
-class _Evaluating:
-    """Evaluation mode for the time of a block, without gradients."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        # Programs of torch.export were fixed in one mode when they were made, and refuse to change it.
-        self.was_training = module.training and not isinstance(module, torch.fx.GraphModule)
-        self.no_grad = torch.no_grad()
-
-    def __enter__(self) -> None:
-        if self.was_training:
-            self.module.eval()
-        self.no_grad.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.no_grad.__exit__(*error)
-        if self.was_training:
-            self.module.train()
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode within a block, without gradients."""
+    # A program of torch.export is fixed in one mode and refuses to change it.
+    was_training = module.training and not isinstance(module, torch.fx.GraphModule)
+    if was_training:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if was_training:
+            module.train()
 
 
 def _count_outputs(module: nn.Module, example: Tensor) -> int:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.export.match.polynomial import scalar
+from edgedeploy.export.match.polynomial import require_float, scalar
 from edgedeploy.graphs.surgeon import (
-    FLOATS,
     Graph,
     Node,
     Skip,
@@ -30,8 +29,7 @@ def bounds_of(node: Node) -> tuple[Tensor, float, float]:
     """(x, low, high), infinite where there is no bound; raises Skip if it is no such node or not floating."""
     if node.op not in BOUNDING:
         raise Skip(f"{node.op} does not bound")
-    if dtype_name(node.outputs[0]) not in FLOATS:
-        raise Skip(f"'{node.outputs[0].name}' is {dtype_name(node.outputs[0]) or 'of unknown type'}")
+    require_float(node.outputs[0])
     if node.op == "Relu":
         return node.inputs[0], 0.0, math.inf
     if node.op == "Clip":

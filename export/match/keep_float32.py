@@ -6,10 +6,23 @@ of 512, and by 1/4 at 2048.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.graphs.surgeon import Graph, producer
 
-# float32 may end at these: their outputs are sums, as exact as float16 can hold.
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "DeformConv")
+# The search for coordinates ends at these operators: float16 holds their sums as exactly as it can.
+SUMMING = WEIGHTED | {"DeformConv"}
+_LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
+
+
+def fits_float16(values: NDArray[Any]) -> bool:
+    """Whether no value overflows float16, and not all values but zeros vanish in it."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)
 
 
 def sampling_coordinates(graph: Graph) -> set[int]:
@@ -18,7 +31,7 @@ def sampling_coordinates(graph: Graph) -> set[int]:
     found: set[int] = set()
     while waiting:
         maker = producer(waiting.pop())
-        if maker is not None and maker.op not in WEIGHTED and id(maker) not in found:
+        if maker is not None and maker.op not in SUMMING and id(maker) not in found:
             found.add(id(maker))
             waiting += maker.inputs
     return found

@@ -132,12 +132,6 @@ def require_interior(graph: Graph, root: Node, inner: Sequence[Node]) -> None:
             raise Skip(f"'{middle.name}' inside the formula is read elsewhere too")
 
 
-def require_opset(graph: Graph, op: str, since: int) -> None:
-    """Raise Skip where the graph's opset does not have `op`; `convert-opset` raises it on request."""
-    if graph.opset < since:
-        raise Skip(f"{op} came with opset {since}, and the graph has {graph.opset}")
-
-
 def require_float(tensor: Tensor) -> str:
     """The tensor's dtype; raises Skip unless it is known to be floating-point."""
     name = dtype_name(tensor)

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from edgedeploy.export.match.polynomial import require_float
 from edgedeploy.graphs.surgeon import (
-    FLOATS,
     Graph,
     Node,
-    Skip,
     Tensor,
     constant,
     detach,
-    dtype_name,
     insert,
     variable,
 )
@@ -24,8 +22,7 @@ class Formula:
     """Nodes that take the place of `node`; the last one must write its output, see `result`."""
 
     def __init__(self, graph: Graph, node: Node) -> None:
-        if dtype_name(node.inputs[0]) not in FLOATS:
-            raise Skip(f"'{node.inputs[0].name}' is {dtype_name(node.inputs[0]) or 'of unknown type'}")
+        require_float(node.inputs[0])
         self.graph, self.result = graph, node.outputs[0]
         self.dtype, self.shape = node.inputs[0].dtype, node.inputs[0].shape
         self.place = next(index for index, other in enumerate(graph.nodes) if other is node)

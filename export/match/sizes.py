@@ -113,7 +113,7 @@ def _apply(node: Node, parts: list[NDArray[Any]]) -> NDArray[Any] | None:
     if node.op == "Mul":
         left, right = np.broadcast_arrays(*parts)
         pairs = zip(left.ravel(), right.ravel(), strict=True)
-        return _objects([_times(a, b) for a, b in pairs]).reshape(left.shape)
+        return _objects([times(a, b) for a, b in pairs]).reshape(left.shape)
     return None
 
 
@@ -123,7 +123,8 @@ def _objects(values: Any) -> NDArray[Any]:
     return array
 
 
-def _times(a: Size | float, b: Size | float) -> Size:
+def times(a: Size | float, b: Size | float) -> Size:
+    """The product of two sizes; None where it is no whole multiple of one dimension."""
     if isinstance(b, Dim):
         a, b = b, a
     if a is None or b is None or isinstance(b, Dim) or b != int(b):
@@ -205,8 +206,3 @@ def agree(found: list[Size], wanted: list[Size]) -> bool:
     pairs = list(zip(found, wanted, strict=False))
     open_places = sum(size is None for size in found)
     return len(found) == len(wanted) and open_places <= 1 and all(a is None or a == b for a, b in pairs)
-
-
-def times(size: Size, factor: int) -> Size:
-    """A size multiplied by a number."""
-    return _times(size, factor)

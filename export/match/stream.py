@@ -19,11 +19,11 @@ from edgedeploy.graphs.surgeon import (
     constant,
     float_of,
     has,
+    is_constant,
     kept_names,
     producer,
     shape_of,
 )
-from edgedeploy.graphs.surgeon import is_constant as given
 
 if TYPE_CHECKING:
     from onnx_graphsurgeon.ir.tensor import Dim
@@ -86,7 +86,7 @@ class Stream:
         moved = node.inputs if node.op in ("Add", "Sub", "Concat") else node.inputs[:1]
         found = [(node.outputs[0], outside)]
         for index, operand in enumerate(moved):
-            if given(operand):
+            if is_constant(operand):
                 float_of(operand, "a constant of the stream")
                 self._edit(node, index, inside)
             else:

@@ -98,20 +98,20 @@ def embed_preprocess(graph: Graph, options: PreprocessOptions) -> int:
         raise Skip(f"the input '{x.name}' is {dtype_name(x)}")
     if x.name in kept_names(graph):
         raise Skip("the input is read by the body of a control-flow node")
-    mean, std = (np.broadcast_to(np.asarray(v, np.float64), x.shape[1]) for v in (options.mean, options.std))
+    mean, std = _columns(options, x.shape[1])
     if not np.any(mean) and np.all(std == 1) and not options.uint8_input:
         return 0
     pixels = _uint8_input(graph, x) if options.uint8_input else x
     readers = list(pixels.outputs)
-    if len(readers) == 1 and np.any(mean) and np.all(mean == mean[0]):
-        pixels = _padded(graph, readers[0], pixels, mean[0])
+    if len(readers) == 1 and np.any(mean) and np.all(mean == mean.flat[0]):
+        pixels = _padded(graph, readers[0], pixels, mean.flat[0])
     shape, dtype = shape_of(pixels, "the input"), np.float32
     centered, scaled = (
         variable(graph, f"preprocess_{name}", dtype, shape) for name in ("centered", "scaled")
     )
     redirect(pixels, scaled)
-    middle = constant(graph, "preprocess_mean", mean.reshape(1, -1, 1, 1), dtype)
-    factor = constant(graph, "preprocess_factor", (1 / std).reshape(1, -1, 1, 1), dtype)
+    middle = constant(graph, "preprocess_mean", mean, dtype)
+    factor = constant(graph, "preprocess_factor", 1 / std, dtype)
     subtract = insert(graph, "Sub", [pixels, middle], [centered])
     multiply = insert(graph, "Mul", [centered, factor], [scaled])
     for node in (multiply, subtract):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.export.affine.search import fold
-from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedeploy.export.affine.weights import WEIGHTED
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.export.graph_pass import EVERY, graph_pass
 from edgedeploy.export.match.shapes import infer, is_static
 from edgedeploy.export.samples import Models, Rng, floats, text_model
@@ -65,13 +65,7 @@ def cases(rng: Rng) -> Models:
 
 
 @graph_pass(
-    "fold-constants",
-    atol=1e-6,
-    cases=cases,
-    ops=EVERY,
-    phase="clean",
-    after=("drop-dead",),
-    prepare=infer,
+    "fold-constants", atol=1e-6, cases=cases, ops=EVERY, phase="clean", after=("drop-dead",), prepare=infer
 )
 def fold_constants(graph: Graph, node: Node) -> int:
     outputs = [tensor for tensor in node.outputs if not tensor.is_empty()]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.export.affine.reader import ARITHMETIC
 from edgedeploy.export.affine.search import fold
-from edgedeploy.export.affine.weights import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node
@@ -46,13 +46,6 @@ def cases(rng: Rng) -> Models:
     ]
 
 
-@graph_pass(
-    "fold-mul-add",
-    atol=1e-5,
-    cases=cases,
-    ops=ARITHMETIC,
-    phase="fold",
-    after=("fold-batchnorm",),
-)
+@graph_pass("fold-mul-add", atol=1e-5, cases=cases, ops=ARITHMETIC, phase="fold", after=("fold-batchnorm",))
 def fold_mul_add(graph: Graph, node: Node) -> int:
     return fold(graph, node, WEIGHTED)

@@ -18,11 +18,10 @@ from edgedeploy.export.match.polynomial import (
     fuse,
     polynomial,
     require_float,
-    require_opset,
     same_rank,
 )
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, require_opset
 
 _TANH = math.sqrt(2 / math.pi)
 _INNER: dict[str, Coefficients] = {
@@ -74,7 +73,7 @@ def fuse_gelu(graph: Graph, node: Node) -> int:
             near = True
             dtype = require_float(x)
             if inner.equals(_INNER[node.op], dtype) and outer.equals(_OUTER, dtype):
-                require_opset(graph, "Gelu", 20)
+                require_opset(graph, 20, "Gelu")
                 nodes = [node, *inner.nodes, *outer.nodes]
                 return fuse(graph, root, nodes, "Gelu", [x], approximate=_APPROXIMATE[node.op])
     raise Skip("a constant is not that of GELU" if near else "it is not part of x/2 * (1 + f(x))")

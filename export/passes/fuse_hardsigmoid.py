@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from edgedeploy.export.affine.weights import WEIGHTED
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.bounds import BOUNDING, bounds_of
 from edgedeploy.export.match.polynomial import (

@@ -8,9 +8,9 @@ from __future__ import annotations
 from math import isclose
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.match.polynomial import fuse
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, require_opset
 
 
 def cases(_: Rng) -> Models:
@@ -36,5 +36,5 @@ def fuse_hardswish(graph: Graph, node: Node) -> int:
     root = next((r for r in readers if r.op == "Mul" and any(tensor is x for tensor in r.inputs)), None)
     if root is None:
         raise Skip("it does not multiply what it reads")
-    require_opset(graph, "HardSwish", 14)
+    require_opset(graph, 14, "HardSwish")
     return fuse(graph, root, [node], "HardSwish", [x])

@@ -10,9 +10,8 @@ import numpy as np
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.moments import fuse_norm, standardized
-from edgedeploy.export.match.polynomial import require_opset
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node
+from edgedeploy.graphs.surgeon import Graph, Node, require_opset
 
 _HEAD = "m = ReduceMean{0}(x{1}) \n d = Sub(x, m) \n "
 _TAIL = "v = ReduceMean{0}(q{1}) \n s = Add(v, e) \n r = Sqrt(s) \n "
@@ -55,6 +54,6 @@ def cases(rng: Rng) -> Models:
 def fuse_layernorm(graph: Graph, node: Node) -> int:
     found = standardized(node)
     center = found.require_centered()
-    require_opset(graph, "LayerNormalization", 17)
+    require_opset(graph, 17, "LayerNormalization")
     x, axis = center[0].inputs[0], found.axis - found.rank
     return fuse_norm(graph, found, "LayerNormalization", x, center, axis=axis)

@@ -6,9 +6,9 @@ Misra, Mish: A Self Regularized Non-Monotonic Activation Function, 2019, equatio
 from __future__ import annotations
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.match.polynomial import fuse
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer, require_opset
 
 
 def cases(_: Rng) -> Models:
@@ -27,5 +27,5 @@ def fuse_mish(graph: Graph, node: Node) -> int:
     root = next((reader for reader in readers if reader.op == "Mul"), None)
     if root is None or not any(tensor is x for tensor in root.inputs):
         raise Skip("what it multiplies is not what Softplus reads")
-    require_opset(graph, "Mish", 18)
+    require_opset(graph, 18, "Mish")
     return fuse(graph, root, [node, softplus], "Mish", [x])

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.polynomial import fuse, require_opset
+from edgedeploy.export.match.polynomial import fuse
 from edgedeploy.export.match.sizes import agree, dim, reshaped, times
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer, require_opset
 
 # mode: (order of axes, place of the channels, places of the block) in the six sizes
 _MODES = {"CRD": ([0, 1, 4, 2, 5, 3], 1, (2, 3)), "DCR": ([0, 3, 4, 1, 5, 2], 3, (1, 2))}
@@ -64,6 +64,6 @@ def fuse_pixel_shuffle(graph: Graph, node: Node) -> int:
         raise Skip("the first Reshape does more than part the channels")
     if not agree(reshaped(last), [batch, channels, times(height, block), times(width, block)]):
         raise Skip("the last Reshape does more than join blocks and pixels")
-    require_opset(graph, "DepthToSpace with a mode", 11 if mode == "CRD" else 1)
+    require_opset(graph, 11 if mode == "CRD" else 1, "DepthToSpace with a mode")
     attrs = {"mode": mode} if graph.opset >= 11 else {}
     return fuse(graph, last, [node, first], "DepthToSpace", [x], blocksize=block, **attrs)

@@ -10,9 +10,8 @@ import numpy as np
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.moments import fuse_norm, standardized
-from edgedeploy.export.match.polynomial import require_opset
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, require_opset
 
 
 def cases(rng: Rng) -> Models:
@@ -34,5 +33,5 @@ def fuse_rmsnorm(graph: Graph, node: Node) -> int:
     found = standardized(node)
     if found.centering is not None:
         raise Skip("what it normalizes is centered: that is a LayerNorm")
-    require_opset(graph, "RMSNormalization", 23)
+    require_opset(graph, 23, "RMSNormalization")
     return fuse_norm(graph, found, "RMSNormalization", found.d, [], axis=found.axis - found.rank)

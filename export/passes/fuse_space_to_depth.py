@@ -51,13 +51,10 @@ def fuse_space_to_depth(graph: Graph, node: Node) -> int:
     batch, channels, height, width = (dim(x, axis) for axis in range(4))
     parts = reshaped(first)
     block = parts[3] if len(parts) == 6 else None
-    if (
-        not isinstance(block, int)
-        or block < 2
-        or not all(isinstance(s, int) for s in (channels, height, width))
-    ):
+    if not isinstance(channels, int) or not isinstance(height, int) or not isinstance(width, int):
         raise Skip("its sizes are not constants")
-    assert isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)  # noqa: S101, PT018
+    if not isinstance(block, int) or block < 2:
+        raise Skip("its blocks are not constants")
     if perm == _UNSHUFFLE and channels != 1:
         raise Skip("its channels come in another order than SpaceToDepth's")
     if height % block or width % block:

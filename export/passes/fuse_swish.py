@@ -14,11 +14,10 @@ from edgedeploy.export.match.polynomial import (
     fuse,
     polynomial,
     require_float,
-    require_opset,
     same_rank,
 )
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, require_opset
 
 
 def cases(_: Rng) -> Models:
@@ -40,6 +39,6 @@ def fuse_swish(graph: Graph, node: Node) -> int:
         require_float(x)
         if not same_rank(x, node.outputs[0]):
             raise Skip("the constant may broadcast the tensor to a larger rank")
-        require_opset(graph, "Swish", 24)
+        require_opset(graph, 24, "Swish")
         return fuse(graph, root, [node, *line.nodes], "Swish", [x], alpha=line.coefficients[1,])
     raise Skip("it does not multiply what it reads")

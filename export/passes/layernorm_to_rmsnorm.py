@@ -12,7 +12,7 @@ import numpy as np
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.stream import Stream
 from edgedeploy.export.samples import Models, Rng, floats, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, float_of, has
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, float_of, has, require_opset
 
 OPSET = 23  # of RMSNormalization
 EPSILON = 1e-5
@@ -42,8 +42,7 @@ def cases(rng: Rng) -> Models:
 
 @graph_pass("layernorm-to-rmsnorm", atol=1e-5, cases=cases, ops=("LayerNormalization",))
 def layernorm_to_rmsnorm(graph: Graph, node: Node) -> int:
-    if graph.opset < OPSET:
-        raise Skip(f"RMSNormalization came with opset {OPSET}, this is {graph.opset}")
+    require_opset(graph, OPSET, "RMSNormalization")
     stream = Stream(graph)
     stream.follow(node.inputs[0])
     for norm in stream.norms:

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from edgedeploy.export.affine.weights import WEIGHTED
+from edgedeploy.core.operators import WEIGHTED
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (

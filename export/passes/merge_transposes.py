@@ -5,9 +5,11 @@ y = f(Transpose(x)) with elementwise f stays: which side of f is cheaper depends
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from edgedeploy.export.graph_pass import Skip, graph_pass
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, bypass, kept_names, producer
+from edgedeploy.graphs.surgeon import Graph, Node, bypass, kept_names, producer, shape_of
 
 
 def cases(_: Rng) -> Models:
@@ -35,29 +37,12 @@ def merge_transposes(graph: Graph, node: Node) -> int:
         return 0
     if before.outputs[0].name in kept_names(graph) and len(before.outputs[0].outputs) == 1:
         raise Skip(f"tensor '{before.outputs[0].name}' is an output as well, so nothing would go")
-    last, first = _permutation(node), _permutation(before)
-    if first is None and last is None:
-        x = node.inputs[0]
-        rank = len(x.shape) if x.shape is not None else None
-        if rank is None:
-            raise Skip("the rank is not known")
-        first = last = list(range(rank))[::-1]
-    rank = len(first if first is not None else last or ())
-    first = first or list(range(rank))[::-1]
-    last = last or list(range(rank))[::-1]
+    perms = [step.attrs.get("perm") for step in (before, node)]
+    rank = max(len(perm or ()) for perm in perms) or len(shape_of(node.inputs[0], "what is transposed"))
+    first, last = (perm or list(range(rank))[::-1] for perm in perms)
     together = [first[axis] for axis in last]
-    node.inputs[0] = before.inputs[0]
+    node.inputs[0], node.attrs["perm"] = before.inputs[0], together
     if together == sorted(together):
-        try:
+        with suppress(Skip):  # between a graph input and a graph output a node must stay
             bypass(graph, node)
-        except Skip:  # between an input and an output something must stand
-            node.attrs["perm"] = together
-    else:
-        node.attrs["perm"] = together
     return 1
-
-
-def _permutation(node: Node) -> list[int] | None:
-    """The axes as written; None for the default, which turns them round."""
-    perm = node.attrs.get("perm")
-    return list(perm) if perm else None

@@ -21,12 +21,7 @@ MAP = 1 << 10  # values
 
 
 @graph_pass(
-    "propagate-affine",
-    atol=1e-5,
-    cases=propagated,
-    ops=AFFINE,
-    phase="fold",
-    after=("fold-mul-add",),
+    "propagate-affine", atol=1e-5, cases=propagated, ops=AFFINE, phase="fold", after=("fold-mul-add",)
 )
 def propagate_affine(graph: Graph, node: Node) -> int:
     index, value = candidate_value(node)

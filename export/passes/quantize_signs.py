@@ -6,15 +6,13 @@ that want unsigned activations get zero-point 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.ternary import is_ternary
-from edgedeploy.export.samples import text_model
+from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import (
     FLOATS,
     Graph,
@@ -39,7 +37,7 @@ class SignOptions:
     unsigned: bool = False
 
 
-def cases(rng: np.random.Generator) -> Sequence[onnx.ModelProto | tuple[onnx.ModelProto, SignOptions]]:
+def cases(rng: Rng) -> Models:
     w = {
         "i": rng.choice((-1, 0, 1), (6, 4)).astype(np.int8),
         "one": np.float32(1),

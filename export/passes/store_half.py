@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 
 from edgedeploy.export.graph_pass import Skip, graph_pass
+from edgedeploy.export.match.keep_float32 import fits_float16
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, constant, insert, is_constant, variable
 
 FEWEST = 64  # a Cast costs about as many bytes as it saves there
-_LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 
 
 def cases(rng: Rng) -> Models:
@@ -34,7 +34,7 @@ def store_half(graph: Graph) -> int:
                 continue
             if tensor.name not in halves:
                 values = np.asarray(tensor.values)
-                if values.size < FEWEST or not _held(values):
+                if values.size < FEWEST or not fits_float16(values):
                     continue
                 stored = constant(graph, f"{tensor.name}_half", values, np.float16)
                 full = variable(graph, f"{tensor.name}_full", np.dtype(np.float32), values.shape)
@@ -44,9 +44,3 @@ def store_half(graph: Graph) -> int:
     if not halves:
         raise Skip("no constant is worth it")
     return len(halves)
-
-
-def _held(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
-    """Whether nothing overflows, and not everything but zeros vanishes."""
-    largest = float(np.abs(values).max())
-    return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)

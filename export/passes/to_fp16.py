@@ -15,7 +15,7 @@ import onnx
 from onnx.defs import SchemaError, get_schema
 
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.keep_float32 import sampling_coordinates, square_to_root
+from edgedeploy.export.match.keep_float32 import fits_float16, sampling_coordinates, square_to_root
 from edgedeploy.export.match.shapes import infer
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
@@ -29,12 +29,10 @@ from edgedeploy.graphs.surgeon import (
     is_constant,
     is_standard,
     kept_names,
-    value_of,
     variable,
 )
 
 HALF = "tensor(float16)"
-_LARGEST, _SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 # ONNX Runtime on a CPU computes between its own Casts in float32: the proof sees what rounding weights and
 # borders costs, but no overflow inside, so what tends to overflow is kept by name.
 # Casts keep what they are: those from integers carry sizes, whose products float16 does not hold.
@@ -148,15 +146,8 @@ def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
     inputs, outputs = places(node.inputs, schema.inputs), places(node.outputs, schema.outputs)
     if inputs is None or outputs is None or not inputs or "dtype" in node.attrs:
         return None
-    held = all(_held(node.inputs[index]) for index in inputs if is_constant(node.inputs[index]))
-    return (inputs, outputs) if held else None
-
-
-def _held(tensor: Tensor) -> bool:
-    """Whether float16 holds a constant: nothing overflows, and not everything but zeros vanishes."""
-    values = np.abs(value_of(tensor, "the constant"))
-    largest = float(values.max(initial=0.0))
-    return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)
+    constants = [tensor for tensor in (node.inputs[index] for index in inputs) if is_constant(tensor)]
+    return (inputs, outputs) if all(fits_float16(tensor.values) for tensor in constants) else None
 
 
 def _require_outputs(graph: Graph, kept: set[str]) -> None:

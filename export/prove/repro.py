@@ -14,8 +14,9 @@ from edgedeploy.core.files import replacing, write_bytes, write_text
 from edgedeploy.core.parity import of_pass
 from edgedeploy.export.graph_pass import GraphPass
 from edgedeploy.export.prove.proof import Refuted, output_difference
+from edgedeploy.graphs.edit import copy_model
 from edgedeploy.graphs.run import Evaluator, Feeds, NotRunnable, Outputs
-from edgedeploy.graphs.view import outer_names
+from edgedeploy.graphs.view import reads
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def _part(
 
 def _watched(model: onnx.ModelProto, names: Iterable[str]) -> Evaluator:
     """The model with more tensors as outputs."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched = copy_model(model)
     there = {value.name for value in (*model.graph.output, *model.graph.input)}
     types = {value.name: value for value in model.graph.value_info}
     inner = [name for name in names if name not in there]
@@ -130,8 +130,7 @@ def _made(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 
 def _read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Names that nodes and their subgraphs read."""
-    return {name for node in nodes for name in (*node.input, *outer_names(node)) if name}
+    return {name for node in nodes for name in reads(node)}
 
 
 def _constants(model: onnx.ModelProto) -> set[str]:

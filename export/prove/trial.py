@@ -15,7 +15,7 @@ from edgedeploy.export.prove.repro import Repro, minimal
 from edgedeploy.graphs.run import Feeds
 from edgedeploy.graphs.surgeon import Graph, dump, load
 
-T = TypeVar("T")
+F = TypeVar("F", bound=Exception)
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,15 @@ class Trial:
 
     def offence(self, proof: Proof, applied: Applied, reason: Refuted) -> Offence:
         """The rewrite that breaks the promise, after `applied` as a whole was refuted with `reason`."""
-        place, seen = applied.hits, reason
-        if self.step.ops:
-            try:
-                place, found = first_failure(lambda n: self.proved(proof, n), applied.hits, Refuted)
-            except (LookupError, CandidateFault):
-                return self._whole(reason)
-            seen = found if isinstance(found, Refuted) else reason
-            before, after = dump(self.rewritten(place - 1)[0]), dump(self.rewritten(place)[0])
-            node, op = applied.rewritten[place - 1]
-            return Offence(self.step.name, node, op, str(seen), self._repro(before, after, seen.feeds, node))
-        return self._whole(reason)
+        if not self.step.ops:
+            return self._whole(reason)
+        try:
+            count, seen = first_failure(lambda n: self.proved(proof, n), applied.hits, Refuted)
+        except (LookupError, CandidateFault):
+            return self._whole(reason)
+        before, after = dump(self.rewritten(count - 1)[0]), dump(self.rewritten(count)[0])
+        node, op = applied.rewritten[count - 1]
+        return Offence(self.step.name, node, op, str(seen), self._repro(before, after, seen.feeds, node))
 
     def _whole(self, reason: Refuted) -> Offence:
         after = dump(self.rewritten()[0])
@@ -85,14 +83,14 @@ class Trial:
             return Repro(before, after, dict(feeds or {}), f"the whole model: {first_line(error)}")
 
 
-def first_failure(attempt: Callable[[int], T], hits: int, failure: type[Exception]) -> tuple[int, Exception]:
+def first_failure(attempt: Callable[[int], object], hits: int, failure: type[F]) -> tuple[int, F]:
     """(n, what was raised): `attempt(n)` raises `failure`, while `attempt(n - 1)` does not. By bisection.
 
     `attempt(hits)` is known to raise and `attempt(0)` not to. Where several n fit, one of them is found.
     Raises LookupError where `attempt(hits)` does not raise a second time.
     """
     good, bad = 0, hits
-    seen: Exception | None = None
+    seen: F | None = None
     while bad - good > 1 or seen is None:
         middle = (good + bad) // 2 if bad - good > 1 else bad
         try:
