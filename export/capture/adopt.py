@@ -1,4 +1,4 @@
-"""Take in an ONNX file: checked, its shapes inferred, and from then on self-describing. Needs no torch."""
+"""Adopt an ONNX file: check it, infer shapes, write metadata. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgedeploy.graphs.read import read_model
 
 
 def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -> Artifact:
-    """Write the model at `source` with metadata to `out`; a model that describes itself keeps what it says.
+    """Write the model at `source` with metadata to `out`; existing metadata stay.
 
     Raises ArtifactError if the file is damaged or the ONNX checker refuses it.
     """
@@ -31,7 +31,7 @@ def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -
         raise ArtifactError(
             f"{source} is not a valid ONNX model: {first_line(error)}", "export it again"
         ) from error
-    with suppress(ValueError, RuntimeError):  # over 2 GB, or custom operators: the file's own shapes must do
+    with suppress(ValueError, RuntimeError):  # over 2 GB, or custom operators: the shapes of the file remain
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     if known.history:
         return save_model(model, known.model_copy(update={"task": task or known.task}), out)
@@ -42,7 +42,7 @@ def adopt(source: Path, out: Path, *, name: str, task: TaskSpec | None = None) -
 
 
 def precision_of(model: onnx.ModelProto) -> Precision:
-    """Int8 where it quantizes, fp16 where its weights mostly are; such a graph stays as its maker made it."""
+    """Int8 for a graph with Q/DQ, fp16 where most weights are float16, else fp32."""
     if any(node.op_type in QUANTIZED for node in model.graph.node):
         return "int8"
     sizes: Counter[int] = Counter()

@@ -1,7 +1,7 @@
-"""From PyTorch to an ONNX file that provably computes the same.
+"""Export a PyTorch network to ONNX and prove in ONNX Runtime that both compute the same.
 
-The dynamo exporter is tried first and its result compared with the network itself in ONNX Runtime; where it
-fails to export or to agree, the TorchScript exporter takes over, and the artifact's history says so.
+The dynamo exporter is tried first. Where it fails, or its model differs from the network, the TorchScript
+exporter takes over, and the artifact's history names the reason.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from edgedeploy.models.registry import ModelInfo
 from edgedeploy.models.reparam import reparameterize
 
 INPUT = "image"
-FURTHER = 8  # draws for discontinuous networks
+FURTHER = 8  # additional draws for discontinuous networks
 Images = Sequence[NDArray[np.float32]]
 
 
@@ -67,12 +67,12 @@ def capture(
             `pkg.module:factory`, made with `builder_options`; a `.pt2` of torch.export.save; or a `.onnx`,
             which is checked and adopted.
         options: size, opset, exporter.
-        name: what to call the model, by default what the source is called.
-        images: ready network inputs, (1, C, H, W) float32, on which parity is checked besides random ones.
+        name: of the model, by default that of the source.
+        images: network inputs, (1, C, H, W) float32, on which parity is checked besides random inputs.
 
     The last entry of `history` is "capture" with options {"exporter", "opset", "dynamic", "why"}: `why` is
-    empty, or says why the exporter is not the one that was tried first; "jumps", where present, counts
-    the draws at which the network is discontinuous (see `export/prove/discontinuity.py`). Raises ExportError
+    the reason why the first exporter was not used, or ""; "jumps", where present, counts the draws at which
+    the network is discontinuous (see `export/prove/discontinuity.py`). Raises ExportError
     where no exporter works, ParityError where none agrees with the network, UsageError or ArtifactError for a
     bad source.
     """
@@ -122,7 +122,7 @@ def capture(
 
 
 class _Capturing:
-    """One capture: what is exported, and what the result is compared with."""
+    """One capture: the network to export, and the network to compare the result with."""
 
     def __init__(
         self,
@@ -142,16 +142,16 @@ class _Capturing:
         self.outputs = [*names, *(f"output{index}" for index in range(len(names), count))]
 
     def run(self) -> tuple[onnx.ModelProto, str, Verdict, str]:
-        """(model, exporter, parity, why not the first exporter)."""
+        """(model, exporter, parity, reason against the first exporter or "")."""
         wanted = self.options.exporter
-        ways: list[tuple[str, Callable[[], onnx.ModelProto]]] = []
+        exporters: list[tuple[str, Callable[[], onnx.ModelProto]]] = []
         if wanted in ("auto", "dynamo"):
-            ways.append(("dynamo", self._dynamo))
+            exporters.append(("dynamo", self._dynamo))
         if wanted in ("auto", "torchscript"):
-            ways.append(("torchscript", self._torchscript))
+            exporters.append(("torchscript", self._torchscript))
         failures: list[EdgeDeployError] = []
         with _evaluating(self.module):
-            for exporter, export in ways:
+            for exporter, export in exporters:
                 try:
                     model = export()
                     verdict = self._check(model, exporter)
@@ -177,7 +177,7 @@ class _Capturing:
         return export_torchscript(network, self.example, INPUT, self.outputs, options.opset, options.dynamic)
 
     def _check(self, model: onnx.ModelProto, exporter: str) -> Verdict:
-        """The result against the network over all seeds, sizes and images; raises ParityError."""
+        """Compare model and network over all seeds, sizes and images; raises ParityError, ExportError."""
         try:
             evaluator = Evaluator(model)
             pairs = list(feed_sets(evaluator, self.options.seeds))
@@ -203,8 +203,8 @@ class _Capturing:
         return image, difference(self._answer(self.module, image), pair[1])
 
     def _perturbed(self, image: NDArray[np.float32], index: int) -> Difference:
-        """Difference of the network to itself with the last bits of input and weights moved; see `judge`."""
-        # The deploy form: training weights that are binarized later would become other weights.
+        """Difference of the network to itself with perturbed input and weights; see `judge`."""
+        # The deploy form: perturbed training weights could binarize to other weights.
         network = self.module if isinstance(self.network, ExportedProgram) else self.network
         other, rng, bits = copy.deepcopy(network), np.random.default_rng(index), PERTURBATIONS[index]
         with torch.no_grad():
@@ -235,10 +235,10 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _count_outputs(module: nn.Module, example: Tensor) -> int:
-    """How many tensors the network gives; raises ExportError where it does not take one image."""
+    """Number of output tensors; raises ExportError where the network does not take one image."""
     try:
         return len(_flat(module(example)))
-    except Exception as error:  # the code is the user's: anything can be wrong in it
+    except Exception as error:  # the user's code may raise anything
         raise ExportError(
             f"the network fails on one input of shape {list(example.shape)}: {first_line(error)}",
             "only networks from one image to tensors can be captured: bring another one as .onnx",
@@ -260,7 +260,7 @@ def _fits(image: NDArray[np.float32], evaluator: Evaluator) -> bool:
 
 
 def _load_pt2(path: Path) -> ExportedProgram:
-    log = logging.getLogger("torch.export")  # it prints the traceback of what is raised here anyway
+    log = logging.getLogger("torch.export")  # torch prints the traceback of an error that is raised here too
     was_disabled, log.disabled = log.disabled, True
     try:
         return torch.export.load(path)

@@ -1,6 +1,6 @@
-"""The two exporters of PyTorch behind one function, quiet, and with what they leave behind cleaned up.
+"""The two ONNX exporters of PyTorch, without their log messages and with cleaned models.
 
-Exported nodes carry stack traces with the paths of the machine they were made on; those are removed.
+Exported nodes carry stack traces with paths of the exporting machine; these are removed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def export_dynamo(
 ) -> onnx.ModelProto:
     """Capture by torch.export; raises ExportError with the exporter's first line.
 
-    Dynamic sizes are tried as free dimensions, as multiples of `multiple`, then as whatever torch infers.
+    Dynamic sizes are tried as free dimensions, as multiples of `multiple`, then as torch infers them.
     """
     errors: list[Exception] = []
     for shapes in _dynamic_shapes(multiple) if dynamic else [None]:
@@ -68,7 +68,7 @@ def export_torchscript(
     opset: int,
     dynamic: bool,
 ) -> onnx.ModelProto:
-    """Capture by tracing; raises ExportError. Opsets beyond 20 it does not know."""
+    """Capture by tracing; raises ExportError, also for opsets beyond 20."""
     if opset > TORCHSCRIPT_MAX_OPSET:
         raise ExportError(
             f"TorchScript exporter: opset {opset} is beyond its newest, {TORCHSCRIPT_MAX_OPSET}",
@@ -103,7 +103,7 @@ def _dynamic_shapes(multiple: int) -> Iterator[Any]:
 
 
 def _require_size(model: onnx.ModelProto, dynamic: bool) -> None:
-    """Dynamic height and width must have stayed so, and get plain names."""
+    """Name dynamic height and width; raises ExportError where the exporter fixed one."""
     if not dynamic:
         return
     dims = model.graph.input[0].type.tensor_type.shape.dim
@@ -114,7 +114,7 @@ def _require_size(model: onnx.ModelProto, dynamic: bool) -> None:
 
 
 def _clean(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Drop traces and stale shapes, check the opset, infer shapes anew."""
+    """Remove traces and stale shapes, check the opset, infer shapes again."""
     version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if version != opset:
         raise ExportError(f"opset {opset} was asked for and {version} came out", f"capture.opset={version}")
@@ -127,14 +127,14 @@ def _clean(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         entry.doc_string = ""
     for output in graph.output:
         for dim in output.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param"):  # expressions of symbols that are renamed by now
+            if dim.HasField("dim_param"):  # an expression of symbols that `_require_size` renamed
                 dim.Clear()
     onnx.checker.check_model(model)
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 def _root(error: Exception) -> str:
-    """The line of an exporter's long message that says what went wrong."""
+    """The cause of an exporter's error, in one line."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -144,9 +144,9 @@ def _root(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's chatter: deprecations inside torch, tracer remarks, missing torchvision.
+    """Suppress exporter warnings: torch deprecations, tracer warnings, missing torchvision.
 
-    What tracing gets wrong is found by running the result, not by reading its warnings.
+    Running the exported model finds tracing errors; the warnings are not needed.
     """
     log = logging.getLogger(_TRACING_LOG)
     level = log.level

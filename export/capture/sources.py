@@ -1,6 +1,6 @@
-"""Find the network that a capture starts from: a zoo name, a user's `pkg.module:factory`, or a file.
+"""Find the network to capture: a zoo name, a user's `pkg.module:factory`, or a file.
 
-Pickles are refused: loading one runs whatever code its author put in.
+Pickles are refused, because loading one runs code from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PICKLES = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".th"})
 
 
 def is_file_source(source: str | Path) -> bool:
-    """Whether a source names a file and not a zoo model or factory; refuses pickles and missing files."""
+    """Whether a source is a file; raises UsageError for a pickle, ArtifactError for a missing file."""
     path = Path(source)
     if path.suffix.lower() in PICKLES:
         raise UsageError(
@@ -35,9 +35,9 @@ def is_file_source(source: str | Path) -> bool:
 
 
 def make_network(source: str, options: Mapping[str, Any]) -> tuple[nn.Module, ModelInfo | None, str]:
-    """(network, what the zoo knows of it or None, its name) of a zoo model or a `pkg.module:factory`.
+    """(network, zoo entry or None, name) of a zoo model or a `pkg.module:factory`.
 
-    The factory's module is looked for in the current folder too. Raises UsageError or UnknownNameError.
+    The factory's module may lie in the current folder. Raises UsageError or UnknownNameError.
     """
     if ":" not in source:
         info = MODELS.get(source)
@@ -66,9 +66,9 @@ def make_network(source: str, options: Mapping[str, Any]) -> tuple[nn.Module, Mo
 def input_shape(
     network: nn.Module, info: ModelInfo | None, height: int | None, width: int | None
 ) -> tuple[int, int, int, int]:
-    """Shape to export at, NCHW: the sizes asked for, else the model's own; raises UsageError for a misfit.
+    """NCHW shape to export at: the requested size, else the model's own; raises UsageError for a misfit.
 
-    A network from outside the zoo tells its channels by its first convolution.
+    Outside the zoo, the first convolution gives the channels.
     """
     if info is not None:
         batch, channels, own_height, own_width = info.input_shape

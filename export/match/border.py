@@ -1,4 +1,4 @@
-"""What stands around an image after a Pad and the ScatterNDs behind it, traced place by place."""
+"""The values around an image after a Pad and the ScatterNDs that follow, traced element by element."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from numpy.typing import NDArray
 
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, float_of, has, is_standard, kept_names, value_of
 
-MOST = 1 << 24  # values of an image that is traced
+MOST_VALUES = 1 << 24  # of an image that is traced
 
 
 @dataclass
 class Image:
-    """Values that are known, NaN elsewhere; and of each place where in the image it comes from, or -1."""
+    """An image during the trace.
+
+    Attributes:
+        values: known values, NaN elsewhere.
+        source: index of each element in the original image, -1 for the border.
+    """
 
     values: NDArray[np.float64]
     source: NDArray[np.int64]
 
 
 def chain_behind(graph: Graph, pad: Node) -> list[Node]:
-    """The Transposes and ScatterNDs that a padded image runs through; none where an output lies behind."""
+    """The Transposes and ScatterNDs that follow a Pad; empty where they end in a graph output."""
     kept, found, tensor = kept_names(graph), [], pad.outputs[0]
     while len(tensor.outputs) == 1 and tensor.name not in kept:
         node = tensor.outputs[0]
@@ -33,7 +38,7 @@ def chain_behind(graph: Graph, pad: Node) -> list[Node]:
 
 
 def padding(pad: Node, rank: int) -> list[int]:
-    """The widths of a Pad by constants, begins and ends; raises Skip for padding by anything else."""
+    """Begins and ends of a Pad in constant mode; raises Skip for another Pad."""
     if pad.attrs.get("mode", "constant") != "constant" or len(pad.inputs) < 2 or has(pad, 3):
         raise Skip("it pads otherwise than by a constant on all axes")
     widths = [int(width) for width in value_of(pad.inputs[1], "its width")]
@@ -43,15 +48,15 @@ def padding(pad: Node, rank: int) -> list[int]:
 
 
 def border(shape: list[int], pad: Node, chain: list[Node]) -> NDArray[np.float64]:
-    """The values around an image of that shape, NaN inside; raises Skip where the chain changes that."""
+    """The values around an image, NaN inside; raises Skip where the chain changes the inside."""
     widths, rank = padding(pad, len(shape)), len(shape)
     room = list(zip(widths[:rank], widths[rank:], strict=True))
     count = int(np.prod(shape)) * 4
-    if count > MOST:
+    if count > MOST_VALUES:
         raise Skip("the image is too large to trace")
     fill = float_of(pad.inputs[2], "its value").item() if has(pad, 2) else 0.0
-    places = np.arange(int(np.prod(shape))).reshape(shape)
-    start = np.pad(places, room, constant_values=-1)
+    indices = np.arange(int(np.prod(shape))).reshape(shape)
+    start = np.pad(indices, room, constant_values=-1)
     image = Image(np.where(start < 0, fill, np.nan), start)
     for node in chain:
         image = _after(node, image)
@@ -66,8 +71,7 @@ def _after(node: Node, image: Image) -> Image:
         return Image(image.values.transpose(perm), image.source.transpose(perm))
     if node.attrs.get("reduction", "none") != "none":
         raise Skip("it adds to what is there")
-    places = value_of(node.inputs[1], "where it writes")
-    index = tuple(np.moveaxis(places, -1, 0))
+    index = tuple(np.moveaxis(value_of(node.inputs[1], "where it writes"), -1, 0))
     values, source = image.values.copy(), image.source.copy()
     values[index] = float_of(node.inputs[2], "what it writes")
     source[index] = -1

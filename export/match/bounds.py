@@ -1,4 +1,4 @@
-"""Clip, Relu, Max and Min with constants as one thing: y = min(max(x, low), high)."""
+"""Clip, Relu, Max and Min with constants in one form: y = min(max(x, low), high)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def bounds_of(node: Node) -> tuple[Tensor, float, float]:
-    """(x, low, high), infinite where there is no bound; raises Skip if it is no such node or not floating."""
+    """(x, low, high), infinite where unbounded; raises Skip for other operators and for integers."""
     if node.op not in BOUNDING:
         raise Skip(f"{node.op} does not bound")
     require_float(node.outputs[0])
@@ -50,7 +50,7 @@ def bounds_of(node: Node) -> tuple[Tensor, float, float]:
 def clip_arguments(
     graph: Graph, x: Tensor, hint: str, low: float, high: float
 ) -> tuple[list[Tensor], dict[str, Any]]:
-    """(inputs, attributes) of the Clip of x: the bounds were attributes before opset 11."""
+    """(inputs, attributes) of a Clip of x; bounds are attributes before opset 11."""
     attrs = {key: bound for key, bound in (("min", low), ("max", high)) if math.isfinite(bound)}
     if graph.opset < 11:
         return [x], attrs
@@ -71,5 +71,5 @@ def _clip_bounds(node: Node) -> tuple[Tensor, float, float]:
                 raise Skip("a bound is computed")
             limits[index - 1] = value
     low, high = limits
-    # Clip without a bound was written as Clip by the largest float.
+    # Exporters write an unbounded Clip as a Clip at the largest float.
     return node.inputs[0], -math.inf if low <= -_LARGEST else low, math.inf if high >= _LARGEST else high

@@ -1,7 +1,7 @@
-"""Which tensors share one channel axis: from the operators that make it to those that sum over it.
+"""The tensors that share one channel axis, from the producing convolutions to the consuming ones.
 
-Zero channels may be added to all of them at once: weights that make a channel get zero rows, weights that
-read it zero columns, and whatever finite value an operator in between gives for it is multiplied by zero.
+Zero channels may be added to all these tensors at once. Weights that produce a channel get zero rows, weights
+that consume it zero columns: any finite value that an operator in between computes is multiplied by zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgedeploy.graphs.surgeon import (
     shape_of,
 )
 
-# Of one tensor, each channel by itself, and finite at 0.
+# Operators of one tensor that treat each channel alone and are finite at 0.
 ALONE = frozenset(
     {
         "Abs", "AveragePool", "BatchNormalization", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu",
@@ -35,24 +35,24 @@ ALONE = frozenset(
         "ThresholdedRelu",
     }
 )  # fmt: skip
-# Of several tensors, value by value, and finite at 0.
+# Elementwise operators of several tensors that are finite at 0.
 TOGETHER = frozenset(("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean"))
-VARIANCE = 4  # the input of BatchNormalization that is divided by
+VARIANCE = 4  # input of BatchNormalization; a divisor
 
 
 @dataclass
 class Region:
-    """Tensors of one channel axis, and the nodes that make it, pass it on and sum over it, by identity."""
+    """Tensors of one channel axis; nodes that produce it, pass it on and consume it; all by identity."""
 
     channels: int
     tensors: dict[int, Tensor] = field(default_factory=dict)
-    makers: dict[int, Node] = field(default_factory=dict)
+    producers: dict[int, Node] = field(default_factory=dict)
     inner: dict[int, Node] = field(default_factory=dict)
-    readers: dict[int, Node] = field(default_factory=dict)
+    consumers: dict[int, Node] = field(default_factory=dict)
 
 
 def region_of(graph: Graph, start: Node) -> Region:
-    """The region of a convolution's output channels; raises Skip where something in it cannot be padded."""
+    """The region of a convolution's output channels; raises Skip where a node in it cannot be padded."""
     region, kept, waiting = Region(channels_of(start.outputs[0])), kept_names(graph), [start.outputs[0]]
     while waiting:
         tensor = waiting.pop()
@@ -64,14 +64,14 @@ def region_of(graph: Graph, start: Node) -> Region:
         if channels_of(tensor) != region.channels:
             raise Skip(f"'{tensor.name}' has other channels")
         region.tensors[id(tensor)] = tensor
-        waiting += _around(region, maker, makes=True)
+        waiting += _around(region, maker, produces=True)
         for node in tensor.outputs:
-            waiting += _around(region, node, makes=False)
+            waiting += _around(region, node, produces=False)
     return region
 
 
 def channels_of(tensor: Tensor) -> int:
-    """The size of axis 1; raises Skip where it is not known or behind it is no other axis."""
+    """The size of axis 1; raises Skip where it is unknown and for tensors of rank 2 or less."""
     shape = tensor.shape
     if shape is None or len(shape) < 3 or not isinstance(shape[1], int):
         raise Skip(f"the channels of '{tensor.name}' are not known")
@@ -79,12 +79,12 @@ def channels_of(tensor: Tensor) -> int:
 
 
 def widen(graph: Graph, region: Region, width: int) -> None:
-    """Give every tensor of the region `width` channels; nobody sees what the new ones hold."""
+    """Give every tensor of the region `width` channels; no output depends on the new ones."""
     more = width - region.channels
-    for node in region.makers.values():
+    for node in region.producers.values():
         _append(graph, node, 1, 1 if node.op == "ConvTranspose" else 0, more)
         _append(graph, node, 2, 0, more)
-    for node in region.readers.values():
+    for node in region.consumers.values():
         _append(graph, node, 1, 0 if node.op == "ConvTranspose" else 1, more)
     for node in region.inner.values():
         if node.op == "Conv":
@@ -98,8 +98,8 @@ def widen(graph: Graph, region: Region, width: int) -> None:
         tensor.shape = [batch, width, *image]
 
 
-def _around(region: Region, node: Node, *, makes: bool) -> Iterator[Tensor]:
-    """The other tensors of the axis around a node that makes or reads a tensor of it; raises Skip."""
+def _around(region: Region, node: Node, *, produces: bool) -> Iterator[Tensor]:
+    """The tensors of the axis around a node that produces or consumes one of them; raises Skip."""
     if not is_standard(node):
         raise Skip(f"{node.op} '{node.name}' is no operator of ONNX itself")
     if node.op in ("Conv", "ConvTranspose"):
@@ -108,7 +108,7 @@ def _around(region: Region, node: Node, *, makes: bool) -> Iterator[Tensor]:
                 float_of(node.inputs[index], f"a weight of '{node.name}'")
         group = int(node.attrs.get("group", 1))
         if group == 1:
-            (region.makers if makes else region.readers)[id(node)] = node
+            (region.producers if produces else region.consumers)[id(node)] = node
             return
         if node.op != "Conv" or not group == region.channels == shape_of(node.inputs[1], "a weight")[0]:
             raise Skip(f"'{node.name}' has {group} groups")
@@ -122,10 +122,10 @@ def _around(region: Region, node: Node, *, makes: bool) -> Iterator[Tensor]:
 
 
 def _operands(node: Node, channels: int) -> Iterator[Tensor]:
-    """The inputs of a node that lie on the axis its output lies on; raises Skip."""
+    """The inputs of a node that share the channel axis of its output; raises Skip."""
     for index, tensor in enumerate(node.inputs):
         if is_constant(tensor):
-            _channel_axis(node, index, channels)  # raises where it cannot grow
+            _channel_axis(node, index, channels)  # raises Skip where the constant cannot grow
         elif index and node.op not in TOGETHER and not tensor.is_empty():
             raise Skip(f"input {index} of {node.op} '{node.name}' is computed")
         elif not tensor.is_empty():
@@ -135,7 +135,7 @@ def _operands(node: Node, channels: int) -> Iterator[Tensor]:
 
 
 def _leaves_channels(node: Node) -> bool:
-    """Whether a Resize or Pad works on other axes alone, as far as constants tell."""
+    """Whether a Resize or Pad is known from constants to leave the channels alone."""
     if node.op == "Resize" and node.attrs.get("axes"):
         return 1 not in [int(axis) for axis in node.attrs["axes"]] and min(node.attrs["axes"]) >= 0
     if node.op == "Resize" and has(node, 2) and is_constant(node.inputs[2]):
@@ -147,7 +147,7 @@ def _leaves_channels(node: Node) -> bool:
 
 
 def _channel_axis(node: Node, index: int, channels: int) -> int | None:
-    """The axis of a constant input that lies on the channels; None where it has none. Raises Skip."""
+    """The channel axis of a constant input, None where it has none; raises Skip."""
     tensor = node.inputs[index]
     if not is_constant(tensor) or node.op in ("Resize", "Pad", "Clip"):
         return None
@@ -166,12 +166,12 @@ def _channel_axis(node: Node, index: int, channels: int) -> int | None:
 
 
 def _append(graph: Graph, node: Node, index: int, axis: int, more: int) -> None:
-    """Zeros behind a constant's values on one axis; ones where they are divided by."""
+    """Append zeros to a constant along an axis; ones to a divisor."""
     if not has(node, index):
         return
     tensor = node.inputs[index]
     values = float_of(tensor, "a weight")
-    room = [(0, more if place == axis else 0) for place in range(values.ndim)]
+    room = [(0, more if dim == axis else 0) for dim in range(values.ndim)]
     fill = 1.0 if node.op == "BatchNormalization" and index == VARIANCE else 0.0
     node.inputs[index] = constant(
         graph, tensor.name, np.pad(values, room, constant_values=fill), tensor.dtype

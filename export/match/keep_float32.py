@@ -1,4 +1,4 @@
-"""Nodes that must stay in float32 whatever their values: squares, and coordinates in an image.
+"""Nodes that must stay in float32: squares, and sampling coordinates in an image.
 
 float16 has 11 bits: a coordinate in GridSample's units of -1 to 1 is off by up to 1/16 of a pixel at a width
 of 512, and by 1/4 at 2048.
@@ -26,7 +26,7 @@ def fits_float16(values: NDArray[Any]) -> bool:
 
 
 def sampling_coordinates(graph: Graph) -> set[int]:
-    """Ids of the nodes that compute the coordinates of GridSample, back to the layers of the offsets."""
+    """Ids of the nodes between the layers that compute offsets and the coordinates of a GridSample."""
     waiting = [node.inputs[1] for node in graph.nodes if node.op == "GridSample"]
     found: set[int] = set()
     while waiting:
@@ -38,7 +38,7 @@ def sampling_coordinates(graph: Graph) -> set[int]:
 
 
 def square_to_root(graph: Graph) -> set[int]:
-    """Nodes from x*x or x^2 over a mean to the division by its root: squares overflow float16 first."""
+    """Ids of the nodes from x*x or x^2 to the division by the root of its mean: squares overflow first."""
     found: set[int] = set()
     for node in graph.nodes:
         maker = producer(node.inputs[0]) if node.inputs else None

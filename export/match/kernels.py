@@ -1,8 +1,8 @@
-"""Linear operators on images as one convolution kernel each: joined after one another and over sums.
+"""Linear operators on images as convolution kernels, which compose in sequence and add in parallel.
 
-A kernel's tap t reads its input at o*stride - begin + t*dilation. Two in a row read where the sum of both
-offsets points; two that are added read where either does. All sums are in float64; Ding et al., Diverse
-Branch Block, 2021, transforms I to VI are special cases.
+Tap t of a kernel reads its input at o*stride - begin + t*dilation. Kernels in sequence read at the sums of
+their offsets, parallel kernels at the union. Sums are in float64. Ding et al., Diverse Branch Block, 2021:
+transforms I to VI are special cases.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Ints = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Window:
-    """Where a kernel reads, per spatial axis: sizes, dilations, strides, padding before and after."""
+    """Geometry of a kernel per spatial axis: sizes, dilations, strides, padding before and after."""
 
     size: Ints
     dilation: Ints
@@ -38,7 +38,7 @@ class Window:
 
     @property
     def reach(self) -> Ints:
-        """How far right of the place o*stride the last tap reads."""
+        """Distance from position o*stride to the last tap."""
         last = zip(self.size, self.dilation, self.begin, strict=True)
         return tuple((k - 1) * d - b for k, d, b in last)
 
@@ -51,7 +51,7 @@ class Window:
 class Kernel:
     """A convolution: weights (out, in/group, *size), bias (out,), both float64.
 
-    `work` is the multiplications per output place of the operators that it stands for, scales not counted.
+    `work` is the multiplications per output position of the operators that it replaces, without scales.
     """
 
     window: Window
@@ -70,12 +70,12 @@ class Kernel:
 
 
 def cost(window: Window, group: int, inputs: int, outputs: int) -> int:
-    """Multiplications per output place of such a convolution."""
+    """Multiplications per output position of a convolution."""
     return outputs * (inputs // group) * prod(window.size)
 
 
 def identity(channels: int, rank: int) -> Kernel:
-    """The kernel of size 1 that changes nothing, on tensors of that rank."""
+    """The identity kernel of size 1 for tensors of this rank."""
     n = rank - 2
     window = Window((1,) * n, (1,) * n, (1,) * n, (0,) * n, (0,) * n)
     return Kernel(window, channels, np.ones((channels, 1, *window.size)), np.zeros(channels), 0)
@@ -94,7 +94,7 @@ def kernel_of(node: Node, channels: int, rank: int) -> Kernel:
         if node.attrs.get("ceil_mode", 0):
             raise Skip("the pooling rounds its size up")
         if window.is_padded and not node.attrs.get("count_include_pad", 0):
-            raise Skip("the pooling averages over fewer places at the border")
+            raise Skip("the pooling averages over fewer pixels at the border")
         w = np.full((channels, 1, *window.size), 1 / prod(window.size))
         return Kernel(window, channels, w, np.zeros(channels), w.size)
     plain = identity(channels, rank)
@@ -103,14 +103,14 @@ def kernel_of(node: Node, channels: int, rank: int) -> Kernel:
 
 
 def row_work(kernels: Iterable[Kernel]) -> int:
-    """Multiplications per output place of kernels one after another: those before a stride count more."""
+    """Multiplications per output position of kernels in sequence; those before a stride count more often."""
     return reduce(lambda before, kernel: before * prod(kernel.window.stride) + kernel.work, kernels, 0)
 
 
 def compose(first: Kernel, then: Kernel, budget: int | None = None) -> Kernel:
     """`then` after `first` as one kernel; raises Skip where no kernel computes the same.
 
-    `budget` is how many multiplications it may take, by default as many as the two.
+    `budget` limits its multiplications, by default to those of the two.
     """
     p, q = first.window, then.window
     if any(s != 1 and k != 1 for s, k in zip(p.stride, q.size, strict=True)):
@@ -137,14 +137,14 @@ def compose(first: Kernel, then: Kernel, budget: int | None = None) -> Kernel:
     rows = inner.reshape(*inner.shape[:2], -1)
     for tap in np.ndindex(*q.size):
         product = outer[(slice(None),) * 3 + tap] @ rows
-        w[_places(tap, q, p, steps)] += product.reshape(*product.shape[:2], *inner.shape[2:])
+        w[_positions(tap, q, p, steps)] += product.reshape(*product.shape[:2], *inner.shape[2:])
     taps = _grouped(then, group).reshape(group, outer.shape[1], outer.shape[2], -1).sum(axis=3)
     b = then.b + np.einsum("gom,gm->go", taps, first.b.reshape(group, -1)).ravel()
     return Kernel(window, group, w.reshape(then.outputs, -1, *size), b, work)
 
 
 def add(p: Kernel, q: Kernel, sign: int = 1) -> Kernel:
-    """p + sign*q on one input; raises Skip where the places do not match or the sum would cost more."""
+    """p + sign*q on one input; raises Skip where the geometries differ or the sum would cost more."""
     if p.window.stride != q.window.stride:
         raise Skip(f"the strides differ: {list(p.window.stride)} and {list(q.window.stride)}")
     if (p.inputs, p.outputs) != (q.inputs, q.outputs):
@@ -171,15 +171,15 @@ def add(p: Kernel, q: Kernel, sign: int = 1) -> Kernel:
     w = np.zeros((group, p.outputs // group, p.inputs // group, *size))
     for kernel, factor in ((p, 1), (q, sign)):
         own = kernel.window
-        places = tuple(
+        positions = tuple(
             slice((b - c) // step, (b - c + (k - 1) * d) // step + 1, max(1, d // step))
             for b, c, k, d, step in zip(begin, own.begin, own.size, own.dilation, steps, strict=True)
         )
-        w[(slice(None),) * 3 + places] += factor * _grouped(kernel, group)
+        w[(slice(None),) * 3 + positions] += factor * _grouped(kernel, group)
     return Kernel(window, group, w.reshape(p.outputs, -1, *size), p.b + sign * q.b, work)
 
 
-def store(graph: Graph, node: Node, x: Tensor, kernel: Kernel, dtype: DType) -> None:
+def write_convolution(graph: Graph, node: Node, x: Tensor, kernel: Kernel, dtype: DType) -> None:
     """Turn `node` into the convolution of x by `kernel`."""
     hint = node.inputs[1].name if node.op == "Conv" else f"{node.name}_weight"
     inputs = [x, constant(graph, hint, kernel.w, dtype)]
@@ -198,13 +198,13 @@ def store(graph: Graph, node: Node, x: Tensor, kernel: Kernel, dtype: DType) -> 
 
 
 def require_cheaper(merged: int, work: int) -> None:
-    """Raise Skip if the merged kernel multiplies more than the operators it stands for."""
+    """Raise Skip if the merged kernel multiplies more than the operators that it replaces."""
     if merged > work:
         raise Skip(f"merged it would take {merged} multiplications per place instead of {work}")
 
 
 def is_linear(node: Node) -> bool:
-    """Whether `kernel_of` may have an answer."""
+    """Whether the node is of a type that `kernel_of` reads."""
     if node.op == "Conv":
         return is_constant(node.inputs[1])
     return node.op == "AveragePool" or is_affine(node)
@@ -223,24 +223,24 @@ def _window(node: Node, size: Ints) -> Window:
 
 
 def _step(*taps: tuple[int, int] | int) -> int:
-    """The widest grid that all taps lie on: (dilation, size) where size > 1, and distances between starts."""
+    """The widest grid of all taps, given as (dilation, size) pairs and distances between starts."""
     widths = [tap if isinstance(tap, int) else tap[0] if tap[1] > 1 else 0 for tap in taps]
     return gcd(*widths) or 1
 
 
-def _places(tap: Ints, outer: Window, inner: Window, steps: list[int]) -> tuple[slice, ...]:
-    """Where the first kernel's taps come to lie when the second reads it by `tap`."""
-    places = []
+def _positions(tap: Ints, outer: Window, inner: Window, steps: list[int]) -> tuple[slice, ...]:
+    """Positions of the inner kernel's taps in the composed kernel, read through one outer tap."""
+    positions = []
     for t, e, s, k, d, step in zip(
         tap, outer.dilation, inner.stride, inner.size, inner.dilation, steps, strict=True
     ):
         start = t * e * s // step
-        places.append(slice(start, start + (k - 1) * d // step + 1, max(1, d // step)))
-    return (slice(None), slice(None), slice(None), *places)
+        positions.append(slice(start, start + (k - 1) * d // step + 1, max(1, d // step)))
+    return (slice(None), slice(None), slice(None), *positions)
 
 
 def _grouped(kernel: Kernel, group: int) -> NDArray[np.float64]:
-    """Weights as (group, out/group, in/group, *size) for fewer, wider groups: zeros between the old ones."""
+    """Weights (group, out/group, in/group, *size) for fewer, wider groups; zeros between the old groups."""
     old, (per_out, per_in) = kernel.group, (kernel.outputs // kernel.group, kernel.w.shape[1])
     parts = old // group
     w = kernel.w.reshape(group, parts, per_out, per_in, *kernel.window.size)

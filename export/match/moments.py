@@ -1,4 +1,4 @@
-"""The parts that LayerNorm, RMSNorm and InstanceNorm decompose into: squares, a mean and a root."""
+"""Match the decomposition of LayerNorm, RMSNorm and InstanceNorm: squares, a mean and a root."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgedeploy.graphs.surgeon import (
 if TYPE_CHECKING:
     from onnx_graphsurgeon.ir.tensor import Dim
 
-# The operators compute in float32 whatever the tensor; from float64 something would be lost.
+# The operators compute in float32 for every dtype; float64 would lose precision.
 _NARROW = ("float32", "float16", "bfloat16")
 
 
@@ -37,8 +37,8 @@ class Standardized:
 
     Attributes:
         root: the node that computes y.
-        d: the numerator, shape its shape.
-        nodes: the other nodes of the formula, without those that compute d.
+        d: the numerator; `shape` is its shape.
+        nodes: the other nodes of the formula, except those that compute d.
         axis: the first of the averaged axes, not negative.
     """
 
@@ -56,7 +56,7 @@ class Standardized:
 
     @property
     def centering(self) -> tuple[Node, Node] | None:
-        """(Sub, ReduceMean) of d = x - mean x; None where d is something else."""
+        """(Sub, ReduceMean) of d = x - mean x; None for another d."""
         center = producer(self.d)
         mean = producer(center.inputs[1]) if center is not None and center.op == "Sub" else None
         if center is None or mean is None or mean.op != "ReduceMean":
@@ -75,7 +75,7 @@ class Standardized:
 
 
 def standardized(node: Node) -> Standardized:
-    """The formula around `node`, a Sqrt or a Pow; raises Skip where it is another one."""
+    """The formula around `node`, a Sqrt or a Pow; raises Skip for another formula."""
     power = 0.5 if node.op == "Sqrt" else scalar(node.inputs[1])
     if power not in (0.5, -0.5):
         raise Skip("it is not a square root")
@@ -91,9 +91,9 @@ def standardized(node: Node) -> Standardized:
 def fuse_norm(
     graph: Graph, found: Standardized, op: str, x: Tensor, center: Sequence[Node], **attrs: object
 ) -> int:
-    """Write the formula as one norm of x, with the constants behind it as scale and shift; raises Skip.
+    """Replace the formula by one norm of x that takes the constants after it as scale and shift; raises Skip.
 
-    The scale varies along the averaged axes, that of an InstanceNormalization along axis 1.
+    The scale varies along the averaged axes; for InstanceNormalization along axis 1.
     """
     sizes = found.shape[1:2] if op == "InstanceNormalization" else found.shape[found.axis :]
     if not is_static(sizes):
@@ -119,7 +119,7 @@ def squared(source: Tensor) -> tuple[Tensor, list[Node]]:
 
 
 def axes_of(node: Node) -> list[int]:
-    """The axes that a Reduce operator reduces, an attribute or an input; raises Skip if computed or all."""
+    """The axes that a Reduce operator reduces; raises Skip for computed axes and for all axes."""
     if has(node, 1):
         axes = [int(axis) for axis in np.ravel(value_of(node.inputs[1], "the axes"))]
     else:
@@ -164,7 +164,7 @@ def _quotient(node: Node, d: Tensor, power: float) -> Node:
 
 
 def _trailing(mean: Node, rank: int) -> int:
-    """The first of the axes that `mean` averages; raises Skip unless they are the last of `rank`."""
+    """The first axis that `mean` averages; raises Skip unless it averages the trailing axes."""
     axes = sorted(axis % rank for axis in axes_of(mean)) if rank else []
     if not axes or axes != list(range(axes[0], rank)):
         raise Skip("the axes are not the trailing ones")

@@ -1,7 +1,7 @@
-"""What a few nodes compute, as a polynomial of tensors: however a formula was written, it is recognized.
+"""A few nodes as a polynomial of tensors, so that a formula is recognized in every notation.
 
-x*(x+3)/6, (x/6)*(3+x) and x*x*0.1666667 + x*0.5 are all {x: 1/2, x^2: 1/6}. Recognizers ask whether a tensor
-is a given polynomial of given leaves; only scalar constants count as numbers.
+x*(x+3)/6, (x/6)*(3+x) and x*x*0.1666667 + x*0.5 are all {x: 1/2, x^2: 1/6}. Passes ask whether a tensor is
+a given polynomial of given leaves; only scalar constants count as numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgedeploy.graphs.surgeon import (
 )
 
 MAX_DEPTH, MAX_DEGREE = 8, 8
-# Constants pass through a rounding or two before they are multiplied with each other.
+# Constants are rounded once or twice before they are multiplied with each other.
 ROUNDINGS = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 1e-6, "float64": 1e-6}
 Exponents: TypeAlias = tuple[int, ...]  # of the leaves, in their order
 Coefficients: TypeAlias = dict[Exponents, float]
@@ -38,7 +38,7 @@ ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Sum"})
 
 @dataclass
 class Polynomial:
-    """Coefficients of the leaves' monomials, zeros left out, and the nodes that compute it."""
+    """Nonzero coefficients of the leaves' monomials, and the nodes that compute the polynomial."""
 
     coefficients: Coefficients
     nodes: list[Node] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Polynomial:
 
 
 def polynomial(tensor: Tensor, leaves: Sequence[Tensor], depth: int = MAX_DEPTH) -> Polynomial | None:
-    """`tensor` as a polynomial of `leaves`; None if something else is in it."""
+    """`tensor` as a polynomial of `leaves`; None if it is none."""
     for place, leaf in enumerate(leaves):
         if tensor is leaf:
             return Polynomial({tuple(int(place == i) for i in range(len(leaves))): 1.0})
@@ -82,7 +82,7 @@ def scalar(tensor: Tensor) -> float | None:
 
 
 def below(tensor: Tensor, ops: frozenset[str] = ARITHMETIC, depth: int = 4) -> Iterator[Tensor]:
-    """The tensor and, nearest first, those that it is computed from through `ops`; constants left out."""
+    """The tensor and its computed ancestors through `ops`, nearest first."""
     level, seen = [tensor], set[int]()
     for _ in range(depth + 1):
         following: list[Tensor] = []
@@ -98,7 +98,7 @@ def below(tensor: Tensor, ops: frozenset[str] = ARITHMETIC, depth: int = 4) -> I
 
 
 def above(tensor: Tensor, ops: frozenset[str] = ARITHMETIC, depth: int = 4) -> Iterator[Node]:
-    """The nodes of types `ops` that are computed from the tensor through `ops`, nearest first."""
+    """The descendants of the tensor through `ops`, nearest first."""
     level, seen = [tensor], set[int]()
     for _ in range(depth):
         following: list[Tensor] = []
@@ -114,7 +114,7 @@ def above(tensor: Tensor, ops: frozenset[str] = ARITHMETIC, depth: int = 4) -> I
 def fuse(
     graph: Graph, root: Node, inner: Sequence[Node], op: str, inputs: list[Tensor], **attrs: object
 ) -> int:
-    """Let one `op` compute what `root` does with the help of `inner`; raises Skip if that saves nothing."""
+    """Replace `root` and `inner` by one `op`; raises Skip where `inner` must stay for other consumers."""
     require_interior(graph, root, inner)
     result = root.outputs[0]
     place = next(index for index, node in enumerate(graph.nodes) if node is root)
@@ -124,7 +124,7 @@ def fuse(
 
 
 def require_interior(graph: Graph, root: Node, inner: Sequence[Node]) -> None:
-    """Raise Skip unless what `inner` computes is read by `inner` and `root` alone."""
+    """Raise Skip unless `inner` and `root` are the only consumers of the outputs of `inner`."""
     gone = {id(root), *(id(node) for node in inner)}
     kept = kept_names(graph)
     for middle in (node.outputs[0] for node in inner if node is not root):
@@ -146,7 +146,7 @@ def same_rank(x: Tensor, y: Tensor) -> bool:
 
 
 def _widened(node: Node) -> bool:
-    """Whether a constant's own rank may be that of the result."""
+    """Whether a constant may raise the rank of the result."""
     ranks = [_rank(tensor) for tensor in node.inputs if not is_constant(tensor)]
     constants = [_rank(tensor) for tensor in node.inputs if is_constant(tensor)]
     return bool(constants) and max(constants) > max(ranks, default=0)
@@ -182,7 +182,7 @@ def _combine(op: str, parts: list[Coefficients]) -> Coefficients | None:
 
 
 def _number(part: Coefficients) -> float | None:
-    """A polynomial that is a constant, as a number."""
+    """The value of a constant polynomial, else None."""
     if not part:
         return 0.0
     return next(iter(part.values())) if len(part) == 1 and not any(next(iter(part))) else None

@@ -1,4 +1,4 @@
-"""Write a formula in place of an operator: what passes that lower one operator to several build with."""
+"""Replace one operator by the nodes of a formula."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgedeploy.graphs.surgeon import (
 
 
 class Formula:
-    """Nodes that take the place of `node`; the last one must write its output, see `result`."""
+    """Nodes that replace `node`; the one called with `last` writes the output `result` of `node`."""
 
     def __init__(self, graph: Graph, node: Node) -> None:
         require_float(node.inputs[0])

@@ -1,4 +1,4 @@
-"""Shape inference for a graph that passes edit."""
+"""Shape inference for an editable graph."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from edgedeploy.graphs.surgeon import Graph, learn, outline
 if TYPE_CHECKING:
     from onnx_graphsurgeon.ir.tensor import Dim
 
-# Shapes are computed from small constants; the others are weights, which inference need not see.
+# Shapes are computed from small constants; larger constants are weights, which inference does not need.
 LARGE = 1 << 10  # elements
 
 
 def infer(graph: Graph) -> None:
     """Write inferred shapes and dtypes into the tensors of a graph.
 
-    Shapes that the file claims stay only where inference finds none.
+    Shapes of the file remain where inference finds none.
     """
     try:
         inferred = shape_inference.infer_shapes(outline(graph, LARGE), data_prop=True)

@@ -1,8 +1,8 @@
-"""What is known of sizes that a graph computes: numbers, and integer multiples of a dimension.
+"""Symbolic sizes: numbers, and integer multiples of a dimension.
 
-A dimension is followed up to the tensor that it is copied from, through operators that keep it, so that the
-height after Relu, a padded convolution of stride 1 or a Concat of channels is the height before. What is not
-an exact multiple (a strided convolution rounds) is unknown.
+A dimension is traced upstream through operators that keep it: the height after Relu, a padded convolution of
+stride 1 or a Concat of channels equals the height before. A size that is no exact multiple is unknown (a
+strided convolution rounds).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from edgedeploy.graphs.surgeon import Node, Tensor, is_constant, is_standard, pr
 
 @dataclass(frozen=True)
 class Dim:
-    """`factor` times the dimension `name`, of the graph's input or of a tensor along an axis."""
+    """`factor` times the dimension `name` of a graph input, or of a tensor along an axis."""
 
     name: str
     factor: int = 1
 
 
 Size: TypeAlias = int | Dim | None  # None: unknown
-MAX_STEPS = 1000  # up a chain of operators; bounds work on damaged graphs
+MAX_STEPS = 1000  # up a chain of operators; a bound for damaged graphs
 _SAME = frozenset(
     [
         *(
@@ -68,7 +68,7 @@ def dim(tensor: Tensor, axis: int, steps: int = MAX_STEPS) -> Size:
 
 
 def sizes(tensor: Tensor, depth: int = 32) -> NDArray[Any] | None:
-    """A tensor of integers, element by element, as an object array of Size; None if its shape is unknown."""
+    """The elements of an integer tensor as an object array of Size; None where unknown."""
     if is_constant(tensor):
         values = np.asarray(tensor.values)
         return values.astype(object) if values.dtype.kind in "iu" or values.size <= 8 else None
@@ -88,7 +88,7 @@ def sizes(tensor: Tensor, depth: int = 32) -> NDArray[Any] | None:
         return None
     try:
         return _apply(node, known)
-    except (IndexError, TypeError, ValueError):  # not what the operator takes
+    except (IndexError, TypeError, ValueError):  # operands that the operator does not take
         return None
 
 
@@ -135,7 +135,7 @@ def times(a: Size | float, b: Size | float) -> Size:
 
 
 def _upwards(node: Node, axis: int) -> tuple[Tensor, int, int] | None:
-    """(tensor, axis, factor): the output's size along `axis` is factor times that of the tensor's axis."""
+    """(tensor, its axis, factor): the output's size along `axis` is factor times the tensor's size."""
     x = node.inputs[0] if node.inputs else None
     if x is None:
         return None
@@ -160,7 +160,7 @@ def _upwards(node: Node, axis: int) -> tuple[Tensor, int, int] | None:
 
 
 def _of_either(node: Node, axis: int) -> tuple[Tensor, int, int] | None:
-    """Of two operands the one that meets a constant of size 1 there, which broadcasts to its size."""
+    """The operand whose size the output keeps: the other is a constant of size 1 on the axis."""
     for x, other in (node.inputs, node.inputs[::-1]):
         if is_constant(x) or not is_constant(other) or x.shape is None:
             continue
@@ -172,7 +172,7 @@ def _of_either(node: Node, axis: int) -> tuple[Tensor, int, int] | None:
 
 
 def _keeps(node: Node, place: int) -> bool:
-    """Whether a window slides over a spatial axis so that its size stays."""
+    """Whether a windowed operator keeps the size of a spatial axis."""
     weight = node.inputs[1].shape if node.op == "Conv" else None
     kernel = node.attrs.get("kernel_shape") or (list(weight)[2:] if is_static(weight) else [])
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or place >= len(kernel):
@@ -185,7 +185,7 @@ def _keeps(node: Node, place: int) -> bool:
 
 
 def reshaped(node: Node) -> list[Size]:
-    """The sizes that a Reshape makes, None where it leaves one open; [] if nothing is known."""
+    """The output sizes of a Reshape, None for an inferred (-1) size; [] if nothing is known."""
     x, shape = node.inputs
     wanted = sizes(shape)
     if wanted is None or wanted.ndim != 1:
@@ -202,7 +202,7 @@ def reshaped(node: Node) -> list[Size]:
 
 
 def agree(found: list[Size], wanted: list[Size]) -> bool:
-    """Whether sizes are those wanted; one may be open, for the number of elements decides it."""
+    """Whether sizes equal `wanted`; one may be open, as the number of elements decides it."""
     pairs = list(zip(found, wanted, strict=False))
     open_places = sum(size is None for size in found)
     return len(found) == len(wanted) and open_places <= 1 and all(a is None or a == b for a, b in pairs)

@@ -1,4 +1,4 @@
-"""Slice as ranges of axes, with constants counted from the front."""
+"""Slice as a range per axis, counted from the front."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from edgedeploy.graphs.surgeon import Graph, Node, Skip, constant, has, value_of
 if TYPE_CHECKING:
     from onnx_graphsurgeon.ir.tensor import Dim
 
-FAR = 2**31 - 1  # an end that lies behind every tensor
+FAR = 2**31 - 1  # an end beyond every axis
 
 
 @dataclass(frozen=True)
 class Range:
-    """begin, begin + step, ... as far as it lies before `end` and before the axis ends; none is negative."""
+    """Indices begin, begin + step, ... below `end` and the size of the axis; no field is negative."""
 
     begin: int
     end: int
     step: int
 
     def of(self, first: Range) -> Range:
-        """This range of what `first` takes: a[first][self] = a[self.of(first)]."""
+        """This range applied after `first`: a[first][self] = a[self.of(first)]."""
         begin = first.begin + self.begin * first.step
         return Range(begin, min(first.end, first.begin + self.end * first.step), first.step * self.step)
 
 
 def ranges(node: Node) -> dict[int, Range]:
-    """The range of every axis that a Slice names; raises Skip where one is computed or runs backwards."""
+    """Axis -> range of a Slice; raises Skip for computed and for backward ranges."""
     if len(node.inputs) < 3:
         raise Skip("its ranges are attributes, as before opset 10")
     shape = node.inputs[0].shape
@@ -54,7 +54,7 @@ def ranges(node: Node) -> dict[int, Range]:
 
 
 def write(graph: Graph, node: Node, of: dict[int, Range]) -> None:
-    """Let a Slice take these ranges."""
+    """Set the ranges of a Slice."""
     axes = sorted(of)
     columns = {
         "starts": [min(of[axis].begin, FAR) for axis in axes],

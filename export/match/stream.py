@@ -1,6 +1,7 @@
-"""The residual stream that a LayerNorm reads: all that is added into it, and all that reads it.
+"""The residual stream that a LayerNorm reads: its sources, its sums and its consumers.
 
-Followed along one axis, counted from the end: sums, and operators that only move or pick along other axes.
+The stream is followed along one axis, counted from the end, through sums and through operators that only move
+or pick values along other axes.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ SOURCES = ("MatMul", "Gemm", "Conv")
 
 @dataclass
 class Stream:
-    """What centering a stream takes.
+    """A residual stream and the constants that must be centered.
 
     Attributes:
         norms: the LayerNormalizations that read it.
-        edits: (node, input, axis) of every constant whose mean over that axis is to be taken away.
-        axes: the stream's tensors by identity, each with its axis.
-        seen: nodes visited, by identity, as the maker or as a reader of a tensor of the stream.
+        edits: (node, input, axis) of every constant from which its mean over the axis is subtracted.
+        axes: axis of each tensor of the stream, by identity.
+        seen: (node by identity, whether it is the producer of the tensor) of all visits.
     """
 
     graph: Graph
@@ -49,7 +50,7 @@ class Stream:
     seen: set[tuple[int, bool]] = field(default_factory=set)
 
     def follow(self, start: Tensor) -> None:
-        """Everything that hangs together with `start` along its last axis; raises Skip where it leaks."""
+        """Collect the stream around `start` along its last axis; raises Skip where it leaves the graph."""
         kept, open_ = kept_names(self.graph), [(start, -1)]
         while open_:
             tensor, axis = open_.pop()
@@ -67,7 +68,7 @@ class Stream:
                     open_ += self._visit(node, tensor, axis, makes=node is maker)
 
     def center(self) -> None:
-        """Take the means away, in new constants."""
+        """Subtract the means, in new constants."""
         for node, index, axis in self.edits.values():
             tensor = node.inputs[index]
             values = centered(float_of(tensor, "a constant of the stream"), axis)
@@ -113,14 +114,14 @@ class Stream:
 
 
 def centered(values: Array, axis: int) -> Array:
-    """x - mean(x) over an axis; a constant that is the same all along it vanishes."""
+    """x - mean(x) over an axis; 0 for values that do not vary along the axis."""
     if values.ndim < -axis:
         return np.zeros(values.shape)
     return np.asarray(values - values.mean(axis=axis, keepdims=True), np.float64)
 
 
 def _axes(node: Node, axis: int, *, makes: bool) -> tuple[int, int]:
-    """The stream's axis before and after an operator that leaves it as it is; raises Skip for any other."""
+    """The stream's axis before and after an operator that keeps its values; raises Skip for others."""
     if node.op in ("Add", "Sub", "Identity"):
         return axis, axis
     if node.op == "Concat" and _counted(node, int(node.attrs["axis"])) != axis:
@@ -138,7 +139,7 @@ def _axes(node: Node, axis: int, *, makes: bool) -> tuple[int, int]:
 
 
 def _reshaped(before: list[Dim], after: list[Dim], axis: int, *, makes: bool) -> tuple[int, int]:
-    """Reshape keeps an axis if all before it, or all behind it, keeps its sizes."""
+    """The axis before and after a Reshape that keeps all sizes before it or all after it; raises Skip."""
     known, other = (after, before) if makes else (before, after)
     place = len(known) + axis
     if known[axis:] == other[axis:]:

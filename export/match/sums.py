@@ -1,4 +1,4 @@
-"""Sums of any shape as a flat list of terms, and the linear branch that leads to each term."""
+"""Nested sums as a flat list of terms, and the linear branch that computes each term."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Term:
     index: int
 
     @property
-    def can_go(self) -> bool:
-        """Whether the sum stays a sum without it: what a Sub subtracts from must stay."""
+    def is_removable(self) -> bool:
+        """Whether the parent can lose this operand: a Sub must keep its first."""
         return self.parent.op != "Sub" or self.index == 1
 
 
 def is_sum(node: Node) -> bool:
-    """Whether the node adds computed tensors (a constant among them makes it a shift)."""
+    """Whether the node adds computed tensors; with a constant operand it is a shift."""
     return (
         node.op in SUMS
         and is_standard(node)
@@ -48,7 +48,7 @@ def is_sum(node: Node) -> bool:
 
 
 def is_root(graph: Graph, node: Node) -> bool:
-    """Whether the node is the last of its sum."""
+    """Whether the node is the last one of its sum."""
     if not is_sum(node):
         return False
     result = node.outputs[0]
@@ -75,10 +75,9 @@ def terms(graph: Graph, root: Node) -> list[Term]:
 
 
 def starts(graph: Graph, term: Term) -> list[tuple[Tensor, list[Node]]]:
-    """Tensors that the term is a linear function of, nearest first, each with the nodes from it on.
+    """(tensor, nodes from the tensor to the term) of each linear branch of a term, nearest first.
 
-    Every node's result is read by the next one alone; only scales and shifts, which cost nothing to repeat,
-    may have other readers.
+    Every node has one consumer; only scales and shifts, which cost nothing to repeat, may have more.
     """
     kept = kept_names(graph)
     tensor, row, shared = term.tensor, list[Node](), False

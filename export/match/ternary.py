@@ -1,6 +1,6 @@
-"""Tensors that hold nothing but -1, 0 and 1 whatever the input: signs, comparisons as numbers, sign weights.
+"""Tensors that hold only -1, 0 and 1 for every input: signs, comparisons as numbers, sign weights.
 
-int8 holds them exactly, so that a matrix product of two of them needs no calibration and loses nothing.
+int8 holds such values exactly: a matrix product of two such tensors is exact without calibration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOVES = frozenset(
 
 
 def is_ternary(tensor: Tensor) -> bool:
-    """Whether every value is -1, 0 or 1 for certain."""
+    """Whether every value is known to be -1, 0 or 1."""
     while not is_constant(tensor):
         maker = producer(tensor)
         if maker is None or not is_standard(maker):
@@ -37,11 +37,11 @@ def is_ternary(tensor: Tensor) -> bool:
 
 
 def ternary_values(values: NDArray[Any]) -> bool:
-    """Whether an array holds nothing but -1, 0 and 1."""
+    """Whether an array holds only -1, 0 and 1."""
     return values.dtype.kind in "fi" and bool(np.isin(values, (-1, 0, 1)).all())
 
 
 def _is_unit_scale(node: Node) -> bool:
-    """Whether a Quantize/DequantizeLinear leaves whole numbers as they are."""
+    """Whether the scale of a QuantizeLinear or DequantizeLinear is 1."""
     scale = node.inputs[1]
     return is_constant(scale) and bool(np.all(np.asarray(scale.values) == 1))

@@ -1,7 +1,7 @@
-"""y = argmax_c(logits): segmentation gives class numbers, uint8 (N, H, W), at the resolution of its logits.
+"""y = argmax_c(logits): segmentation returns class numbers, uint8 (N, H, W), at the resolution of the logits.
 
-Upsampling logits before ArgMax would move class borders by less than a logit's cell and cost more than the
-network's head; the task enlarges the map. The first of equal logits wins. The output keeps its name.
+Upsampled logits would move class borders by less than one cell of the logits and cost more than the head of
+the network; the task enlarges the map. Of equal logits the first wins. The output keeps its name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def argmax_head(graph: Graph) -> int:
     if not 2 <= result.shape[1] <= 256:
         raise Skip(f"{result.shape[1]} classes are not 2 to 256")
     if producer(result) is None or sum(tensor is result for tensor in graph.outputs) != 1:
-        raise Skip("the output is an input, or given twice")
+        raise Skip("the output is a graph input, or listed twice")
     if result.name in kept_names(graph) - {tensor.name for tensor in graph.outputs}:
         raise Skip("the output is read by the body of a control-flow node")
     batch, _, height, width = result.shape

@@ -1,8 +1,7 @@
-"""The same graph in a newer opset, by onnx's own converter: operators that came later can then be recognized.
+"""Raise the opset by the converter of onnx, so that passes can write newer operators.
 
-Never run by default: a runtime that reads opset 11 may not read 20. Opsets are only raised (`lower-opset`
-lowers them). What the
-converter cannot carry (operators of other domains, local functions, bodies) is refused.
+On request only: a runtime that reads opset 11 may not read 20. Not rewritten: operators of other domains,
+local functions and bodies, which the converter cannot convert. `lower-opset` lowers the opset.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from edgedeploy.graphs.surgeon import Graph, Skip
 
 @dataclass(frozen=True)
 class OpsetOptions:
-    """Attributes: opset: that the graph is raised to; 20 is the first with Gelu."""
+    """`opset` is the target; 20 is the first with Gelu."""
 
     opset: int = 20
 

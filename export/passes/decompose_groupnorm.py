@@ -19,7 +19,7 @@ def cases(rng: Rng) -> Models:
         "g": np.asarray(rng.standard_normal(6), np.float32),
         "b": np.asarray(rng.standard_normal(6), np.float32),
     }
-    # What follows tells shape inference what it does not know of GroupNormalization.
+    # Shape inference does not know GroupNormalization: Cast and Reshape give type and shape.
     body = "a = GroupNormalization<num_groups=3, epsilon=0.01>(x, g, b) \n c = Cast<to=1>(a) \n "
     body += "s = Shape(x) \n y = Reshape(c, s)"
     kinds = ("float[2,6,4,5] x", "float[n,6,h,v] x")

@@ -1,7 +1,7 @@
 """LayerNormalization(x; g, b, e) = (x - mean x) / sqrt(mean (x - mean x)^2 + e) * g + b.
 
-For runtimes older than opset 17. In float16 the sums lose what the operator keeps in float32, so such nodes
-stay. Ba, Kiros and Hinton, 2016, equation 4.
+For runtimes older than opset 17. Not rewritten in float16: the operator sums in float32. Ba, Kiros and
+Hinton, 2016, equation 4.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.match.rebuild import Formula
 from edgedeploy.export.samples import Models, Rng, text_model
-from edgedeploy.graphs.surgeon import Graph, Node, Skip, dtype_name, has
+from edgedeploy.graphs.surgeon import Graph, Node, Skip, dtype_name
 
 
 def cases(rng: Rng) -> Models:
@@ -43,12 +43,11 @@ def decompose_layernorm(graph: Graph, node: Node) -> int:
         raise Skip("the tensor's rank is not known")
     first = int(node.attrs.get("axis", -1)) % len(shape)
     axes, write = [axis - len(shape) for axis in range(first, len(shape))], Formula(graph, node)
-    inputs = list(node.inputs)
+    inputs = [tensor for tensor in node.inputs if not tensor.is_empty()]
     centered = write("Sub", x, write.mean(x, axes))
     variance = write.mean(write("Mul", centered, centered), axes)
     deviation = write("Sqrt", write("Add", variance, float(node.attrs.get("epsilon", 1e-5))))
-    has_bias = has(node, 2)
-    result = write("Mul", write("Div", centered, deviation), inputs[1], last=not has_bias)
-    if has_bias:
+    result = write("Mul", write("Div", centered, deviation), inputs[1], last=len(inputs) < 3)
+    if len(inputs) > 2:
         write("Add", result, inputs[2], last=True)
     return 1

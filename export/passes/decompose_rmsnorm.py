@@ -1,7 +1,7 @@
 """RMSNormalization(x; g, e) = x / sqrt(mean x^2 + e) * g.
 
-For runtimes older than opset 23. In float16 the squares leave its range where the operator computes in
-float32, so such nodes stay. Zhang and Sennrich, Root Mean Square Layer Normalization, 2019, equation 4.
+For runtimes older than opset 23. Not rewritten in float16: its squares overflow, where the operator computes
+in float32. Zhang and Sennrich, Root Mean Square Layer Normalization, 2019, equation 4.
 """
 
 from __future__ import annotations

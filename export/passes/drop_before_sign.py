@@ -1,7 +1,7 @@
 """sign(f(x)) = sign(x), where f(x) has the sign of x: GELU, tanh, a positive factor and their like.
 
-In float32 GELU is 0 below about -5.5, where this gives the sign that GELU has; the proof tells whether a
-network notices.
+Float32 GELU is 0 below about -5.5, where the rewritten graph has the exact sign, -1; the proof decides
+whether the outputs change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SCALED = frozenset({"Mul", "Div"})
 
 
 def cases(rng: Rng) -> Models:
-    # Factors below 1: larger ones take x to where GELU is 0 in float32, and there the pass is not exact.
+    # Factors below 1: larger ones reach values where float32 GELU is 0, and there the pass is not exact.
     w = {"s": rng.uniform(0.25, 1, 6).astype(np.float32), "two": np.float32(2)}
     bodies = [
         "a = Gelu(x) \n b = Sign(a) \n y = Mul(b, s)",
@@ -35,12 +35,12 @@ def drop_before_sign(graph: Graph, node: Node) -> int:
     if inner.op in ODD:
         x = inner.inputs[0]
     elif inner.op in SCALED:
-        # A constant may stand on either side of a product, but only below the line of a quotient.
-        place = 1 if inner.op == "Div" or is_constant(inner.inputs[1]) else 0
-        factor = float_of(inner.inputs[place], "the factor before it")
+        # A constant is either factor of a product, but only the divisor of a quotient.
+        index = 1 if inner.op == "Div" or is_constant(inner.inputs[1]) else 0
+        factor = float_of(inner.inputs[index], "the factor before it")
         if not (np.isfinite(factor) & (factor > 0)).all():
             raise Skip("the factor before it is not positive")
-        x = inner.inputs[1 - place]
+        x = inner.inputs[1 - index]
         if x.shape is None or inner.outputs[0].shape is None or list(x.shape) != list(inner.outputs[0].shape):
             raise Skip("the factor before it may broadcast")
     if x is None:

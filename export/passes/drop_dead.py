@@ -1,4 +1,4 @@
-"""Nodes from which no output can be reached are removed; the graph's inputs stay, used or not."""
+"""Remove nodes that no graph output depends on; graph inputs stay."""
 
 from __future__ import annotations
 

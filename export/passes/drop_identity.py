@@ -1,4 +1,4 @@
-"""y = x: nodes that change nothing are removed.
+"""Remove nodes that compute y = x.
 
 Identity, Dropout, Cast to the same type, Reshape and its kin to the same shape, Transpose in order, Pad by 0,
 Resize by 1, whole Slices, Concat and Sum of one, Clip without bounds, Relu of a Relu.
@@ -67,7 +67,7 @@ def drop_identity(graph: Graph, node: Node) -> int:
 
 
 def _always(graph: Graph, node: Node) -> bool:
-    """Identity; Dropout in inference without a mask; joins of one; Clip without bounds; Relu after Relu."""
+    """Identity; Dropout in inference without a mask; Concat and kin of one; unbounded Clip; Relu of Relu."""
     if node.op == "Dropout":
         trains = has(node, 2) and bool(np.any(value_of(node.inputs[2], "training_mode")))
         masked = len(node.outputs) > 1 and (node.outputs[1].outputs or node.outputs[1] in graph.outputs)

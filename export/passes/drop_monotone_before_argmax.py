@@ -1,7 +1,7 @@
-"""argmax f(x) = argmax x for increasing f: Softmax, LogSoftmax, Sigmoid and the like before ArgMax go.
+"""argmax f(x) = argmax x for increasing f: remove Softmax, LogSoftmax, Sigmoid and the like before ArgMax.
 
-Softmax divides by one number per row, so it counts only along its own axis. Where f rounds two values to one,
-ArgMax of f took the first of them; now it takes the larger, which is what the network computed.
+Softmax divides by one number per row, so it is increasing along its own axis alone. Where f rounds two values
+to one, ArgMax of f returns the first; ArgMax of x returns the larger.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def cases(_: Rng) -> Models:
 def drop_monotone_before_argmax(graph: Graph, node: Node) -> int:
     maker = producer(node.inputs[0])
     if maker is None or not is_standard(maker) or maker.op not in _INCREASING | _NORMALIZED:
-        raise Skip("no increasing function stands before it")
+        raise Skip("no increasing function precedes it")
     x = maker.inputs[0]
     if dtype_name(x) not in FLOATS or x.shape is None:
         raise Skip("the rank and type of the tensor are not known")
     if maker.op in _NORMALIZED:
         axis = int(node.attrs.get("axis", 0)) % len(x.shape)
         over = int(maker.attrs.get("axis", -1 if graph.opset >= 13 else 1)) % len(x.shape)
-        # Before opset 13 a row was everything from the axis on.
+        # Before opset 13 a row comprised all axes from `axis` on.
         if axis != over if graph.opset >= 13 else axis < over:
             raise Skip(f"{maker.op} is over axis {over}, ArgMax over axis {axis}")
     node.inputs[0] = x

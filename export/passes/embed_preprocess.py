@@ -1,9 +1,9 @@
-"""y = (x - mean) / std moves into the graph, which then takes pixels 0..255.
+"""Embed y = (x - mean) / std, so that the graph takes pixels 0..255.
 
-Sub and Mul stand behind the input first. Then 1/std folds into the weights of the first convolution, and
-mean into its bias if the convolution does not pad. Padding is 0 in y, which is mean in pixels: equal means
-become a Pad with that value, different means stay a Sub on the input. With uint8_input the graph takes
-uint8 NHWC, as cameras and decoders give it.
+Sub and Mul are inserted after the input. Then 1/std folds into the weights of the first convolution, and mean
+into its bias if the convolution does not pad. Padding with 0 in y is padding with mean in pixels: equal means
+become a Pad with that value, different means stay a Sub on the input. With uint8_input the graph takes uint8
+NHWC, the format of cameras and decoders.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def cases(rng: Rng) -> Models:
 
 
 def old_feeds(feeds: Feeds, options: PreprocessOptions) -> Feeds:
-    """Pixels -> what the network was fed before, computed in float64."""
+    """Pixels -> the feeds before the pass, computed in float64."""
     name, pixels = next(iter(feeds.items()))
     x = pixels.transpose(AXES["NHWC->NCHW"]) if options.uint8_input else pixels
     mean, std = _columns(options, x.shape[1])
@@ -72,7 +72,7 @@ def old_feeds(feeds: Feeds, options: PreprocessOptions) -> Feeds:
 
 
 def new_feeds(feeds: Feeds, options: PreprocessOptions) -> Feeds:
-    """The pixels nearest to what the network was fed before."""
+    """The pixels nearest to the feeds before the pass."""
     name, x = next(iter(feeds.items()))
     mean, std = _columns(options, x.shape[1])
     pixels = x.astype(np.float64) * std + mean
@@ -115,15 +115,15 @@ def embed_preprocess(graph: Graph, options: PreprocessOptions) -> int:
     subtract = insert(graph, "Sub", [pixels, middle], [centered])
     multiply = insert(graph, "Mul", [centered, factor], [scaled])
     for node in (multiply, subtract):
-        with suppress(Skip):  # what does not fold into a convolution stays explicit
+        with suppress(Skip):  # a node that does not fold into a convolution stays
             fold(graph, node, ("Conv",))
     return 1
 
 
 def _padded(graph: Graph, reader: Node, pixels: Tensor, mean: float) -> Tensor:
-    """The pixels, padded with the mean by a Pad instead of with 0 by the convolution that reads them.
+    """Replace the padding of the consuming convolution by a Pad of the pixels with `mean`.
 
-    Not where the padding depends on the size (auto_pad), and not where weights are computed.
+    The pixels are returned unchanged for auto_pad and for computed weights.
     """
     constants = all(is_constant(tensor) for tensor in reader.inputs[1:])
     if reader.op != "Conv" or not any(reader.attrs.get("pads", ())) or not constants:
@@ -140,9 +140,9 @@ def _padded(graph: Graph, reader: Node, pixels: Tensor, mean: float) -> Tensor:
 
 
 def _uint8_input(graph: Graph, x: Tensor) -> Tensor:
-    """Make the graph's input uint8 NHWC; returns the float NCHW tensor that its readers now read.
+    """Make the graph input uint8 NHWC; returns the float NCHW tensor that its consumers now read.
 
-    Cast comes first: TensorRT takes uint8 at the network's border only.
+    Cast precedes Transpose: TensorRT takes uint8 only as a network input.
     """
     shape = shape_of(x, "the input")
     real = variable(graph, f"{x.name}_float", np.float32)

@@ -1,7 +1,7 @@
 """x S = x dequantize(S), S a constant matrix of -1, 0 and 1, stored in int8 with scale 1.
 
-The inverse of pack-binary-weights, for engines with integer matrix products. Whatever computes S from
-constants alone (a table look-up of bits, a cast) is run once.
+The inverse of pack-binary-weights, for engines with integer matrix products. Nodes that compute S from
+constants (a table look-up of bits, a cast) are run once.
 """
 
 from __future__ import annotations
@@ -74,18 +74,17 @@ def expand_binary_weights(graph: Graph, node: Node) -> int:
 
 
 def _computed(graph: Graph, tensor: Tensor, left: list[int]) -> NDArray[Any]:
-    """The value of a tensor that constants alone decide; raises Skip for others."""
+    """The value of a tensor that depends on constants alone; raises Skip for others."""
     if is_constant(tensor):
         return np.asarray(tensor.values)
     maker = producer(tensor)
     left[0] -= 1
     if maker is None or left[0] < 0 or len(maker.outputs) != 1:
         raise Skip("the weight is not computed from a few constants")
-    reads = list(maker.inputs)
     alone = maker.copy(
         inputs=[
             entry if entry.is_empty() else constant(graph, entry.name, _computed(graph, entry, left))
-            for entry in reads
+            for entry in maker.inputs
         ],
         outputs=[variable(graph, tensor.name, tensor.dtype)],
     )

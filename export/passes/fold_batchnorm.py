@@ -1,7 +1,7 @@
 """y = (x - mean) * scale / sqrt(var + eps) + shift = a*x + b, folded into the operator before or after it.
 
-Behind Conv, ConvTranspose, Gemm, MatMul: always exact. Before Conv: only without padding, because the padded
-zeros would not be shifted by b. Ioffe and Szegedy, Batch Normalization, 2015.
+After Conv, ConvTranspose, Gemm, MatMul it is always exact. Before Conv it needs a convolution without
+padding, because b does not shift padded zeros. Ioffe and Szegedy, Batch Normalization, 2015.
 """
 
 from __future__ import annotations

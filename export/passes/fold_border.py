@@ -1,8 +1,8 @@
-"""The bias written around Conv1x1(x) = Conv1x1(x padded with zeros): that is what the kernel gives for 0.
+"""Conv1x1(x) with its bias written around it = Conv1x1(x padded with zeros): the kernel maps 0 to the bias.
 
-Diverse branch blocks pad behind the norm of their first convolution, with the value that norm gives for zero,
-by assignments that export as ScatterND. Padding of the convolution itself joins it to the next one. Sizes
-have to be known. Ding et al., Diverse Branch Block, CVPR 2021; BNAndPadLayer of the authors' code.
+Diverse branch blocks pad after the norm of their first convolution with the value of that norm for zero, by
+assignments that export as ScatterND. A convolution that pads its own input merges with the next one. Sizes
+must be known. Ding et al., Diverse Branch Block, CVPR 2021; BNAndPadLayer of the authors' code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgedeploy.graphs.surgeon import (
     shape_of,
 )
 
-CLOSE = 1e-6  # of the largest: the bias and the border were rounded on different ways
+CLOSE = 1e-6  # of the largest value: bias and border were rounded separately
 
 
 def cases(rng: Rng) -> Models:

@@ -1,9 +1,8 @@
-"""f(constants) = constant: what does not depend on the input is computed once, by ONNX Runtime.
+"""f(constants) = constant: ONNX Runtime computes once what does not depend on the graph input.
 
-Shapes are inferred first, and shapes and parts of shapes that are known become constants too. Results that
-are larger than what they are made of (an expanded mask) stay computed, up to a bound those of convolutions
-and matrix products excepted, which cost more than reading their result (kernels made from learned maps).
-DequantizeLinear stays, for it says where INT8 is.
+Shapes are inferred first; known shapes and elements of shapes become constants too. Not rewritten: results
+larger than their inputs (an expanded mask), except bounded results of convolutions and matrix products, which
+cost more to compute than to read; and DequantizeLinear, which marks INT8.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from edgedeploy.graphs.surgeon import (
     producer,
 )
 
-SMALL = 1 << 16  # bytes that a result may always have
-MOST = 1 << 24  # elements of a result that is tried out at all
-WORTH = 1 << 24  # bytes that the result of a convolution or matrix product may have
+SMALL = 1 << 16  # bytes of a result that is always stored
+MOST = 1 << 24  # elements of the largest result that is computed
+WORTH = 1 << 24  # bytes of the largest stored result of a convolution or matrix product
 _KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
 _GROWING = frozenset(
     {"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "Pad", "EyeLike", "MatMul"}
@@ -44,7 +43,7 @@ _GROWING = frozenset(
 def cases(rng: Rng) -> Models:
     w = {"w": floats(rng, 3, 1, 1), "i": np.array(1), "two": np.array([2]), "axis": np.array([0])}
     flat = "s = Shape(x) \n n = Gather(s, i) \n c = Unsqueeze(n, axis) \n r = Concat<axis=0>(two, c) \n "
-    # a kernel for every place, made by a convolution of fewer maps: larger than what it is made of
+    # A kernel per pixel, computed by a convolution of fewer maps: the result is larger than its inputs.
     maps = {"maps": floats(rng, 1, 2, 96, 96), "k": floats(rng, 3, 2, 1, 1)}
     return [
         text_model("float[1,3,96,96] x", "y", "a = Conv(maps, k) \n y = Mul(x, a)", maps),
@@ -81,7 +80,7 @@ def fold_constants(graph: Graph, node: Node) -> int:
 
 
 def _values(graph: Graph, node: Node, outputs: list[Tensor]) -> list[NDArray[Any]] | None:
-    """What the node computes, where that is known and small enough to keep."""
+    """The outputs of a node whose inputs are constants, or None where unknown or too large to store."""
     shape = _known_shape(node)
     if shape is not None:
         return [shape]
@@ -89,7 +88,9 @@ def _values(graph: Graph, node: Node, outputs: list[Tensor]) -> list[NDArray[Any
     if has_bodies(node) or len(given) < sum(not tensor.is_empty() for tensor in node.inputs):
         return None
     written = node.attrs.get("value") if node.op == "Constant" else None
-    if written is not None and not isinstance(written.dtype, int):  # what numpy lacks goes the long way
+    if written is not None and not isinstance(
+        written.dtype, int
+    ):  # types that numpy lacks go through the evaluator
         return [np.asarray(written.values)]
     room = max(WORTH if node.op in WEIGHTED else SMALL, sum(tensor.values.nbytes for tensor in given))
     sizes = [math.prod(tensor.shape) if is_static(tensor.shape) else None for tensor in outputs]

@@ -1,8 +1,8 @@
-"""W (N(x)*g + b) + c = (W g) N(x) + (c + W b): LayerNorm's scale and shift go into the products that read it.
+"""W (N(x)*g + b) + c = (W g) N(x) + (c + W b): scale and shift of a LayerNorm move into consuming products.
 
-The search of `propagate-affine` takes them to all readers (q, k and v may share one norm); a product
-without a bias blocks a shift. The norm stays, with scale 1 and no shift. No node is saved, so the pass runs
-on request only: before `layernorm-to-rmsnorm`.
+The search of `propagate-affine` moves them to all consumers (q, k and v may share one norm); a product
+without bias blocks a shift. The norm stays, with scale 1 and no shift. No node is saved, so the pass runs on
+request only: before `layernorm-to-rmsnorm`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""(N(x)*s + t)*a + b = N(x)*(s a) + (t a + b): constants right behind a normalization of its input join it.
+"""(N(x)*s + t)*a + b = N(x)*(s a) + (t a + b): a norm absorbs the constants right after it.
 
-LayerNorm, RMSNorm, InstanceNorm and GroupNorm compute statistics of every input: no weights can hold those,
-and the operator stays. LayerNorm Scaling (1/sqrt(layer)) and a LayerScale behind a norm go this way. Sun et
+LayerNorm, RMSNorm, InstanceNorm and GroupNorm compute statistics of every input, so the operator stays.
+LayerNorm Scaling (1/sqrt(layer)) and a LayerScale after a norm are such constants. Sun et
 al., The Curse of Depth, 2025.
 """
 

@@ -1,7 +1,7 @@
-"""Conv(Pad(x, p), q) = Conv(x, p + q): a Pad of zeros over height and width joins the operator's own padding.
+"""Conv(Pad(x, p), q) = Conv(x, p + q): a zero Pad over height and width merges with the consumer's padding.
 
-AveragePool then counts its padding (count_include_pad = 1). MaxPool pads with -inf, so a Pad of zeros may
-join only where x >= 0 and no window lies in the padding alone.
+AveragePool then counts its padding (count_include_pad = 1). MaxPool pads with -inf: a Pad of zeros merges
+only where x >= 0 and no window lies in the padding alone.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def fold_pad(graph: Graph, node: Node) -> int:
 
 
 def _require_pool(reader: Node, own: list[int], total: list[int], maker: Node | None) -> None:
-    """Raise Skip where padding inside the pooling would not mean what it does outside."""
+    """Raise Skip where padding in the pooling would give other values than the Pad."""
     if reader.attrs.get("ceil_mode", 0):
         raise Skip("the pooling rounds its size up, beyond the padding")
     if max(total) >= min(reader.attrs["kernel_shape"]):

@@ -1,7 +1,7 @@
 """Clip(a x + b, 0, 1/c) * c = HardSigmoid(x; alpha = a c, beta = b c); relu6(x+3)/6 is the best known.
 
-The factor c may stand anywhere among the products that follow, as in x * relu6(x+3) / 6. Where a convolution
-computes x for this node alone, a x + b folds into its weights and Clip is left as it is.
+The factor c may be any of the products that follow, as in x * relu6(x+3) / 6. Not rewritten where a
+convolution computes x for this node alone: its weights absorb a x + b.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def fuse_hardsigmoid(graph: Graph, node: Node) -> int:
 
 
 def _line(graph: Graph, source: Tensor, node: Node) -> tuple[Tensor, float, float, list[Node]]:
-    """(x, a, b, nodes) with a x + b = source, x as far back as all is read here alone; raises Skip."""
+    """(x, a, b, nodes) with a x + b = source, x as far upstream as no other node reads; raises Skip."""
     refusal = Skip("what it bounds is not a x + b")
     for x in reversed(list(below(source))[1:]):
         line = polynomial(source, [x])
@@ -81,7 +81,7 @@ def _line(graph: Graph, source: Tensor, node: Node) -> tuple[Tensor, float, floa
 
 
 def _divider(graph: Graph, node: Node, high: float) -> tuple[Node, int]:
-    """(node, its operand) that divides by `high` further on; raises Skip where there is none."""
+    """(node, index of its operand) of the downstream division by `high`; raises Skip without one."""
     kept, tensor = kept_names(graph), node.outputs[0]
     for _ in range(MAX_STEPS):
         reader = tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.name not in kept else None

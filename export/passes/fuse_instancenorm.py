@@ -1,8 +1,8 @@
 """(x - m) / sqrt(mean (x - m)^2 + e) * g + b = InstanceNormalization(x; g, b, e), m = mean x over space.
 
-Space is every axis behind the channels. One kernel instead of nine. Tensors of rank 3 are left to
-`fuse-layernorm`: their last axis is that of features.
-Ulyanov et al., Instance Normalization: The Missing Ingredient for Fast Stylization, 2016, equation 2.
+Space is every axis after the channels. One kernel instead of nine. Not rewritten: tensors of rank 3, whose
+last axis holds features (`fuse-layernorm`). Ulyanov et al., Instance Normalization: The Missing Ingredient
+for Fast Stylization, 2016, equation 2.
 """
 
 from __future__ import annotations

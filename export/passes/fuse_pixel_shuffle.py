@@ -1,7 +1,8 @@
 """Reshape (n, c, r, r, h, w) - Transpose (0, 1, 4, 2, 5, 3) - Reshape = DepthToSpace of blocks r, mode CRD.
 
-With Reshape (n, r, r, c, h, w) and Transpose (0, 3, 4, 1, 5, 2) it is mode DCR. ChannelShuffle, which moves
-no pixels, is left alone. Shi et al., Real-Time Single Image and Video Super-Resolution, CVPR 2016, eq. 4.
+With Reshape (n, r, r, c, h, w) and Transpose (0, 3, 4, 1, 5, 2) it is mode DCR. Not rewritten:
+ChannelShuffle, which moves no pixels. Shi et al., Real-Time Single Image and Video Super-Resolution, CVPR
+2016, eq. 4.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from edgedeploy.export.match.sizes import agree, dim, reshaped, times
 from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, producer, require_opset
 
-# mode: (order of axes, place of the channels, places of the block) in the six sizes
+# mode: (perm, axis of the channels, axes of the block) among the six axes
 _MODES = {"CRD": ([0, 1, 4, 2, 5, 3], 1, (2, 3)), "DCR": ([0, 3, 4, 1, 5, 2], 3, (1, 2))}
 
 

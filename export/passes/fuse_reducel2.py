@@ -1,6 +1,6 @@
-"""sqrt(sum x^2) = ReduceL2(x), over the same axes: what normalizing a vector decomposes into.
+"""sqrt(sum x^2) = ReduceL2(x), over the same axes, as in the decomposition of vector normalization.
 
-The division and its guard against zero stay: LpNormalization has no guard, so it would not be equal.
+The division and its guard against zero stay, because LpNormalization has no guard.
 """
 
 from __future__ import annotations

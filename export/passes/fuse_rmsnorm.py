@@ -1,6 +1,6 @@
 """x / sqrt(mean x^2 + e) * g = RMSNormalization(x; g, e), an operator since opset 23.
 
-What is centered already is left to `fuse-layernorm`. Zhang and Sennrich, Root Mean Square Layer
+`fuse-layernorm` rewrites centered x. Zhang and Sennrich, Root Mean Square Layer
 Normalization, NeurIPS 2019, equation 4.
 """
 

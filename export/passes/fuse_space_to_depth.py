@@ -1,7 +1,7 @@
 """Reshape (n, c, h, r, w, r) - Transpose (0, 3, 5, 1, 2, 4) - Reshape = SpaceToDepth of blocks r.
 
-PyTorch's pixel_unshuffle transposes to (0, 1, 3, 5, 2, 4): its channels come in another order, so it is equal
-for one channel only, and left alone otherwise.
+PyTorch's pixel_unshuffle transposes to (0, 1, 3, 5, 2, 4). Its channels come in another order, so it is
+rewritten for one channel only.
 """
 
 from __future__ import annotations

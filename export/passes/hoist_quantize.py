@@ -1,6 +1,6 @@
-"""quantize(move(x)) = move(quantize(x)), where the move changes no value: then it moves bytes, not floats.
+"""quantize(move(x)) = move(quantize(x)) for operators that only move values, which then move bytes.
 
-All readers of all outputs of the move must quantize in one and the same way, with one scale.
+All consumers of all outputs of the move must quantize with the same scalar scale and zero point.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def hoist_quantize(graph: Graph, node: Node) -> int:
         raise Skip("nothing moves values before it")
     if is_constant(move.inputs[0]):
         raise Skip("it quantizes a constant")
-    recipe, kept = _recipe(node), kept_names(graph)
+    parameters, kept = _parameters(node), kept_names(graph)
     readers = [reader for tensor in move.outputs for reader in tensor.outputs]
     if any(tensor.name in kept for tensor in move.outputs):
         raise Skip(f"what {move.op} gives is read from outside the graph")
-    if any(reader.op != "QuantizeLinear" or _recipe(reader) != recipe for reader in readers):
+    if any(reader.op != "QuantizeLinear" or _parameters(reader) != parameters for reader in readers):
         raise Skip(f"what {move.op} gives is read in other ways too")
     if any(reader.outputs[0].name in kept for reader in readers):
         raise Skip("the quantized tensor is an output")
@@ -73,8 +73,8 @@ def hoist_quantize(graph: Graph, node: Node) -> int:
     return 1
 
 
-def _recipe(node: Node) -> tuple[object, ...]:
-    """What two quantizations must share to be the same; raises Skip where that is not one known scale."""
+def _parameters(node: Node) -> tuple[object, ...]:
+    """Scale, zero point and attributes of a quantization; raises Skip where they are not scalar constants."""
     constants = [value_of(entry, "its scale or zero point") for entry in node.inputs[1:]]
     if any(values.ndim for values in constants):
         raise Skip("its scale is not one constant")

@@ -1,8 +1,8 @@
-"""LN(x) = RMSNorm(x - mean(x)): where all that flows into the residual stream is centered, the mean is 0.
+"""LN(x) = RMSNorm(x - mean(x)), and mean(x) = 0 where all sources of the residual stream are centered.
 
-Weights and biases that write into the stream lose their mean over its axis (W - mean(W), embeddings too), and
-every LayerNormalization that reads it becomes an RMSNormalization (opset 23). Exact, but no runtime measured
-here gains by it: on request only. Jiang et al., Pre-RMSNorm and Pre-CRMSNorm Transformers, 2023.
+The weights and biases that write into the stream are centered over its axis (W - mean(W), embeddings too),
+and every LayerNormalization that reads it becomes an RMSNormalization (opset 23). Exact, but no measured
+runtime gains: on request only. Jiang et al., Pre-RMSNorm and Pre-CRMSNorm Transformers, 2023.
 """
 
 from __future__ import annotations

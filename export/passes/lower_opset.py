@@ -1,8 +1,8 @@
-"""The same graph in an older opset, by onnx's own converter: for a runtime that reads no newer one.
+"""Lower the opset by the converter of onnx, for runtimes that read only older opsets.
 
-TensorRT before 10 does not refuse newer opsets, it misreads them: ReduceMean's axes became an input in opset
-18, and its parser of 8.5 takes the mean over everything. As far down as the converter has adapters for all
-operators: 14, say, where 13 was asked for. onnx-tensorrt, release/8.5-GA, builtin_op_importers.cpp.
+TensorRT before 10 misreads newer opsets without an error: the axes of ReduceMean became an input in opset 18,
+and the parser of 8.5 averages over all axes. Where the converter lacks an adapter for the requested opset,
+the nearest possible opset is written, say 14 for 13. onnx-tensorrt, release/8.5-GA, builtin_op_importers.cpp.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgedeploy.graphs.surgeon import Graph, Skip
 
 @dataclass(frozen=True)
 class NewestOpset:
-    """The newest opset that the runtime reads; the graph is brought there, or as near as can be."""
+    """`opset` is the newest that the runtime reads."""
 
     opset: int = 17
 
@@ -53,7 +53,7 @@ def lower_opset(graph: Graph, options: NewestOpset) -> int:
 
 
 def _refusal(graph: Graph, opset: int) -> Skip | None:
-    """Bring the graph to an opset, or say why that cannot be."""
+    """Convert the graph to an opset; returns the reason where that is not possible."""
     try:
         convert(graph, opset)
     except Skip as reason:

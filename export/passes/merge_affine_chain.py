@@ -1,4 +1,4 @@
-"""a2*(a1*x + b1) + b2 = (a2 a1)*x + (a2 b1 + b2): a chain of constants becomes one scale and one shift.
+"""a2*(a1*x + b1) + b2 = (a2 a1)*x + (a2 b1 + b2): a chain of scales and shifts becomes one of each.
 
 PowerNorm and Unified Normalization, whose running statistics are constants (x / sqrt(phi) * w + b), are
 such chains, and so is a BatchNormalization of tokens between two Transposes. The result is a

@@ -1,7 +1,7 @@
-"""Cast_C(Cast_B(x)) = Cast_C(x) where type B holds every value of x's type A; nothing at all where C is A.
+"""Cast_C(Cast_B(x)) = Cast_C(x) where type B holds every value of x's type A; both are removed where C is A.
 
-float16 in float32 in float64; integers in wider ones, and in floats with bits enough; bool in all of them.
-The other way round a rounding or a wrap would be lost: float32 through float16 stays.
+float32 holds float16, float64 both; wider integers, and floats with enough bits, hold integers; all hold
+bool. A Cast that rounds or wraps stays: float32 through float16.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def merge_casts(graph: Graph, node: Node) -> int:
 
 
 def holds(wide: str, narrow: str) -> bool:
-    """Whether a type has every value of another."""
+    """Whether type `wide` holds every value of type `narrow`."""
     if wide not in _KINDS or narrow not in _KINDS:
         return False
     if wide == "float64" and narrow in ("int64", "uint64"):  # "safe" to numpy, but 53 bits are not 64

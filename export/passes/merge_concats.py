@@ -1,4 +1,4 @@
-"""[a, [b, c]] = [a, b, c]: a Concat that only another Concat of the same axis reads becomes part of it."""
+"""[a, [b, c]] = [a, b, c]: a Concat merges with its only consumer, a Concat along the same axis."""
 
 from __future__ import annotations
 

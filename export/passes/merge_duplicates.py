@@ -1,6 +1,6 @@
-"""f(x) and f(x) = one f(x): equal initializers, then equal nodes on equal inputs, are computed once.
+"""Equal initializers become one, then equal nodes on equal inputs.
 
-Weights and biases stay apart even where equal: quantization equalizes and scales each operator's own.
+Weights and biases stay separate: quantization equalizes and scales those of each operator.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _merge_constants(graph: Graph) -> int:
             continue
         if not any(node.op in WEIGHTED for node in tensor.outputs):
             alike.setdefault((dtype_name(tensor), *tensor.shape), []).append(tensor)
-    # Reading values copies them, so they are looked at only where type and shape leave a doubt.
+    # Reading values copies them, so values are compared only where type and shape agree.
     return sum(_merge_equal(tensors) for tensors in alike.values() if len(tensors) > 1)
 
 
@@ -90,7 +90,7 @@ def _merge_equal(tensors: list[Constant]) -> int:
 
 
 def _key(node: Node) -> Hashable:
-    """Operator, inputs by identity, attributes, and which outputs are there."""
+    """Operator, inputs by identity, attributes, existing outputs; raises Skip for tensor attributes."""
     inputs = tuple(0 if tensor.is_empty() else id(tensor) for tensor in node.inputs)
     if node.op in _COMMUTATIVE:
         inputs = tuple(sorted(inputs))

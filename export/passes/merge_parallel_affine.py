@@ -1,4 +1,4 @@
-"""(a1*x + b1) + (a2*x + b2) = (a1 + a2)*x + (b1 + b2): normalizations of one tensor that are summed are one.
+"""(a1*x + b1) + (a2*x + b2) = (a1 + a2)*x + (b1 + b2): summed scales and shifts of one tensor become one.
 
 RepBN, BN(x) + alpha*x, becomes one BatchNormalization, which then folds. `propagate-affine` reaches none of
 these cases: it moves a value along a path and joins no two paths. Guo et al., SLAB, 2024.
@@ -76,7 +76,7 @@ def merge_parallel_affine(graph: Graph, node: Node) -> int:
 
 
 def _operand_chains(graph: Graph, tensor: Tensor) -> list[Chain]:
-    """An operand as a chain of no node, and as the chains that end in it where nothing else reads it."""
+    """The empty chain of an operand, and the chains that end in it if the sum is its only consumer."""
     maker = producer(tensor)
     found = chains(graph, maker) if maker is not None and is_private(tensor, kept_names(graph)) else []
     return [empty(tensor), *found]

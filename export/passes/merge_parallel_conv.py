@@ -1,9 +1,9 @@
-"""A*x + B*x = (A + B)*x: branches that read one tensor and are summed become one convolution.
+"""A*x + B*x = (A + B)*x: summed linear branches of one tensor become one convolution.
 
-A branch is a row of convolutions, average poolings, normalizations with constants, or nothing (a shortcut);
-smaller kernels lie inside the larger one, dilated kernels between zeros, depthwise ones on the diagonal.
-Merged only where multiplications do not rise. Ding et al., RepVGG, 2021; ACNet, 2019; Diverse Branch Block,
-2021; UniRepLKNet, 2024.
+A branch is a sequence of convolutions, average poolings and normalizations with constants, or empty (a
+shortcut). Small kernels are embedded in the larger one, dilated kernels with zeros between their taps,
+depthwise kernels on the diagonal. Not rewritten where multiplications would increase. Ding et al., RepVGG,
+2021; ACNet, 2019; Diverse Branch Block, 2021; UniRepLKNet, 2024.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ import numpy as np
 
 from edgedeploy.export.affine.value import require_storable
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.kernels import Kernel, add, compose, identity, kernel_of, row_work, store
+from edgedeploy.export.match.kernels import (
+    Kernel,
+    add,
+    compose,
+    identity,
+    kernel_of,
+    row_work,
+    write_convolution,
+)
 from edgedeploy.export.match.sums import SUMS, Term, is_root, starts, terms
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import (
@@ -83,13 +91,13 @@ def cases(rng: Rng) -> Models:
 )
 def merge_parallel_conv(graph: Graph, node: Node) -> int:
     if not is_root(graph, node):
-        return 0  # tried as a part of the sum that it belongs to
+        return 0  # the last node of the sum is the candidate
     reason = ""
     branches = [(term, starts(graph, term)) for term in terms(graph, node)]
     for keep, ways in branches:
         for drop, others in branches:
             fork = _fork(ways, others)
-            if keep is drop or not drop.can_go or fork is None:
+            if keep is drop or not drop.is_removable or fork is None:
                 continue
             try:
                 return _merge(graph, keep, drop, *fork)
@@ -99,7 +107,7 @@ def merge_parallel_conv(graph: Graph, node: Node) -> int:
 
 
 def _merge(graph: Graph, keep: Term, drop: Term, fork: Tensor, one: Row, other: Row) -> int:
-    """Put both branches into one convolution, where `keep` was; raises Skip where that is not the same."""
+    """Merge both branches into one convolution in place of `keep`; raises Skip where no kernel is equal."""
     host = max((n for n in one if n.op == "Conv"), key=lambda n: value_of(n.inputs[1], "the weight").size)
     rank, channels = len(shape_of(host.inputs[1], "the weight")), _channels(fork, one, other)
     rows = [_kernels(row, channels, rank) for row in (one, other)]
@@ -112,10 +120,10 @@ def _merge(graph: Graph, keep: Term, drop: Term, fork: Tensor, one: Row, other: 
         del drop.parent.inputs[drop.index]
     else:
         bypass(graph, drop.parent, 1 - drop.index)
-    result = one[-1].outputs[0]  # only now: it may have taken the name of the sum
+    result = one[-1].outputs[0]  # after `bypass`, which may rename it to the sum
     one[-1].outputs.clear()
     host.outputs = [result]
-    store(graph, host, fork, kernel, dtype)
+    write_convolution(graph, host, fork, kernel, dtype)
     kept = kept_names(graph)
     for node in (*reversed(one), *reversed(other)):
         if node is not host and not any(t.outputs or t.name in kept for t in node.outputs):
@@ -124,7 +132,7 @@ def _merge(graph: Graph, keep: Term, drop: Term, fork: Tensor, one: Row, other: 
 
 
 def _fork(ways: Ways, others: Ways) -> tuple[Tensor, Row, Row] | None:
-    """The nearest tensor that both branches start from, one of them with a convolution, and their nodes."""
+    """(tensor, nodes, nodes) of the nearest tensor that both branches read; the first has a convolution."""
     ends = {id(tensor): row for tensor, row in others}
     for tensor, row in ways:
         if any(node.op == "Conv" for node in row) and id(tensor) in ends:

@@ -1,4 +1,4 @@
-"""Reshape(f(x)) = Reshape(x), where f keeps all values in their order: the last of a chain alone decides.
+"""Reshape(f(x)) = Reshape(x), where f keeps the order of values.
 
 f is Reshape, Flatten, Squeeze, Unsqueeze, or a Transpose that moves only axes of size 1.
 """
@@ -52,7 +52,7 @@ def merge_reshapes(graph: Graph, node: Node) -> int:
 
 
 def _require_order(node: Node) -> None:
-    """Raise Skip unless the axes longer than 1 come out in the order in which they go in."""
+    """Raise Skip unless a Transpose keeps the order of the axes longer than 1."""
     shape = node.inputs[0].shape
     if shape is None:
         raise Skip("the shape of what is transposed is not known")

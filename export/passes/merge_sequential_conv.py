@@ -1,7 +1,7 @@
-"""B*(A*x) = (B∘A)*x: a convolution (or average pooling) right after a convolution becomes one with it.
+"""B*(A*x) = (B∘A)*x: a convolution and the convolution or average pooling right after it become one.
 
-Exact where the second does not pad, or the first has size 1 and no bias: otherwise its zeros at the border
-are not what the merged kernel would read there. Merged only where multiplications do not rise. Ding et al.,
+Exact where the second does not pad, or the first has size 1 and no bias; otherwise the merged kernel would
+read other values than zeros at the border. Not rewritten where multiplications would increase. Ding et al.,
 Diverse Branch Block, 2021, transform III; Bhardwaj et al., Collapsible Linear Blocks, 2022.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from edgedeploy.export.affine.value import require_storable
 from edgedeploy.export.graph_pass import graph_pass
-from edgedeploy.export.match.kernels import compose, kernel_of, store
+from edgedeploy.export.match.kernels import compose, kernel_of, write_convolution
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, detach, float_of, producer, require_private
 
@@ -53,6 +53,6 @@ def merge_sequential_conv(graph: Graph, node: Node) -> int:
     merged = compose(first, kernel_of(node, first.outputs, w.ndim))
     x, dtype = before.inputs[0], before.inputs[1].dtype
     require_storable(dtype, merged.w, merged.b)
-    store(graph, node, x, merged, dtype)
+    write_convolution(graph, node, x, merged, dtype)
     detach(before)
     return 1

@@ -1,7 +1,7 @@
-"""[A*x, B*x] = [A, B]*x: convolutions of one tensor whose results are concatenated become one.
+"""[A*x, B*x] = [A, B]*x: concatenated convolutions of one tensor become one.
 
-They must agree in all but their weights and stand side by side on the channel axis; nothing is computed more
-or less, but one operator is launched and x is read once.
+They must agree in all attributes and be neighbors on the channel axis. The multiplications stay, but one
+operator is launched and x is read once.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def merge_sibling_conv(graph: Graph, node: Node) -> int:
 
 
 def _conv(graph: Graph, tensor: Tensor) -> Node | None:
-    """The convolution that makes the tensor for this reader alone, and for no output."""
+    """The convolution that computes the tensor, if the tensor has one consumer and is no output."""
     maker = producer(tensor)
     if maker is None or maker.op != "Conv" or not is_standard(maker):
         return None
@@ -83,7 +83,7 @@ def _conv(graph: Graph, tensor: Tensor) -> Node | None:
 
 
 def _differ(node: Node, one: Node, two: Node) -> str | None:
-    """Why the two cannot be one, or None."""
+    """The reason why the two convolutions cannot merge, or None."""
     w, u = (float_of(conv.inputs[1], f"the weight of '{conv.name}'") for conv in (one, two))
     if int(node.attrs["axis"]) not in (1, 1 - w.ndim):
         return "it does not concatenate channels"
@@ -106,7 +106,7 @@ def _settings(conv: Node, rank: int) -> tuple[object, ...]:
 
 
 def _join(graph: Graph, one: Node, two: Node) -> None:
-    """Let the first compute the channels of both."""
+    """Extend the first convolution by the channels of the second."""
     pair = (one, two)
     weights = [float_of(conv.inputs[1], "the weight") for conv in pair]
     biases = [bias(conv) for conv in pair]

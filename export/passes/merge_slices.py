@@ -1,6 +1,6 @@
-"""x[a:b:s][c:d:t] = x[a + cs : min(b, a + ds) : st], axis by axis: a Slice of a Slice is one.
+"""x[a:b:s][c:d:t] = x[a + cs : min(b, a + ds) : st] per axis: a Slice of a Slice becomes one.
 
-For constant ranges that run forwards; those that count from the end need the size of their axis.
+Ranges must be constant and forward; ranges that count from the end need the size of their axis.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def merge_slices(graph: Graph, node: Node) -> int:
 
 
 def _require_vanishing(graph: Graph, middle: Tensor) -> None:
-    """Raise Skip unless all that read the first Slice are Slices that can be merged with it: then it goes."""
+    """Raise Skip unless all consumers of the first Slice are Slices that merge with it: then it vanishes."""
     if middle.name in kept_names(graph):
         raise Skip("what the first Slice gives is an output as well, so nothing would go")
     for reader in middle.outputs:

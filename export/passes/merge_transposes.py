@@ -1,4 +1,4 @@
-"""Transpose_q(Transpose_p(x)) = Transpose_r(x) with r[i] = p[q[i]]; nothing at all where r is in order.
+"""Transpose_q(Transpose_p(x)) = Transpose_r(x) with r[i] = p[q[i]]; both are removed where r is the identity.
 
 y = f(Transpose(x)) with elementwise f stays: which side of f is cheaper depends on the rest.
 """

@@ -1,8 +1,9 @@
-"""T_r(f(T_q(x))) = DepthToSpace(B f(A x)): two transposed convolutions of windows side by side, as 1x1 ones.
+"""T_r(f(T_q(x))) = DepthToSpace(B f(A x)): transposed convolutions of disjoint windows as 1x1 convolutions.
 
-With kernel = stride a place of x makes a block of q x q, and each place of that one of r x r. A has the q^2
-taps of T_q as channels, f acts on every value alone, B has T_r's for each of the q^2 places, zeros between.
-Runtimes have faster kernels for 1x1 convolutions. Head of DBNet: Liao et al., AAAI 2020, figure 3.
+With kernel = stride, a pixel of x expands to a block of q x q pixels, and each of these to r x r. A has the
+q^2 taps of T_q as channels, f is elementwise, B repeats the taps of T_r for each of the q^2 pixels, with
+zeros between. Runtimes have faster kernels for 1x1 convolutions. Head of DBNet: Liao et al., AAAI 2020,
+figure 3.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from edgedeploy.graphs.surgeon import (
     variable,
 )
 
-MOST = 1.5  # of the multiplications before: those of B's zeros cost less than the tensor that goes
+MOST = 1.5  # of the multiplications before: the zeros of B cost less than the removed tensor
 ELEMENTWISE = frozenset({"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 
 
@@ -60,7 +61,7 @@ def merge_upsampling(graph: Graph, node: Node) -> int:
         require_private(graph, tensor)
     v, w = _taps(node), _taps(first)  # (in, out, size, size)
     q, r = w.shape[2], v.shape[2]
-    before = w.size + q**2 * v.size  # multiplications per place of x
+    before = w.size + q**2 * v.size  # multiplications per pixel of x
     after = w.size + q**4 * v.size
     if after > MOST * before:
         raise Skip(f"merged it would take {after} multiplications per place instead of {before}")
@@ -79,7 +80,7 @@ def merge_upsampling(graph: Graph, node: Node) -> int:
 
 
 def _taps(node: Node) -> NDArray[np.float64]:
-    """The weight of a transposed convolution of square windows side by side; raises Skip for others."""
+    """The weight of a transposed convolution of disjoint square windows; raises Skip for others."""
     w = float_of(node.inputs[1], f"the weight of '{node.name}'")
     plain = {"auto_pad": "NOTSET", "group": 1, "output_shape": None}
     lists = {"pads": 0, "output_padding": 0, "dilations": 1}
@@ -93,7 +94,7 @@ def _taps(node: Node) -> NDArray[np.float64]:
 
 
 def _rewrite(graph: Graph, node: Node, rows: NDArray[np.float64], repeats: int) -> None:
-    """Turn a transposed convolution into the 1x1 one of these rows; its bias goes to every tap."""
+    """Turn a transposed convolution into a 1x1 convolution with weights `rows`; every tap gets the bias."""
     weight = node.inputs[1]
     inputs = [node.inputs[0], constant(graph, weight.name, rows[:, :, None, None], weight.dtype)]
     if has(node, 2):

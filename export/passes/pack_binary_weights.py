@@ -1,8 +1,8 @@
-"""x W = (x S) diag(s), where the weights of output j are +s_j or -s_j: a bit a weight, a scale an output.
+"""x W = (x S) diag(s), where output j has weights +s_j or -s_j: one bit per weight, one scale per output.
 
 The signs S are stored eight to a byte and looked up in a table of 256 rows by standard operators, so that any
-runtime loads the file and expands it once. Matrices are padded with idle rows to the size from which
-fold-constants leaves such a look-up alone.
+runtime expands them once, when it loads the file. Matrices are padded with unused rows up to the size from
+which fold-constants does not fold the look-up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgedeploy.graphs.surgeon import (
     variable,
 )
 
-LEAST_BYTES = SMALL // 8  # of the bits: their int64 indices then pass the limit of fold-constants
+LEAST_BYTES = SMALL // 8  # of packed bits: their int64 indices then exceed the limit of fold-constants
 TABLE = (2 * (np.arange(256)[:, None] >> np.arange(7, -1, -1) & 1) - 1).astype(np.float32)
 
 

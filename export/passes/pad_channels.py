@@ -1,9 +1,9 @@
-"""W2 f(W1 x) = [W2 0] f([W1; 0] x): zero channels between convolutions, up to a multiple that GPUs like.
+"""W2 f(W1 x) = [W2 0] f([W1; 0] x): zero channels between convolutions, up to a multiple for tensor cores.
 
-Tensor cores take channels by 8 in float16 and by 32 in INT8; TensorRT pads other counts by itself. It pays
-for odd counts in float16: TensorRT-RTX 1.7 for SM86 takes 17 kernels and 142 MB for a net of 61 channels, 10
-and 89 MB for 64; for 60 channels 10 and 85 MB, where it would cost. Hence on request. NVIDIA, Deep Learning
-Performance Guide, "Channels In and Out".
+Tensor cores take multiples of 8 channels in float16 and of 32 in INT8; TensorRT pads other counts itself. The
+pass pays for odd counts in float16: TensorRT-RTX 1.7 for SM86 builds 17 kernels and 142 MB for 61 channels,
+but 10 and 89 MB for 64. For 60 channels it builds 10 and 85 MB, so padding costs there. Hence on request.
+NVIDIA, Deep Learning Performance Guide, "Channels In and Out".
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from edgedeploy.graphs.surgeon import Graph, Node, Skip
 
 @dataclass(frozen=True)
 class PadOptions:
-    """What to pad to, and how far.
+    """Target and limit of the padding.
 
     Attributes:
-        multiple: that channels are padded to.
-        most: how much wider a tensor may become, and with it the work of the convolutions around it.
+        multiple: of the padded number of channels.
+        most: largest ratio of channels after to before; the work of the convolutions grows alike.
     """
 
     multiple: int = 8
@@ -69,7 +69,7 @@ def pad_channels(graph: Graph, node: Node, options: PadOptions) -> int:
     if width > options.most * channels:
         raise Skip(f"{width} channels instead of {channels} are {width / channels:.2f} times the work")
     region = region_of(graph, node)
-    if not region.readers:
+    if not region.consumers:
         raise Skip("no convolution reads its channels")
     widen(graph, region, width)
     return 1

@@ -16,7 +16,7 @@ from edgedeploy.export.affine.value import Affine
 from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, bypass, producer
 
-# Smaller ones, such as one value a head and channel, may become a row when they are reshaped.
+# Smaller constants, such as one value per head and channel, may become one axis after a Reshape.
 MAP = 1 << 10  # values
 
 

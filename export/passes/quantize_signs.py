@@ -1,7 +1,7 @@
 """A B = dequantize(quantize(A)) dequantize(quantize(B)) with scale 1, where A and B hold only -1, 0 and 1.
 
-The product runs in INT8 without calibration and without error. Symmetric int8 is what TensorRT takes; kernels
-that want unsigned activations get zero-point 1.
+The product runs in INT8, exact and without calibration. TensorRT needs symmetric int8; kernels that need
+unsigned activations get zero-point 1.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def quantize_signs(graph: Graph, node: Node, options: SignOptions) -> int:
 
 
 def _pair(graph: Graph, tensor: Tensor, dtype: np.dtype[np.generic], zero: np.int8 | np.uint8) -> Tensor:
-    """Behind Quantize and Dequantize; one Quantize serves all readers of a tensor."""
+    """The tensor after a Q/DQ pair; all consumers of a tensor share one QuantizeLinear."""
     one = constant(graph, f"{tensor.name}_one", np.ones((), dtype))
     if is_constant(tensor):  # constants are weights, which are signed everywhere
         zero = np.int8(0)

@@ -1,7 +1,7 @@
 """quantize(sign(x), 1, z) = clip(quantize(x, TINY, z), z - 1, z + 1): QuantizeLinear saturates.
 
-Runtimes that have no fast Sign have a fast QuantizeLinear, and fuse it into the product before it. Values
-nearer to zero than TINY / 2 become 0: float32 has such, the sums and norms of networks do not.
+Runtimes without a fast Sign have a fast QuantizeLinear, and fuse it into the product before it. Values closer
+to zero than TINY / 2 become 0: float32 holds such values, sums and norms of networks do not reach them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgedeploy.graphs.surgeon import (
     variable,
 )
 
-# Far from the ends of float32's range: runtimes multiply the scales of neighbors.
+# Far above the smallest float32, because runtimes multiply scales of neighboring operators.
 TINY = 2.0**-64
 
 

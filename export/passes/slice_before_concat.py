@@ -1,6 +1,6 @@
-"""[a, b, c][i:j] = b[i - |a| : j - |a|] where the range lies in b: a Slice of a Concat reads one piece.
+"""[a, b, c][i:j] = b[i - |a| : j - |a|] where the range lies in b: a Slice of a Concat reads one input.
 
-The piece itself where the range is all of it. Then what joins the pieces may have no reader left.
+A Slice of a whole input is removed. The Concat vanishes with its last consumer.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def slice_before_concat(graph: Graph, node: Node) -> int:
 
 
 def _piece(pieces: list[Tensor], of: Range, axis: int) -> tuple[Tensor, Range, int]:
-    """(piece, the range in it, its size) that the range lies in; raises Skip where it is not one alone."""
+    """(input, range in the input, its size) of a range; raises Skip where the range spans several inputs."""
     begin = 0
     for piece in pieces:
         size = None if piece.shape is None else piece.shape[axis]

@@ -1,7 +1,7 @@
-"""Reshape to a computed shape = Reshape to a constant one, with 0 for sizes kept and one -1 for what is left.
+"""Reshape to a computed shape = Reshape to a constant with 0 for kept sizes and at most one -1.
 
-Shape-Slice-Concat chains that copy the batch, or the height, of what is reshaped say nothing new: 0 means the
-same size as before at the same place, and the number of elements gives one more.
+Shape-Slice-Concat chains that copy the batch or the height of the input are redundant: 0 keeps the size of
+the same axis, and the number of elements determines one more size.
 """
 
 from __future__ import annotations

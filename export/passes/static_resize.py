@@ -1,8 +1,8 @@
 """Resize to a computed size = Resize by constant factors, where the size is provably k times the input's.
 
-sizes = (n, c, k h, k w) computed from (n, c, h, w) is scales = (1, 1, k, k). Sizes that are constants in H
-and W but copy the batch become sizes over the spatial axes alone (opset 18), or scales where H and W are
-known and their ratio has no rounding. Then the graph computes no sizes, which not every runtime can.
+sizes = (n, c, k h, k w) computed from (n, c, h, w) equals scales = (1, 1, k, k). Sizes with constant H and W
+and a copied batch become sizes over the spatial axes alone (opset 18), or scales where H and W are known and
+their ratio is exact. The graph then computes no sizes, which some runtimes do not support.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def static_resize(graph: Graph, node: Node) -> int:
 
 
 def _ratio(before: Size, after: Size) -> float | None:
-    """What the size is multiplied by, where float32 holds it and the product without rounding."""
+    """The factor from `before` to `after`, if factor and product are exact in float32; else None."""
     if after is None or before is None:
         return None
     if isinstance(before, Dim) or isinstance(after, Dim):

@@ -1,7 +1,7 @@
-"""w -> Cast(float16(w)) to float32: constants stored in half the bytes, and everything computed as before.
+"""w -> Cast(float16(w)) to float32: constants take half the bytes, and operators compute in float32.
 
-What changes is the rounding of w, at most 2^-11 of each value; runtimes undo the Cast once, when they load
-the file. Constants of fewer than 64 values, and those that float16 does not hold, stay as they are.
+Rounding changes w by at most 2^-11 of each value. Runtimes run the Cast once, when they load the file. Not
+rewritten: constants of fewer than 64 values, and constants outside the range of float16.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edgedeploy.export.match.keep_float32 import fits_float16
 from edgedeploy.export.samples import Models, Rng, floats, text_model
 from edgedeploy.graphs.surgeon import Graph, constant, insert, is_constant, variable
 
-FEWEST = 64  # a Cast costs about as many bytes as it saves there
+FEWEST = 64  # values; for fewer, the Cast costs as many bytes as it saves
 
 
 def cases(rng: Rng) -> Models:

@@ -1,6 +1,6 @@
-"""tanh(x) = 2 sigmoid(2 x) - 1, behind a convolution or Gemm, whose weights take the inner 2.
+"""tanh(x) = 2 sigmoid(2 x) - 1, after a convolution or Gemm, whose weights absorb the inner 2.
 
-OpenVINO 2026.4 fuses either into its INT8 convolutions, and computes the Sigmoid faster: rule sets name the
+OpenVINO 2026.4 fuses both into its INT8 convolutions, and computes the Sigmoid faster: rule sets name the
 pass where that was measured (docs/cpus.md). In float32 the two differ by rounding, 1e-7 of the largest value.
 """
 

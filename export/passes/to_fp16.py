@@ -1,8 +1,8 @@
 """float32 tensors become float16, the graph's own inputs and outputs excepted, with Casts where types meet.
 
 The result is strongly typed: no builder flag decides a precision. Kept in float32: normalizations, Softmax,
-exponentials, the way from a square to its root, interpolation and the places that it reads from, and any node
-with a constant that float16 cannot hold (beyond 65504, or a small epsilon that would become 0).
+exponentials, the nodes from a square to its root, interpolation and its sampling coordinates, and any node
+with a constant outside the range of float16 (beyond 65504, or a small epsilon that would become 0).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from edgedeploy.graphs.surgeon import (
 )
 
 HALF = "tensor(float16)"
-# ONNX Runtime on a CPU computes between its own Casts in float32: the proof sees what rounding weights and
-# borders costs, but no overflow inside, so what tends to overflow is kept by name.
-# Casts keep what they are: those from integers carry sizes, whose products float16 does not hold.
+# ONNX Runtime on a CPU computes float16 operators in float32: the proof sees the rounding of weights and
+# tensors, but no overflow inside an operator. So operators that tend to overflow are listed by name.
+# Cast is listed because Casts of integers carry sizes, whose products overflow float16.
 ISLANDS = (
     "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
     "LpNormalization", "MeanVarianceNormalization", "Softmax", "LogSoftmax", "Exp", "Log", "Pow",
@@ -90,10 +90,10 @@ def to_fp16(graph: Graph, options: Fp16Options) -> int:
     hits = 0
     for node in list(graph.nodes):
         wanted = node.name not in options.keep_nodes and node.op not in options.keep_ops
-        places = _convertible(node, graph.opset) if wanted and id(node) not in keep_float32 else None
-        if places is None:
+        indices = _convertible(node, graph.opset) if wanted and id(node) not in keep_float32 else None
+        if indices is None:
             continue
-        inputs, outputs = places
+        inputs, outputs = indices
         for index in inputs:
             node.inputs[index] = _half(graph, node.inputs[index], halves)
         for index in outputs:
@@ -101,7 +101,7 @@ def to_fp16(graph: Graph, options: Fp16Options) -> int:
             half = variable(graph, f"{full.name}_fp16", np.dtype(np.float16), full.shape)
             node.outputs[index] = half
             halves[full.name] = half
-            # Whoever reads the float32 tensor later finds this Cast; it dies unless somebody does.
+            # Consumers that stay in float32 read this Cast; without consumers it is removed.
             insert(graph, "Cast", [half], [full], to=int(onnx.TensorProto.FLOAT))
         hits += 1
     _require_outputs(graph, kept)
@@ -122,7 +122,7 @@ def _half(graph: Graph, tensor: Tensor, halves: dict[str, Tensor]) -> Tensor:
 
 
 def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
-    """Places of the float32 inputs and outputs that may be float16 by the operator's schema, or None."""
+    """Indices of float32 inputs and outputs that may be float16 by the operator's schema, or None."""
     if not is_standard(node) or has_bodies(node):
         return None
     try:
@@ -131,7 +131,7 @@ def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
         return None
     types = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
 
-    def places(tensors: Sequence[Tensor], formals: Sequence[object]) -> list[int] | None:
+    def indices(tensors: Sequence[Tensor], formals: Sequence[object]) -> list[int] | None:
         found = []
         for index, tensor in enumerate(tensors):
             if tensor.is_empty() or dtype_name(tensor) != "float32":
@@ -143,7 +143,7 @@ def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
                 found.append(index)
         return found
 
-    inputs, outputs = places(node.inputs, schema.inputs), places(node.outputs, schema.outputs)
+    inputs, outputs = indices(node.inputs, schema.inputs), indices(node.outputs, schema.outputs)
     if inputs is None or outputs is None or not inputs or "dtype" in node.attrs:
         return None
     constants = [tensor for tensor in (node.inputs[index] for index in inputs) if is_constant(tensor)]
@@ -151,7 +151,7 @@ def _convertible(node: Node, opset: int) -> tuple[list[int], list[int]] | None:
 
 
 def _require_outputs(graph: Graph, kept: set[str]) -> None:
-    """Every name that the outside knows must still be made in float32."""
+    """Raise RuntimeError where a graph output has no producer."""
     made = {tensor.name for node in graph.nodes for tensor in node.outputs} | {t.name for t in graph.inputs}
     missing = {tensor.name for tensor in graph.outputs} & kept - made
     if missing:

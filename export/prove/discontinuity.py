@@ -1,9 +1,9 @@
 """Parity of discontinuous networks: a value within rounding of a threshold flips with the last bit.
 
-Two correct programs then disagree by whole steps of the output, and no tolerance decides which is right. So
-every draw is judged alone. A draw that agrees proves as much as in a continuous network. Draws that disagree
-are excused if the network itself moves as far under a perturbation of the last bits of its input and weights,
-and if at least as many draws agree. A continuous network moves by rounding alone, so it is excused nothing.
+Two correct programs then differ by whole steps of the output, and no tolerance decides which is right. So
+each draw is judged alone. Draws that differ are excused if the network itself moves as far when the last bits
+of its input and weights are perturbed, and if at least as many draws agree. A continuous network moves only
+by rounding, so none of its draws is excused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgedeploy.core.parity import Difference, Tolerance, worst
 
 Image = NDArray[np.float32]
-PERTURBATIONS = (1, 1, 2, 2, 4, 4, 8, 8)  # last bits: rounding errors inside a network add up to several
+PERTURBATIONS = (1, 1, 2, 2, 4, 4, 8, 8)  # last bits; rounding errors in a network add up to several
 MIN_AGREED = 2  # draws that must agree where others are excused
 
 
@@ -26,8 +26,8 @@ class Verdict:
     """Whether two programs compute the same.
 
     Attributes:
-        agrees: the answer.
-        difference: worst of the draws that agree; worst of the others where the answer is no.
+        agrees: the result.
+        difference: worst of the draws that agree; without agreement, worst of the others.
         excused: number of draws at which the network is discontinuous.
     """
 
@@ -47,9 +47,9 @@ def judge(
     Args:
         draws: all of these must agree or be excused.
         further: more draws, taken one by one until enough agree.
-        perturbed: difference of the network to itself when its input and its weights move by a number of
-            PERTURBATIONS, given by index.
-        tolerance: what agrees; its grant applies to the worst of the draws that do not.
+        perturbed: (input, index) -> difference of the network to itself when its input and weights move by
+            PERTURBATIONS[index].
+        tolerance: accepts a draw; its grant applies to the worst draw that it does not accept.
     """
     taken, more = list(draws), iter(further)
     while True:

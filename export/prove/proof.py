@@ -1,6 +1,6 @@
 """Proof that a rewritten model computes the same outputs; every pass is judged by it.
 
-What counts as the same is `of_pass` of core/parity.py.
+The tolerance is `of_pass` of core/parity.py.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from edgedeploy.graphs.structure import largest_tensor, without_weights
 from edgedeploy.graphs.surgeon import RANDOM
 from edgedeploy.graphs.weights import bytes_of_all
 
-# Outputs below this, say of a sigmoid at -20, hold rounding and little else; errors are measured by it.
+# Smaller outputs, say of a sigmoid at -20, are mostly rounding: errors are divided by at least this value.
 QUIET = 1e-3
 
 
 class Refuted(Exception):
-    """The rewritten model breaks the promise of its pass; the message says how.
+    """The rewritten model breaks the promise of its pass; the message is the reason.
 
-    `feeds` are inputs of the model before the pass that show the difference, None where none are needed.
+    `feeds` are inputs of the model before the pass that show the difference; None where no feeds are needed.
     """
 
     def __init__(self, message: str, feeds: Feeds | None = None) -> None:
@@ -43,8 +43,8 @@ class Verdict:
     Attributes:
         proof: of the rewritten model.
         error: largest error of any floating-point output over its largest value.
-        granted: the limit that replaced the promise, because the last bit of the input moves the outputs
-            beyond the promise too; None where the promise was kept.
+        granted: the limit that replaced the promise, because the last bit of the input alone moves the
+            outputs beyond the promise; None where the promise was kept.
     """
 
     proof: Proof
@@ -54,7 +54,7 @@ class Verdict:
 
 @dataclass
 class Proof:
-    """A model's outputs on fixed feeds; every accepted rewrite makes the next proof."""
+    """A model's outputs on fixed feeds; every accepted rewrite returns the next proof."""
 
     model: onnx.ModelProto
     pairs: list[tuple[Feeds, Outputs]] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Proof:
         try:
             pairs.extend(feed_sets(evaluator, seeds))
         except NotRunnable:
-            if not pairs:  # some models run only on what they were made for: then that must do
+            if not pairs:  # some models run only on real inputs
                 raise
         return Proof(model, pairs, _passes_checker(model))
 
@@ -81,33 +81,33 @@ class Proof:
         """The proof of the candidate; raises Refuted if it breaks the promise of `step`."""
         if self.checks and not _passes_checker(candidate):
             raise Refuted(f"the ONNX checker refuses the result: {_checker_says(candidate)}")
-        found: list[Difference] = []
+        differences: list[Difference] = []
         pairs: list[tuple[Feeds, Outputs]] = []
         try:
             after = Evaluator(candidate)
             for feeds, expected in self._expected(step, options):
                 outputs = after(feeds)
-                found.append(output_difference(expected, outputs))
+                differences.append(output_difference(expected, outputs))
                 pairs.append((feeds, outputs))
         except NotRunnable as reason:
             message = f"ONNX Runtime cannot run the result: {reason}"
-            raise Refuted(message, self.pairs[len(found)][0]) from reason
+            raise Refuted(message, self.pairs[len(differences)][0]) from reason
         except Refuted as reason:
-            raise Refuted(str(reason), self.pairs[len(found)][0]) from None
+            raise Refuted(str(reason), self.pairs[len(differences)][0]) from None
         tolerance, granted = of_pass(step.atol, self._is_half()), None
-        if not all(map(tolerance.accepts, found)):
+        if not all(map(tolerance.accepts, differences)):
             tolerance = tolerance.granting(last_bit_sensitivity(Evaluator(self.model), self.pairs, QUIET))
             granted = tolerance.max_rel
-        for (feeds, _), one in zip(self.pairs, found, strict=True):
+        for (feeds, _), one in zip(self.pairs, differences, strict=True):
             if not tolerance.accepts(one):
                 raise Refuted(f"{_described(one)}; promised {step.atol:.0e}", feeds)
-        return Verdict(Proof(candidate, pairs, self.checks), max(one.max_rel for one in found), granted)
+        return Verdict(Proof(candidate, pairs, self.checks), max(one.max_rel for one in differences), granted)
 
     def _is_half(self) -> bool:
         return any(getattr(value, "dtype", None) == np.float16 for value in self.pairs[0][1].values())
 
     def _expected(self, step: GraphPass, options: Any) -> Iterator[tuple[Feeds, Outputs]]:
-        """Feeds for the model after the step, and what it must answer."""
+        """(feeds, expected outputs) of the model after the step."""
         before = Evaluator(self.model) if step.old_feeds is not None else None
         for old_feeds, old_outputs in self.pairs:
             feeds, outputs = old_feeds, old_outputs
@@ -138,10 +138,10 @@ def _dtype(value: Any) -> Any:
     return [_dtype(item) for item in value] if isinstance(value, list) else getattr(value, "dtype", None)
 
 
-def _described(found: Difference) -> str:
-    if found.unequal and not found.max_rel:
-        return f"an output differs by {found.unequal:.1%} of its elements"
-    return f"an output differs by {found.max_rel:.1e} of its largest value"
+def _described(one: Difference) -> str:
+    if one.unequal and not one.max_rel:
+        return f"an output differs by {one.unequal:.1%} of its elements"
+    return f"an output differs by {one.max_rel:.1e} of its largest value"
 
 
 def _passes_checker(model: onnx.ModelProto) -> bool:

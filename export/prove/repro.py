@@ -1,4 +1,4 @@
-"""The smallest model on which a rewrite errs: the nodes it changed, fed with their inputs in the model."""
+"""The smallest model on which a rewrite errs: the changed nodes, fed with their tensors in the full model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgedeploy.graphs.view import reads
 
 @dataclass(frozen=True)
 class Repro:
-    """Two models that should agree on `feeds` and do not; `note` describes them."""
+    """Two models that differ on `feeds` and should not; `note` describes them."""
 
     before: onnx.ModelProto
     after: onnx.ModelProto
@@ -40,7 +40,7 @@ class Repro:
 def minimal(
     before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, step: GraphPass, node: str
 ) -> Repro:
-    """Both models cut down to the nodes that differ; whole where the cut models agree."""
+    """Both models reduced to the nodes that differ; the full models where the reduced ones agree."""
     whole = Repro(before, after, dict(feeds), "the whole model")
     old, new = _changed(before, after), _changed(after, before)
     if not step.keeps_contract or not old or not new:
@@ -52,7 +52,7 @@ def minimal(
     wanted = sorted(read - _constants(before) - _constants(after))
     if not outputs:
         return whole
-    seen = _watched(before, wanted)(feeds) if wanted else {}
+    seen = _exposed(before, wanted)(feeds) if wanted else {}
     flowing = {name: np.asarray(seen[name]) for name in wanted if name in seen and name not in feeds}
     flowing.update({name: np.asarray(feeds[name]) for name in wanted if name in feeds})
     small = Repro(
@@ -76,7 +76,7 @@ def _differs(repro: Repro, atol: float) -> bool:
 
 
 def _changed(model: onnx.ModelProto, other: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes of a model that the other lacks, or has with other constants."""
+    """Nodes of a model that are missing in the other, or have other constants there."""
     theirs = Counter(_fingerprints(other))
     changed = []
     for node, print_ in zip(model.graph.node, _fingerprints(model), strict=True):
@@ -96,7 +96,7 @@ def _fingerprints(model: onnx.ModelProto) -> Iterator[bytes]:
 def _part(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], feeds: Outputs, outputs: list[str]
 ) -> onnx.ModelProto:
-    """A model of some nodes, their constants, their inputs and the given outputs."""
+    """A model of these nodes and their constants, with `feeds` as inputs."""
     read = _read(nodes) - _made(nodes)
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     part.functions.extend(model.functions)
@@ -115,8 +115,8 @@ def _part(
     return part
 
 
-def _watched(model: onnx.ModelProto, names: Iterable[str]) -> Evaluator:
-    """The model with more tensors as outputs."""
+def _exposed(model: onnx.ModelProto, names: Iterable[str]) -> Evaluator:
+    """An evaluator that also returns tensors from inside the model."""
     watched = copy_model(model)
     there = {value.name for value in (*model.graph.output, *model.graph.input)}
     types = {value.name: value for value in model.graph.value_info}

@@ -1,4 +1,4 @@
-"""Try one pass on one model: rewrite, prove, and find the rewrite that breaks the pass's promise."""
+"""One pass on one model: rewrite, prove, and find the rewrite that breaks the promise."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Offence:
 
     Attributes:
         name: of the pass.
-        node, op: the candidate of the rewrite; "" where the pass works on the graph as a whole.
-        reason: how it breaks the promise.
-        repro: the smallest models that show the difference; None where there is no result to compare.
+        node, op: candidate of the rewrite; "" for a whole-graph pass.
+        reason: how the rewrite breaks the promise.
+        repro: the smallest models that show the difference; None where the pass raised.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Trial:
     refused: Mapping[str, str]
 
     def rewritten(self, limit: int | None = None) -> tuple[Graph, Applied]:
-        """A new graph with the first `limit` rewrites made."""
+        """(new graph, result) after the first `limit` rewrites."""
         graph = load(self.model)
         return graph, self.step.apply(graph, self.options, limit, self.refused)
 
@@ -59,7 +59,7 @@ class Trial:
         return candidate, proof.advance(candidate, self.step, self.options)
 
     def offence(self, proof: Proof, applied: Applied, reason: Refuted) -> Offence:
-        """The rewrite that breaks the promise, after `applied` as a whole was refuted with `reason`."""
+        """The rewrite that breaks the promise, once all of `applied` together were refuted with `reason`."""
         if not self.step.ops:
             return self._whole(reason)
         try:
@@ -79,15 +79,15 @@ class Trial:
     ) -> Repro | None:
         try:
             return minimal(before, after, feeds or {}, self.step, node)
-        except Exception as error:  # noqa: BLE001  a repro is a help: its own failure must not stop the run
+        except Exception as error:  # noqa: BLE001  a failed repro must not stop the run
             return Repro(before, after, dict(feeds or {}), f"the whole model: {first_line(error)}")
 
 
 def first_failure(attempt: Callable[[int], object], hits: int, failure: type[F]) -> tuple[int, F]:
-    """(n, what was raised): `attempt(n)` raises `failure`, while `attempt(n - 1)` does not. By bisection.
+    """(n, exception): `attempt(n)` raises `failure` and `attempt(n - 1)` does not, found by bisection.
 
-    `attempt(hits)` is known to raise and `attempt(0)` not to. Where several n fit, one of them is found.
-    Raises LookupError where `attempt(hits)` does not raise a second time.
+    `attempt(hits)` has raised and `attempt(0)` does not. Where several n fit, one is returned. Raises
+    LookupError where `attempt(hits)` does not raise a second time.
     """
     good, bad = 0, hits
     seen: F | None = None
@@ -98,7 +98,7 @@ def first_failure(attempt: Callable[[int], object], hits: int, failure: type[F])
         except failure as reason:
             bad, seen = middle, reason
         else:
-            if middle == bad:  # it was the surroundings, not the rewrites: nothing to find
+            if middle == bad:  # the cause was outside the rewrites
                 raise LookupError("it does not fail a second time")
             good = middle
     return bad, seen

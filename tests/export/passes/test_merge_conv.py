@@ -134,7 +134,7 @@ REFUSED = [
     (PARALLEL, FULL + "n = Conv(x, p) \n q = Add(m, n) \n y = Mul(q, m)", "do not come from one"),
     (PARALLEL, FULL + f"{WIDE} \n y = Add(m, n)", "instead of"),
     (PARALLEL, f"{DEPTHWISE} \n n = Conv(x, p) \n y = Add(m, n)", "instead of"),
-    (PARALLEL, FULL + f"{POOL.format('')} \n y = Add(m, n)", "fewer places at the border"),
+    (PARALLEL, FULL + f"{POOL.format('')} \n y = Add(m, n)", "fewer pixels at the border"),
     (PARALLEL, FULL + f"{ROUNDED} \n y = Add(m, n)", "rounds its size up"),
     (PARALLEL, 'm = Conv<auto_pad="SAME_UPPER">(x, w) \n y = Add(m, x)', "auto_pad"),
     (PARALLEL, FULL + "u = Abs(p) \n n = Conv(x, u) \n y = Add(m, n)", "do not come from one tensor"),
