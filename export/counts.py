@@ -36,11 +36,12 @@ class ModelCounts:
     """Counts of one model.
 
     Attributes:
-        operators: nodes by operator, those in bodies of If and Loop left out.
-        nodes: their sum. norms: those that normalize.
-        parameters: values of floating-point and 8-bit constants, wherever they stand.
+        operators: number of nodes by operator, without bodies of If and Loop.
+        nodes: sum of `operators`.
+        norms: number of normalizations.
+        parameters: values of floating-point and 8-bit constants, bodies included.
         bytes: of all constants.
-        macs: multiply-accumulates of convolutions and matrix products; None where a size is not known.
+        macs: multiply-accumulates of convolutions and matrix products; None where a size is unknown.
     """
 
     operators: dict[str, int] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class ModelCounts:
 
 
 def count_model(model: onnx.ModelProto) -> ModelCounts:
-    """Count a model; its weights are not read."""
+    """Count a model without reading its weights."""
     operators = Counter(node.op_type for node in model.graph.node)
     parameters = size = 0
     for tensor in tensors(model):

@@ -84,7 +84,7 @@ class GraphPass:
         ops: operator types of the candidates; empty for whole-graph passes.
         options: frozen dataclass of the pass's options, or None.
         new_feeds: for passes that change what inputs mean: feeds of the graph before -> the nearest after.
-        old_feeds: its counterpart: new feeds -> equivalent feeds of the graph before.
+        old_feeds: inverse of `new_feeds`: new feeds -> equivalent feeds of the graph before.
         old_outputs: for passes that change what outputs mean: outputs before -> outputs expected after.
         phase: a phase of `export/order.py` for a pass that runs by default; "" for one that users ask for.
         after: names of passes that run before this one in its phase.

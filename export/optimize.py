@@ -1,4 +1,4 @@
-"""The optimize step on an artifact: simplifier, graph passes, and those that change inputs or outputs."""
+"""The optimize step on an artifact: simplifier, graph passes, and passes that change inputs or outputs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def optimize_artifact(
     """Run what `options` ask for on an ONNX artifact; write the model and its pass report to `out`'s folder.
 
     `feeds` are real inputs on which passes are proved besides random ones. Every accepted pass becomes an
-    entry of the history; `details.surgery` has the node counts and, as `problems`, what was reverted or
-    could not be read, and why. A pass that changes inputs or outputs also changes the artifact: the tasks
-    then feed pixels, and read class maps or pixels.
+    entry of the history; `details.surgery` has the node counts and, in `problems`, the reasons of reverted
+    rewrites. A pass that changes inputs or outputs also changes the artifact: its task then feeds pixels, and
+    reads class maps or pixels.
 
     Raises UnknownNameError for an unknown pass or simplifier, UsageError for an option that does not fit the
     model, ParityError where a pass that was asked for by an option does not keep the results.
@@ -78,7 +78,7 @@ def _extra_passes(artifact: Artifact, options: OptimizeOptions) -> dict[str, Any
                 f"{artifact.model} does not say how pixels become its input (task options mean and std)",
                 "leave optimize.preprocess out, or export the model from the zoo",
             )
-        if artifact.inputs[0].dtype != "uint8":  # else it was done before
+        if artifact.inputs[0].dtype != "uint8":  # else an earlier run embedded it
             mean, std = tuple(map(float, mean)), tuple(map(float, std))
             extra["embed-preprocess"] = PreprocessOptions(mean, std, options.uint8_input)
     if options.argmax:

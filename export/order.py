@@ -1,6 +1,6 @@
-"""The passes of a deployment in the order in which they run, again and again until nothing fires.
+"""The order of the default passes, which run in rounds until none fires.
 
-Nothing is listed here: a pass says in its own file which phase it belongs to and what goes before it there.
+No pass is listed here: each pass names its phase and its predecessors in the phase.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ PHASES = {
     "clean": "fewer nodes, known shapes",
     "recognize": "decompositions become the operators that they stand for",
     "fold": "arithmetic into weights",
-    "merge": "operators that compute side by side, or one after the other, become one",
-    "pack": "weights in fewer bytes, last: other passes want to see them",
+    "merge": "operators in parallel or in sequence become one",
+    "pack": "weights in fewer bytes; last, because other passes read weights",
 }
 
 
 def in_order(passes: Iterable[GraphPass]) -> tuple[str, ...]:
-    """Names by phase, in a phase those first that others name in `after`, otherwise alphabetically.
+    """Names by phase; within a phase after all passes in `after`, otherwise alphabetical.
 
-    Raises ValueError for a phase that does not exist and for passes that wait for each other.
+    Raises ValueError for an unknown phase and for a cycle of `after`.
     """
     order: list[str] = []
     waiting = sorted(passes, key=lambda item: item.name)
@@ -42,7 +42,7 @@ def in_order(passes: Iterable[GraphPass]) -> tuple[str, ...]:
 
 
 def default_passes(*phases: str) -> tuple[str, ...]:
-    """Names of the passes that run by default: those that name a phase, or one of the phases given.
+    """Names of the passes with a phase, or with one of the given phases, in order.
 
     Raises PluginError for a pass whose `after` names no pass.
     """

@@ -1,4 +1,4 @@
-"""Replace operators that a runtime does not have, and an opset that it does not read."""
+"""Replace operators that a target lacks, and an opset that it does not read."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def replace_operators(
     options: OptimizeOptions,
     out: Path,
 ) -> Artifact:
-    """Replace what a target lacks, clean up after it, and write the model with its pass report.
+    """Replace what a target lacks, run the cleaning passes, write the model with its pass report.
 
     Args:
-        ops: operators that the target lacks; a replacement may need another one.
-        lacking: those of them that the model has.
-        opset: the newest that the target reads; None where the model's may stay.
+        ops: operators that the target lacks; a replacement may introduce one of them.
+        lacking: the operators of `ops` that the model has.
+        opset: the newest that the target reads; None keeps that of the model.
 
-    What could not be replaced stays, and `details.adapted.problems` says why.
+    `details.adapted.problems` has the reasons for operators that stay.
     """
     replacing = replacing_passes(ops)
     # Passes of the phase "recognize" would bring the operators back. The opset comes last.
@@ -54,7 +54,7 @@ def replace_operators(
 
 
 def replacing_passes(ops: Sequence[str]) -> list[str]:
-    """Names of the passes that write these operators with others: `lower-*` and `decompose-*`."""
+    """Names of the passes that replace these operators: `lower-*` and `decompose-*`."""
     return [
         name
         for name in PASSES.names()
@@ -63,7 +63,7 @@ def replacing_passes(ops: Sequence[str]) -> list[str]:
 
 
 def _left(result: OptimizeResult, replacing: Sequence[str], opset: int | None) -> list[str]:
-    """What the target still lacks after the passes, and why, one line each."""
+    """Reasons for all that the target still lacks after the passes, one line each."""
     lines = [
         f"{entry.op} stays, which the target lacks: {entry.reason}"
         for name, entry in result.skipped

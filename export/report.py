@@ -1,4 +1,4 @@
-"""The report of graph passes, a file beside the model: results from the cache explain themselves too."""
+"""The report of graph passes, a file beside the model, so that cached results have it too."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class PassReport:
         steps: passes that fired, in order.
         skipped: (pass, candidate and reason) of the nodes that were not rewritten.
         verified: whether every step was proved.
-        not_run: why no pass was run at all, or "".
+        not_run: reason why no pass was run, or "".
         notes: messages besides the problems of the passes.
-        problems: rewrites that were reverted, and why, one line each.
-        repros: folders with small models, one for each rewrite that was reverted.
+        problems: reverted rewrites and their reasons, one line each.
+        repros: folders with small models, one for each reverted rewrite.
     """
 
     before: ModelCounts
@@ -44,11 +44,11 @@ class PassReport:
 
     @property
     def offences(self) -> tuple[Offence, ...]:
-        """The rewrites that were reverted."""
+        """The reverted rewrites."""
         return tuple(offence for step in self.steps for offence in step.offences)
 
     def then(self, later: PassReport) -> PassReport:
-        """This report joined with that of passes that ran on its model afterward."""
+        """This report joined with the report of passes that ran on its model later."""
         skipped = {**dict.fromkeys(self.skipped), **dict.fromkeys(later.skipped)}
         return replace(
             later,
@@ -85,7 +85,7 @@ def save_report(
 ) -> None:
     """Write the report of a result, and its small models, beside the model; raises OutputError.
 
-    `earlier` is the model that the passes were run on: where that has a report, the new one goes on from it.
+    `earlier` is the model before the passes; its report, if any, is the first part of the new one.
     """
     known = PassReport.beside(earlier)
     repros = [] if known is None else list(known.repros)

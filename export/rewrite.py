@@ -21,12 +21,12 @@ from edgedeploy.graphs.run import Feeds
 
 @dataclass(frozen=True)
 class Policy:
-    """How passes are proved, and whether the caller can do without them.
+    """How passes are proved, and whether they are required.
 
     Attributes:
         verify, seeds, feeds: as `runner.optimize` takes them.
-        required: hint of the error that is raised where a pass is not applied; with "" the passes that keep
-            the inputs and outputs are optional, and the result says what was reverted.
+        required: hint of the error that is raised where a pass is not applied. With "" the passes that keep
+            inputs and outputs are optional, and the result lists reverted passes.
     """
 
     verify: bool = True
@@ -71,7 +71,7 @@ def run_passes(
     """Run lists of passes on an artifact's model, each list until none of its passes fires; writes nothing.
 
     Args:
-        model: the artifact's model where it is in memory already.
+        model: the artifact's model, if in memory.
 
     Raises UsageError where a required pass cannot run, and ParityError where its result is not the same. A
     pass that changes inputs or outputs is always required: the artifact describes its result.

@@ -36,9 +36,9 @@ class PassStep:
         milliseconds: rewriting and proving.
         error: largest difference relative to the output's largest value; None if not verified or reverted.
         nodes_before, nodes_after: of the graph; equal if reverted.
-        reverted: whether the graph was put back; `reason` says why.
-        granted: the error let pass beyond the promise, see `proof.Verdict`.
-        offences: rewrites that were reverted one by one; the others stand unless `reverted`.
+        reverted: whether the whole pass was reverted, for `reason`.
+        granted: the limit beyond the promise, see `proof.Verdict`.
+        offences: rewrites that were reverted one by one; the others stay unless `reverted`.
     """
 
     name: str
@@ -61,7 +61,7 @@ class OptimizeResult:
         model: the rewritten model, or the one given.
         steps: passes that fired, in order.
         skipped: (pass, candidate and reason) of the last attempt, for `--explain`.
-        not_run: why no pass was run at all, or "".
+        not_run: reason why no pass was run, or "".
         verified: whether every step was proved.
     """
 
@@ -78,11 +78,11 @@ class OptimizeResult:
 
     @property
     def offences(self) -> tuple[Offence, ...]:
-        """The rewrites that were reverted, of passes that were reverted and of those that were kept."""
+        """The reverted rewrites, of reverted and of accepted passes."""
         return tuple(offence for step in self.steps for offence in step.offences)
 
     def then(self, later: OptimizeResult) -> OptimizeResult:
-        """This result joined with that of passes that ran on its model afterward."""
+        """This result joined with the result of passes that ran on its model later."""
         skipped = {**dict.fromkeys(self.skipped), **dict.fromkeys(later.skipped)}
         return replace(later, steps=(*self.steps, *later.steps), skipped=tuple(skipped))
 
@@ -118,19 +118,19 @@ def optimize(
     feeds: Sequence[Feeds] = (),
     options: Mapping[str, Any] | None = None,
 ) -> OptimizeResult:
-    """Apply passes in order, again and again until none fires; those that change the contract run once.
+    """Apply passes in rounds until none fires; passes that change inputs or outputs run once.
 
     Args:
         model: is not changed.
         passes: names or passes.
         verify: prove each pass in ONNX Runtime on `seeds` random draws (several sizes where dynamic) and on
             `feeds`, real inputs. Where a pass errs beyond its promise, raises, or leaves an invalid graph,
-            the one rewrite that does it is found and left out, with a small model that shows it; a pass for
-            which that is not possible is reverted as a whole, recorded and not tried again.
+            the responsible rewrite is found, reverted and recorded with a small model that shows the error. A
+            pass without such a rewrite is reverted as a whole and not tried again.
         options: per pass name, an object of that pass's type of options.
 
-    A model that ONNX Runtime cannot run, or that graph surgery cannot carry, comes back as it was, with the
-    reason in `not_run`. Raises UnknownNameError for an unknown pass.
+    A model that ONNX Runtime or the graph library cannot read is returned unchanged, with the reason in
+    `not_run`. Raises UnknownNameError for an unknown pass.
     """
     opset = opset_of(model)
     if opset < OLDEST_OPSET and not verify:
@@ -169,7 +169,7 @@ class _Run:
         self.refused: dict[str, dict[str, str]] = {}
         self.banned: set[str] = set()
         self.accepted: list[tuple[GraphPass, Any, dict[str, str]]] = []
-        self.stale = True  # whether shapes may be known better than the graph says
+        self.stale = True  # whether shapes must be inferred again
 
     def rounds(self, original: onnx.ModelProto, passes: Sequence[GraphPass]) -> OptimizeResult:
         """All passes in order, again and again until none fires."""
@@ -204,7 +204,7 @@ class _Run:
         return self.graph
 
     def _try(self, step: GraphPass) -> bool:
-        """Run one pass; whether it changed the model."""
+        """Run one pass; returns whether it changed the model."""
         started = time.perf_counter()
         options = self.options.get(step.name)
         if options is None and step.options is not None:

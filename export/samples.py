@@ -1,4 +1,4 @@
-"""Small models in ONNX text form, from which passes make the cases that show them at work."""
+"""Small models from ONNX text: the cases of graph passes."""
 
 from __future__ import annotations
 

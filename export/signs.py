@@ -22,15 +22,15 @@ SATURATE = "saturate-sign"
 
 
 def quantize_signs(artifact: Artifact, form: str, options: OptimizeOptions, out: Path) -> Artifact | None:
-    """Write the INT8 form of a network with products of signs to `out`; None for a network without such.
+    """Write the INT8 form of a network with products of signs to `out`; None for other networks.
 
     Args:
         artifact: an ONNX artifact of any precision.
         form: field `signs` of a Q/DQ rule set: "int8", "int8-saturating" or "uint8-saturating".
         options: which passes to skip, and how to prove the others.
 
-    The precision stays: it is that of what stands between the products. `details.signs` says how many
-    products run in INT8, and in which form.
+    The artifact keeps its precision, that of the nodes between products. `details.signs` has the number of
+    INT8 products and their form.
     """
     if not {"Sign", "MatMul"} <= {kind for kind, _ in operators(artifact.path)}:
         return None

@@ -1,6 +1,6 @@
 """Run one simplifier of another project on one file: `python -m … TOOL IN OUT MEGABYTES`.
 
-Meant for a process of its own, with bounded memory: some of these tools crash, and take their process along.
+Runs in its own process with bounded memory, because some of these tools crash the process.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def run(tool: str, model: Any) -> Any:
     return library.optimize(model, safe)
 
 
-# Renames inputs, by which every model is fed.
+# Renames graph inputs.
 _NAME_CHANGING = frozenset({"rename_input_output"})
 
 
 def main(tool: str, source: str, out: str, megabytes: str) -> None:
-    """Simplify `source` into `out` with at most so much memory."""
+    """Simplify `source` into `out` with limited memory."""
     try:
         import resource
 

@@ -1,4 +1,4 @@
-"""Simplifiers of other projects: each runs in a process of its own with limits, and its result is proved."""
+"""Simplifiers of other projects, each run in its own process with limits and then proved."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from edgedeploy.graphs.run import Feeds, NotRunnable
 from edgedeploy.graphs.weights import bytes_of_all
 
 TOOLS: Mapping[str, str] = {"onnxslim": "onnxslim", "onnxsim": "onnxsim", "onnxoptimizer": "onnxoptimizer"}
-PROMISE = 1e-5  # relative, as for passes that compute
+PROMISE = 1e-5  # relative, as for graph passes
 SECONDS, MEGABYTES = 300, 16384
 Command = Callable[[str, Path, Path, int], list[str]]
 
 
 def child(tool: str, source: Path, out: Path, megabytes: int) -> list[str]:
-    """The command that runs a tool in a process of its own."""
+    """The command that runs a tool in its own process."""
     return [sys.executable, "-m", "edgedeploy.export.simplifiers", tool, *map(str, (source, out, megabytes))]
 
 
@@ -42,7 +42,7 @@ def simplified(
     megabytes: int = MEGABYTES,
     command: Command = child,
 ) -> tuple[onnx.ModelProto, str]:
-    """(model after the tool, a line on what became of it); the model as it was where the tool fails or errs.
+    """(model after the tool, message); the unchanged model where the tool fails or breaks the promise.
 
     Raises UnknownNameError for a tool that is none of TOOLS, MissingDependencyError for one not installed.
     """

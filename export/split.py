@@ -1,9 +1,9 @@
-"""Cut a model in two at named tensors: a head for the device and a tail for the host.
+"""Split a model at named tensors into a head for the device and a tail for the host.
 
     head: inputs -> tensors, and the outputs that do not depend on them
     tail: tensors -> the other outputs
 
-The tail on the head's outputs computes the whole model: every node is in one of the two, unchanged.
+The tail applied to the outputs of the head computes the full model: each node is in one of both, unchanged.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def split(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[onnx.ModelPro
 
 
 def _behind(nodes: Sequence[onnx.NodeProto], cut: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that depend on a tensor of the cut; nodes of a valid model are in order."""
+    """The nodes that depend on a tensor of the cut; nodes of a valid model are sorted."""
     reached, found = set(cut), []
     for node in nodes:
         if not reached.isdisjoint(reads(node)):
@@ -71,7 +71,7 @@ def _behind(nodes: Sequence[onnx.NodeProto], cut: set[str]) -> list[onnx.NodePro
 def _require_closed(
     graph: onnx.GraphProto, head: Sequence[onnx.NodeProto], tail: Sequence[onnx.NodeProto], cut: set[str]
 ) -> None:
-    """Raise UsageError unless the tail reads constants, the cut, and what it computes itself."""
+    """Raise UsageError unless the tail reads only constants, the cut and its own tensors."""
     for node in tail:
         if again := sorted(cut.intersection(node.output)):
             raise UsageError(
@@ -94,17 +94,28 @@ def _part(
     outputs: Iterable[onnx.ValueInfoProto],
     role: str,
 ) -> onnx.ModelProto:
-    part = onnx.ModelProto(
-        ir_version=model.ir_version, producer_name=model.producer_name, doc_string=model.doc_string
-    )
-    part.opset_import.extend(model.opset_import)
-    part.functions.extend(model.functions)
+    part = submodel(model, nodes, inputs, outputs, f"{model.graph.name}_{role}")
+    part.producer_name, part.doc_string = model.producer_name, model.doc_string
     part.metadata_props.extend(e for e in model.metadata_props if e.key not in (METADATA_KEY, SPLIT_KEY))
     part.metadata_props.add(key=SPLIT_KEY, value=role)
-    part.graph.name = f"{model.graph.name}_{role}"
+    return part
+
+
+def submodel(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Iterable[onnx.ValueInfoProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+    name: str,
+) -> onnx.ModelProto:
+    """A model of some nodes of `model`, with the constants that they read, and its opsets and functions."""
+    part = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
+    read = {entry for node in nodes for entry in reads(node)}
+    part.graph.name = name
     part.graph.node.extend(nodes)
-    read = set().union(*map(reads, nodes))
-    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
+    part.graph.initializer.extend(t for t in model.graph.initializer if t.name in read)
     part.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in read)
     part.graph.input.extend(inputs)
     part.graph.output.extend(outputs)

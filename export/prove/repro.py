@@ -14,6 +14,7 @@ from edgedeploy.core.files import replacing, write_bytes, write_text
 from edgedeploy.core.parity import of_pass
 from edgedeploy.export.graph_pass import GraphPass
 from edgedeploy.export.prove.proof import Refuted, output_difference
+from edgedeploy.export.split import submodel
 from edgedeploy.graphs.edit import copy_model
 from edgedeploy.graphs.run import Evaluator, Feeds, NotRunnable, Outputs
 from edgedeploy.graphs.view import reads
@@ -97,22 +98,13 @@ def _part(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], feeds: Outputs, outputs: list[str]
 ) -> onnx.ModelProto:
     """A model of these nodes and their constants, with `feeds` as inputs."""
-    read = _read(nodes) - _made(nodes)
-    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    part.functions.extend(model.functions)
-    part.graph.name = "repro"
-    part.graph.node.extend(nodes)
-    part.graph.initializer.extend(t for t in model.graph.initializer if t.name in read)
-    part.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in read)
-    for name, value in feeds.items():
-        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        part.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, value.shape))
-    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
-    for name in outputs:
-        typed = name in known and known[name].type.tensor_type.elem_type
-        kind = known[name].type.tensor_type.elem_type if typed else onnx.TensorProto.FLOAT
-        part.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
-    return part
+    values = (*model.graph.value_info, *model.graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    info = onnx.helper.make_tensor_value_info
+    dtype = onnx.helper.np_dtype_to_tensor_dtype
+    inputs = [info(name, dtype(value.dtype), value.shape) for name, value in feeds.items()]
+    typed = [info(name, types.get(name) or onnx.TensorProto.FLOAT, None) for name in outputs]
+    return submodel(model, nodes, inputs, typed, "repro")
 
 
 def _exposed(model: onnx.ModelProto, names: Iterable[str]) -> Evaluator:
