@@ -175,7 +175,7 @@ class GraphPass:
         for node in self._candidates(graph):
             if len(rewritten) >= most:
                 return
-            if not _alive(node):  # an earlier rewrite of this sweep removed it
+            if not node.outputs:  # an earlier rewrite of this sweep detached the node
                 continue
             name, op = node.name, node.op
             if name in refused:
@@ -196,11 +196,4 @@ class GraphPass:
 
 
 PASSES: Registry[GraphPass] = Registry("pass", "edgedeploy.export.passes")
-
-
 graph_pass = PASSES.decorator(GraphPass)
-
-
-def _alive(node: Node) -> bool:
-    """Whether a node is in the graph: a rewrite detaches a node by clearing its outputs."""
-    return bool(node.outputs)

@@ -27,25 +27,15 @@ class Dim:
 
 Size: TypeAlias = int | Dim | None  # None: unknown
 MAX_STEPS = 1000  # up a chain of operators; a bound for damaged graphs
+# Operators whose output has the shape of the first input.
 _SAME = frozenset(
-    [
-        *(
-            "Relu",
-            "Sigmoid",
-            "Tanh",
-            "HardSigmoid",
-            "HardSwish",
-            "Clip",
-            "LeakyRelu",
-            "Elu",
-            "Selu",
-            "Softplus",
-        ),
-        *("Erf", "Gelu", "Mish", "Swish", "Abs", "Neg", "Exp", "Log", "Sqrt", "Sin", "Softmax", "LogSoftmax"),
-        *("Cast", "Identity", "Dropout", "PRelu", "BatchNormalization", "InstanceNormalization"),
-        "LayerNormalization",
-    ]
-)
+    {
+        "Abs", "BatchNormalization", "Cast", "Clip", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid",
+        "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log",
+        "LogSoftmax", "Mish", "Neg", "PRelu", "Relu", "Selu", "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt",
+        "Swish", "Tanh",
+    }
+)  # fmt: skip
 _WINDOWED = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
 
 

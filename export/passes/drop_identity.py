@@ -18,6 +18,7 @@ from edgedeploy.graphs.surgeon import Graph, Node, bypass, dtype_name, has, prod
 _ALIGNED = ("half_pixel", "half_pixel_symmetric", "asymmetric", "align_corners", "pytorch_half_pixel")
 _SHAPERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand")
 _OF_ONE = ("Concat", "Sum", "Max", "Min", "Mean")
+_OTHERS = ("Identity", "Dropout", "Cast", "Transpose", "Pad", "Resize", "Slice", "Clip", "Relu")
 
 
 def cases(_: Rng) -> Models:
@@ -43,22 +44,14 @@ def cases(_: Rng) -> Models:
     return [*models, text_model(image, "y", resized, constants), text_model(image, "y, z, u", split, {})]
 
 
-_OPS = (
-    "Identity",
-    "Dropout",
-    "Cast",
-    *_SHAPERS,
-    "Transpose",
-    "Pad",
-    "Resize",
-    "Slice",
-    *_OF_ONE,
-    "Clip",
-    "Relu",
+@graph_pass(
+    "drop-identity",
+    atol=0.0,
+    cases=cases,
+    ops=(*_OTHERS, *_SHAPERS, *_OF_ONE),
+    phase="clean",
+    after=("fold-constants",),
 )
-
-
-@graph_pass("drop-identity", atol=0.0, cases=cases, ops=_OPS, phase="clean", after=("fold-constants",))
 def drop_identity(graph: Graph, node: Node) -> int:
     if not any(rule(graph, node) for rule in _RULES):
         return 0

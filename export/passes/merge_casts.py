@@ -12,13 +12,8 @@ from edgedeploy.export.graph_pass import graph_pass
 from edgedeploy.export.samples import Models, Rng, text_model
 from edgedeploy.graphs.surgeon import Graph, Node, Skip, bypass, dtype_name, kept_names, producer
 
-_KINDS = (
-    "bool",
-    "float16",
-    "float32",
-    "float64",
-    *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
-)
+_INTEGERS = (f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))
+_KINDS = ("bool", "float16", "float32", "float64", *_INTEGERS)
 
 
 def cases(_: Rng) -> Models:

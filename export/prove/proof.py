@@ -75,12 +75,12 @@ class Proof:
         except NotRunnable:
             if not pairs:  # some models run only on real inputs
                 raise
-        return Proof(model, pairs, _passes_checker(model))
+        return Proof(model, pairs, not _checker_fault(model))
 
     def advance(self, candidate: onnx.ModelProto, step: GraphPass, options: Any) -> Verdict:
         """The proof of the candidate; raises Refuted if it breaks the promise of `step`."""
-        if self.checks and not _passes_checker(candidate):
-            raise Refuted(f"the ONNX checker refuses the result: {_checker_says(candidate)}")
+        if self.checks and (fault := _checker_fault(candidate)):
+            raise Refuted(f"the ONNX checker refuses the result: {fault}")
         differences: list[Difference] = []
         pairs: list[tuple[Feeds, Outputs]] = []
         try:
@@ -109,8 +109,8 @@ class Proof:
     def _expected(self, step: GraphPass, options: Any) -> Iterator[tuple[Feeds, Outputs]]:
         """(feeds, expected outputs) of the model after the step."""
         before = Evaluator(self.model) if step.old_feeds is not None else None
-        for old_feeds, old_outputs in self.pairs:
-            feeds, outputs = old_feeds, old_outputs
+        for known in self.pairs:
+            feeds, outputs = known
             if step.old_feeds is not None and before is not None:
                 feeds = step.new_feeds(dict(feeds), options) if step.new_feeds is not None else feeds
                 outputs = before(step.old_feeds(dict(feeds), options))
@@ -144,11 +144,8 @@ def _described(one: Difference) -> str:
     return f"an output differs by {one.max_rel:.1e} of its largest value"
 
 
-def _passes_checker(model: onnx.ModelProto) -> bool:
-    return not _checker_says(model)
-
-
-def _checker_says(model: onnx.ModelProto) -> str:
+def _checker_fault(model: onnx.ModelProto) -> str:
+    """First line of the ONNX checker's error, "" for a valid model."""
     try:
         onnx.checker.check_model(model if bytes_of_all(model) < IN_MEMORY else without_weights(model))
     except (onnx.checker.ValidationError, ValueError) as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgedeploy.core.parity import HALF_LIMIT
+from edgedeploy.export.match.keep_float32 import fits_float16
 from edgedeploy.export.prove.proof import output_difference
 from edgedeploy.export.runner import optimize
 from edgedeploy.export.samples import text_model
@@ -55,3 +57,11 @@ def test_more_than_a_last_bit_is_not_granted(rng: np.random.Generator) -> None:
     model: onnx.ModelProto = text_model("float16[1000] x", "y", "y = Mul(x, c)", {"c": FACTORS["c"]})
     result = optimize(model, [lying])
     assert [offence.name for offence in result.offences] == ["lying"]
+
+
+@pytest.mark.parametrize(
+    ("values", "fits"),
+    [([], True), ([0, 0], True), ([65504, 1e-9], True), ([-65600], False), ([1e-12], False)],
+)
+def test_float16_fits_constants_that_neither_overflow_nor_vanish(values: list[float], fits: bool) -> None:
+    assert fits_float16(np.array(values)) is fits
