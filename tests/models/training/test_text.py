@@ -47,7 +47,7 @@ def test_total_text_is_read_as_its_authors_lay_it_out(tmp_path: Path) -> None:
     write(truth, "x: [[1 9 9]], y: [[2 2]]\n")
     with pytest.raises(UsageError, match=r"line 1: .* is not a word"):
         find_texts(tmp_path, "total-text")
-    with pytest.raises(UsageError, match="Test holds no images"):
+    with pytest.raises(UsageError, match="Test is not a folder"):
         find_texts(tmp_path, "total-text", "test")
 
 
