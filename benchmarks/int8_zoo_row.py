@@ -20,7 +20,7 @@ import torch
 from benchmarks.zoo_row import Log, trained_alike
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.lint import fix, lint, subject_named
-from edgedeploy.calibration.lint.verify import Feeds, run
+from edgedeploy.calibration.lint.verify import run
 from edgedeploy.calibration.place.ruleset import RuleSet, limited_here
 from edgedeploy.core.cache import Cache
 from edgedeploy.core.errors import CalibrationError, EdgeDeployError
@@ -28,6 +28,7 @@ from edgedeploy.core.job import Job
 from edgedeploy.core.parity import worst_difference
 from edgedeploy.core.recipe import Recipe
 from edgedeploy.core.target import load_target
+from edgedeploy.graphs.run import Feeds
 from edgedeploy.models import MODELS
 from edgedeploy.pipeline import run as deploy
 from edgedeploy.runtime.kernel_log import parse_kernels, summarize

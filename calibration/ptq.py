@@ -13,7 +13,7 @@ import onnx
 
 from edgedeploy.calibration.calibrator import Range, TensorStatistics, make_calibrator
 from edgedeploy.calibration.collect.collect import Collected, FeedsFactory, collect
-from edgedeploy.calibration.corrections import (
+from edgedeploy.calibration.correction import (
     AfterPlacement,
     BeforePlacement,
     Setting,

@@ -8,8 +8,9 @@ them in its blocked layout, too, until a run ends (measured). Sizes are the firs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +18,9 @@ import onnx
 from edgedeploy.backend import Feeds
 from edgedeploy.calibration.collect.histogram import BINS
 from edgedeploy.graphs.view import GraphView, concrete, elements
+from edgedeploy.graphs.weights import bytes_of
+
+T = TypeVar("T")
 
 _ITEM = 4  # bytes of a float32
 _LAYOUTS = 2  # in which the values of a collected tensor lie there
@@ -68,24 +72,29 @@ def plan_memory(
     left = max(budget - fixed, budget // _SHARE)
     known = {name: elements(view.shapes.get(name)) for name in tensors}
     largest = max((size for size in known.values() if size is not None), default=0)
-    groups: list[list[str]] = [[]]
-    used = most = 0
-    for name in tensors:
-        size = known[name]
-        # A tensor of unknown size is taken to be as large as the largest known one.
-        need = _LAYOUTS * _ITEM * (largest if size is None else size)
-        if groups[-1] and used + need > left:
+    # A tensor of unknown size is taken to be as large as the largest known one.
+    need = {name: _LAYOUTS * _ITEM * (largest if size is None else size) for name, size in known.items()}
+    groups = within_budget(tensors, [need[name] for name in tensors], left)
+    most = max((sum(need[name] for name in group) for group in groups), default=0)
+    return MemoryPlan(groups, fixed, most, inputs, view.shapes)
+
+
+def within_budget(items: Sequence[T], sizes: Iterable[int], budget: int) -> list[list[T]]:
+    """Groups of items in order; the sizes of a group sum to at most `budget`, or the group has one item."""
+    groups: list[list[T]] = []
+    used = 0
+    for item, size in zip(items, sizes, strict=True):
+        if not groups or used + size > budget:
             groups.append([])
             used = 0
-        groups[-1].append(name)
-        used += need
-        most = max(most, used)
-    return MemoryPlan(groups if tensors else [], fixed, most, inputs, view.shapes)
+        groups[-1].append(item)
+        used += size
+    return groups
 
 
 def fixed_bytes(view: GraphView) -> int:
     """Bytes that a run takes whatever is collected: all forms of the weights, the most activations alive."""
-    weights = sum(_constant_bytes(value) for value in view.constants.values())
+    weights = sum(map(bytes_of, view.constants.values()))
     last = {name: max(index for index, _ in edges) for name, edges in view.consumers.items()}
     alive: dict[str, int] = {}
     most = 0
@@ -96,8 +105,3 @@ def fixed_bytes(view: GraphView) -> int:
             if last.get(name, -1) <= index and name not in view.outputs:
                 alive.pop(name, None)
     return _COPIES * weights + most + _SCRATCH
-
-
-def _constant_bytes(value: onnx.TensorProto) -> int:
-    items = int(np.prod(value.dims, dtype=np.int64))
-    return items * onnx.helper.tensor_dtype_to_np_dtype(value.data_type).itemsize

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence, Sized
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedeploy.calibration.collect.memory_plan import within_budget
 from edgedeploy.calibration.collect.values import SAMPLE, values
 from edgedeploy.calibration.correction import Setting
 from edgedeploy.calibration.place.layers import Layer, Placed
@@ -78,7 +79,7 @@ def input_moments(
 ) -> Iterator[tuple[Layer, Moments]]:
     """Moments of what each layer's codes are multiplied with, in the quantized network; in their order."""
     patches = _patches(setting)
-    for group in _passes(layers, setting.memory_mb << 20):
+    for group in within_budget(layers, map(_bytes, layers), setting.memory_mb << 20):
         found = {layer.node.output[0]: Moments(*_size(layer)) for layer in group}
         inputs = [layer.node.input[0] for layer in group]
         for tensors in values(placed.model, inputs, setting, at_most=SAMPLE):
@@ -161,18 +162,7 @@ def _size(layer: Layer) -> tuple[int, int]:
     return matrix.shape[0], matrix.shape[2]
 
 
-def _passes(layers: Sequence[Layer], budget: int) -> list[list[Layer]]:
-    """Layers in order, cut where their moments would exceed the budget in bytes."""
-    passes: list[list[Layer]] = [[]]
-    used = 0
-    for layer in layers:
-        groups, depth = _size(layer)
-        need = (
-            8 * groups * depth * (depth + 1 + INPUT_PATCHES)
-        )  # and of vectors that wait, at most twice INPUT_PATCHES floats
-        if passes[-1] and used + need > budget:
-            passes.append([])
-            used = 0
-        passes[-1].append(layer)
-        used += need
-    return [group for group in passes if group]
+def _bytes(layer: Layer) -> int:
+    """Memory of a layer's moments, and of at most 2 INPUT_PATCHES float32 vectors not yet added."""
+    groups, depth = _size(layer)
+    return 8 * groups * depth * (depth + 1 + INPUT_PATCHES)

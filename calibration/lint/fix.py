@@ -16,8 +16,10 @@ from edgedeploy.calibration.lint.editor import Editor
 from edgedeploy.calibration.lint.rule import LintRule
 from edgedeploy.calibration.lint.run import Subject, all_rules
 from edgedeploy.calibration.lint.scene import Scene
-from edgedeploy.calibration.lint.verify import Feeds, NotRunnable, Outputs, random_runs, run
+from edgedeploy.calibration.lint.verify import random_runs, run
 from edgedeploy.core.parity import FIX, Difference, worst_difference
+from edgedeploy.graphs.edit import copy_model
+from edgedeploy.graphs.run import Feeds, NotRunnable, Outputs
 
 LOSS_DB = 8.0  # a bit is 6 dB
 LOSS = 10 ** (LOSS_DB / 20)  # the same in amplitude, for the share of discrete outputs that differ
@@ -75,7 +77,7 @@ class _Work:
     """The model after the fixes so far, and its outputs."""
 
     def __init__(self, model: onnx.ModelProto, subject: Subject) -> None:
-        self.model = _copy(model)
+        self.model = copy_model(model)
         self.scenes: dict[str, Scene] = {}  # by subject, of the current model
         self.repairs: list[Repair] = []
         self.notes: list[str] = []
@@ -142,7 +144,7 @@ def _difference(before: Sequence[Feeds], after: Sequence[Feeds]) -> Difference:
 
 def _float_twin(model: onnx.ModelProto, subject: Subject) -> onnx.ModelProto:
     """The model without Q/DQ on activations; its weights stay rounded."""
-    twin = _copy(model)
+    twin = copy_model(model)
     editor = Editor(Scene(twin, subject.rules, subject.device))
     editor.strip()
     editor.commit()
@@ -151,15 +153,9 @@ def _float_twin(model: onnx.ModelProto, subject: Subject) -> onnx.ModelProto:
 
 def _applied(model: onnx.ModelProto, rule: LintRule, subject: Subject) -> tuple[onnx.ModelProto, int]:
     """A copy with one rule's fix, and the number of remaining faults."""
-    copy = _copy(model)
+    copy = copy_model(model)
     scene = Scene(copy, subject.rules, subject.device)
     editor = Editor(scene)
     rule.mend(scene, editor)
     editor.commit()
     return copy, len(list(rule.check(Scene(copy, subject.rules, subject.device))))
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    return result

@@ -14,9 +14,7 @@ import onnx
 from edgedeploy.calibration.lint.scene import Scene
 from edgedeploy.calibration.lint.unsigned import with_unsigned_weights
 from edgedeploy.graphs.feeds import feed_sets
-from edgedeploy.graphs.run import Evaluator, Feeds, NotRunnable, Outputs
-
-__all__ = ["Feeds", "NotRunnable", "Outputs", "random_runs", "run"]
+from edgedeploy.graphs.run import Evaluator, Feeds, Outputs
 
 
 def random_runs(scene: Scene, seeds: int = 2) -> tuple[list[Feeds], list[Outputs]]:

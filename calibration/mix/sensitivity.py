@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from edgedeploy.calibration.collect.memory_plan import within_budget
 from edgedeploy.calibration.mix.emulate import Emulator
 from edgedeploy.calibration.place.plan import Note
 from edgedeploy.core.errors import CalibrationError
@@ -96,7 +97,7 @@ def measure(
     image, or where the model does not run.
     """
     notes = {note.node: note for note in layers}
-    outputs = _outputs(float_model, notes)
+    outputs = {node.name: node.output[0] for node in float_model.graph.node if node.name in notes}
     emulator = Emulator(float_model, quantized, notes, outputs.values())
     tallies, whole = {name: _Tally() for name in notes}, _Tally()
     count = 0
@@ -139,26 +140,13 @@ def _compare(
         tally.agreements.append(agreement(exact, got))
 
 
-def _outputs(model: onnx.ModelProto, names: Mapping[str, Note]) -> dict[str, str]:
-    """Layer -> the tensor it makes."""
-    return {node.name: node.output[0] for node in model.graph.node if node.name in names}
-
-
 def _groups(
     model: onnx.ModelProto, outputs: Mapping[str, str], feed: Mapping[str, NDArray[Any]], budget: int
 ) -> list[list[str]]:
     """Layers in order, cut where their float outputs (two copies each) would exceed the budget in bytes."""
     shapes = GraphView(concrete(model, {name: value.shape for name, value in feed.items()})).shapes
-    groups: list[list[str]] = [[]]
-    used = 0
-    for name, tensor in outputs.items():
-        need = 8 * (elements(shapes.get(tensor)) or 1 << 20)
-        if groups[-1] and used + need > budget:
-            groups.append([])
-            used = 0
-        groups[-1].append(name)
-        used += need
-    return groups
+    need = [8 * (elements(shapes.get(tensor)) or 1 << 20) for tensor in outputs.values()]
+    return within_budget(list(outputs), need, budget) or [[]]
 
 
 def _mean(values: Sequence[float]) -> float | None:

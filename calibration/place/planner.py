@@ -12,7 +12,7 @@ from edgedeploy.calibration.place.operator_outputs import quantize_outputs
 from edgedeploy.calibration.place.plan import Plan, Planning
 from edgedeploy.calibration.place.residual import skip_input
 from edgedeploy.calibration.place.ruleset import RuleSet
-from edgedeploy.graphs.view import Edge, GraphView, attribute
+from edgedeploy.graphs.view import Edge, GraphView
 
 
 def make_plan(
@@ -54,25 +54,11 @@ def _weighted(planning: Planning) -> None:
             planning.exclude(index, reason)
             continue
         plan.read(name, edge)
-        plan.weights[(index, 1)] = _axis(view, index, rules)
+        plan.weights[(index, 1)] = rules.output_axis(node, len(view.constants[node.input[1]].dims))
         if rules.bias == "int32" and len(node.input) > 2 and node.input[2] in view.constants:
             plan.biases[(index, 2)] = name
         planning.quantize(index)
         planning.weighted.add(index)
-
-
-def _axis(view: GraphView, index: int, rules: RuleSet) -> int | None:
-    """H4: the output-channel axis, non-negative; None for one scale per tensor."""
-    node = view.nodes[index]
-    rank = len(view.constants[node.input[1]].dims)
-    if attribute(node, "group", 1) != 1 and node.op_type in rules.grouped_per_tensor:
-        return None
-    if node.op_type == "MatMul" and rank != 2:
-        return None
-    axis = rules.weighted[node.op_type]
-    if attribute(node, "transB", 0):
-        axis = 1 - axis
-    return axis % rank
 
 
 def _before_pad(view: GraphView, name: str, edge: Edge) -> tuple[str, Edge]:

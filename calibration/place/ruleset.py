@@ -16,6 +16,7 @@ from edgedeploy.core.data_files import data_names, load_data
 from edgedeploy.core.errors import RecipeError
 from edgedeploy.core.pair_sums import Product
 from edgedeploy.core.target import THIS_CPU, load_target
+from edgedeploy.graphs.view import attribute
 
 PACKAGE = "edgedeploy.calibration.rules"
 Activation = Literal["int8", "uint8", "int8-asymmetric", "uint16"]
@@ -108,6 +109,14 @@ class RuleSet(BaseModel):
     def product(self, node: NodeProto) -> Product | None:
         """What limits the codes of a node's weight; None where the kernels add in 32 bits."""
         return product_of(node) if self.sums == "int16-pairs" else None
+
+    def output_axis(self, node: NodeProto, rank: int) -> int | None:
+        """H4: the axis of output channels of a node's weight, 0 or more; None for one scale per tensor."""
+        grouped = attribute(node, "group", 1) != 1 and node.op_type in self.grouped_per_tensor
+        if grouped or (node.op_type == "MatMul" and rank != 2):
+            return None
+        axis = self.weighted[node.op_type]
+        return (1 - axis if attribute(node, "transB", 0) else axis) % rank
 
     def is_around(self, op: str) -> bool:
         """Whether an operator without weights gets Q/DQ on its inputs and outputs."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 ALIGNMENT = 4096  # so that a runtime can map each tensor into memory
 LIGHT = 1 << 10  # bytes; smaller constants, such as shapes, stay in the model, where everyone finds them
@@ -92,7 +92,9 @@ def write_beside(model: onnx.ModelProto, weights: Path, location: str) -> onnx.M
 
 def _moved(tensor: TensorProto, stream: BinaryIO, location: str) -> TensorProto:
     """The tensor with its values in the file."""
-    raw = tensor.raw_data if tensor.HasField("raw_data") else _raw(tensor)
+    raw = tensor.raw_data
+    if not tensor.HasField("raw_data"):  # its values are stored one by one
+        raw = numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
     stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
     place = {"location": location, "offset": str(stream.tell()), "length": str(len(raw))}
     stream.write(raw)
@@ -103,12 +105,6 @@ def _moved(tensor: TensorProto, stream: BinaryIO, location: str) -> TensorProto:
     for key, value in place.items():
         moved.external_data.add(key=key, value=value)
     return moved
-
-
-def _raw(tensor: TensorProto) -> bytes:
-    """Values that are stored one by one, as bytes."""
-    array = onnx.numpy_helper.to_array(tensor)
-    return onnx.numpy_helper.from_array(array).raw_data
 
 
 def _copy_all_but(source: Any, target: Any, left_out: str) -> None:

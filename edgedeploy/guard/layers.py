@@ -17,7 +17,7 @@ from edgedeploy.backend import BACKENDS, BuildOptions, Feeds
 from edgedeploy.bench.layers import layer_times
 from edgedeploy.calibration.mix.costs import layer_costs, layer_names
 from edgedeploy.calibration.mix.emulate import Emulator
-from edgedeploy.calibration.mix.mixed import float_order, least_prefix, reason
+from edgedeploy.calibration.mix.float_order import float_order, least_prefix, reason
 from edgedeploy.calibration.mix.sensitivity import Sensitivity, measure
 from edgedeploy.core.accuracy import AccuracyBudget
 from edgedeploy.core.errors import UsageError

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 
 from edgedeploy.backend import BACKENDS
-from edgedeploy.calibration.mix.mixed import float_order, least_prefix, negligible, reason
+from edgedeploy.calibration.mix.float_order import float_order, least_prefix, negligible, reason
 from edgedeploy.calibration.mix.sensitivity import LayerSensitivity, Sensitivity
 from edgedeploy.core.accuracy import AccuracyBudget, parse_accuracy
 from edgedeploy.guard.candidates import Builder, Built, Candidate, built_of, run_shapes

@@ -185,7 +185,7 @@ def make_job(
     require(data=data is not None)
     if recipe.calibration != CalibrationOptions():
         from edgedeploy.calibration import make_calibrator
-        from edgedeploy.calibration.corrections import make_corrections
+        from edgedeploy.calibration.correction import make_corrections
 
         make_calibrator(recipe.calibration.method, recipe.calibration.options)
         tools = recipe.calibration.corrections or ()

@@ -12,8 +12,7 @@ from onnx import numpy_helper
 from edgedeploy.calibration import load_rules, quantize
 from edgedeploy.calibration.collect.moments import Moments
 from edgedeploy.calibration.collect.values import values
-from edgedeploy.calibration.correction import Setting
-from edgedeploy.calibration.corrections import CORRECTIONS, AfterPlacement, make_corrections
+from edgedeploy.calibration.correction import CORRECTIONS, AfterPlacement, Setting, make_corrections
 from edgedeploy.calibration.corrections.adaround import AdaptiveRounding, _descend, _sequential
 from edgedeploy.core.errors import RecipeError, UnknownNameError
 from edgedeploy.core.parity import compare

@@ -12,7 +12,7 @@ import pytest
 
 from edgedeploy.calibration import QuantizeResult, Range, load_rules, quantize
 from edgedeploy.calibration.mix.emulate import Emulator
-from edgedeploy.calibration.mix.mixed import float_order, least_prefix, negligible
+from edgedeploy.calibration.mix.float_order import float_order, least_prefix, negligible
 from edgedeploy.calibration.mix.sensitivity import LayerSensitivity, Sensitivity, measure
 from edgedeploy.calibration.mix.switches import mix
 from edgedeploy.calibration.place.placement import place

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgedeploy.calibration.lint.rule import Cases, Editor, Fault, Scene, Sketch, lint_rule
-from edgedeploy.calibration.lint.rules.wrong_axis import wanted_axis
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -24,7 +23,7 @@ def fix(scene: Scene, editor: Editor, index: int) -> None:
     w = np.asarray(scene.value(name)) if name in scene.constants else None
     if w is None or w.dtype != np.float32 or not np.isfinite(w).all():
         return
-    axis = wanted_axis(scene, index, w.ndim)
+    axis = scene.rules.output_axis(scene.nodes[index], w.ndim)
     inputs = editor.quantized(w, axis, name)
     more = {} if axis is None else {"axis": axis}
     editor.read(index, 1, editor.insert(index, "DequantizeLinear", inputs, f"{name}_dequantized", **more))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgedeploy.calibration.lint.rule import Case, Cases, Editor, Fault, Scene, Sketch, lint_rule
-from edgedeploy.graphs.view import attribute
 
 
 def cases(rng: np.random.Generator) -> Cases:
@@ -29,22 +28,11 @@ def cases(rng: np.random.Generator) -> Cases:
     return Cases(bad, good)
 
 
-def wanted_axis(scene: Scene, index: int, rank: int) -> int | None:
-    """The axis of output channels of a weight; None where one scale is all that the operator takes."""
-    node = scene.nodes[index]
-    if attribute(node, "group", 1) != 1 and node.op_type in scene.rules.grouped_per_tensor:
-        return None
-    if node.op_type == "MatMul" and rank != 2:
-        return None
-    axis = scene.rules.weighted[node.op_type]
-    return (1 - axis if attribute(node, "transB", 0) else axis) % rank
-
-
 def fix(scene: Scene, editor: Editor, index: int) -> None:
     dequantize = scene.weight(scene.nodes[index].input[1])
     value = scene.weight_value(dequantize)
     if value is not None:
-        editor.set_weight(dequantize, wanted_axis(scene, index, value.ndim))
+        editor.set_weight(dequantize, scene.rules.output_axis(scene.nodes[index], value.ndim))
 
 
 @lint_rule(
@@ -64,7 +52,7 @@ def wrong_axis(scene: Scene) -> Iterator[Fault]:
         value = scene.weight_value(dequantize) if parameters is not None else None
         if parameters is None or value is None or parameters.axis is None:
             continue
-        wanted = wanted_axis(scene, index, value.ndim)
+        wanted = scene.rules.output_axis(scene.nodes[index], value.ndim)
         if parameters.axis != wanted:
             should = "one scale for all" if wanted is None else f"axis {wanted}"
             yield index, f"its weight's scales lie along axis {parameters.axis}, not {should}"
