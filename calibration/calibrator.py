@@ -40,11 +40,10 @@ class TensorStatistics:
     Attributes:
         minimum, maximum: extremes of the finite values; inf and -inf without any.
         count: number of finite values.
-        nonfinite: number of NaN and infinite values, which no other field includes.
-        histogram: of the finite values; None where the method needs none.
+        nonfinite: number of NaN and infinite values; no other field includes them.
+        histogram: histogram of the finite values; None if the method needs none.
         peaks: largest magnitude per channel (axis 1), on request.
-        extremes: (images, 2): minimum and maximum of each image in order; inf and -inf where no value was
-            finite.
+        extremes: (images, 2), minimum and maximum of each image; inf and -inf without a finite value.
     """
 
     minimum: float
@@ -70,7 +69,7 @@ class Calibrator(ABC):
 
     @abstractmethod
     def range_of(self, statistics: TensorStatistics) -> Range:
-        """The range to cover; `statistics.count` is positive, and the histogram is there if needed."""
+        """The range to cover; `statistics.count` is positive, and the histogram is present if needed."""
 
 
 CALIBRATORS: Registry[type[Calibrator]] = Registry("calibrator", "edgedeploy.calibration.methods")

@@ -25,7 +25,7 @@ from edgedeploy.calibration.place.ruleset import RuleSet, load_rules
 from edgedeploy.core.errors import CalibrationError
 from edgedeploy.core.progress import Progress
 
-PROOFS = 1  # calibration inputs on which another opset is proved
+PROOFS = 1  # calibration inputs that prove an opset conversion
 Corrections = Sequence[str] | Mapping[str, Mapping[str, Any]] | None
 
 
@@ -35,8 +35,8 @@ class QuantizeReport:
 
     Attributes:
         placement: nodes in INT8 and in float, with reasons.
-        images, passes: feeds seen, and passes over them that the memory budget took.
-        problems: tensors with NaN, infinite or constant values, in one line each.
+        images, passes: number of feeds, and of passes over them.
+        problems: tensors with NaN, infinite or constant values, one line each.
         seconds: wall time.
     """
 
@@ -49,9 +49,9 @@ class QuantizeReport:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """The INT8 model, the range of each quantized tensor, and how they came about.
+    """The INT8 model, the range of each quantized tensor, and a report.
 
-    `float_model` is the model before Q/DQ: nodes named, channels equalized, as exact as the argument.
+    `float_model` is the model right before Q/DQ: its nodes have names, and corrections have edited it.
     """
 
     model: onnx.ModelProto
@@ -72,17 +72,17 @@ def quantize(
     keep_float: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
-    """Quantize a float32 model to INT8 with explicit Q/DQ; the argument is left as it is.
+    """A copy of a float32 model, quantized to INT8 with explicit Q/DQ.
 
     Args:
-        model: after the graph passes: weight scales are those of the weights that will run.
-        feeds_factory: gives the calibration inputs anew at every call, as numpy arrays by input name.
-        method, options: a file of calibration/ and the fields of its dataclass.
-        rules: name of a file of calibration/rules, or a rule set with options changed.
-        corrections: names of files of calibration/corrections, or their options by name; None takes those of
-            the rule set. A name alone takes the options that the rule set has for it.
-        memory_mb: bound on the activations alive at once; more passes over the data where it is small.
-        keep_float: label of a node (its name, else operator and position) that shall not be quantized -> why.
+        model: float model after the graph passes, which change weights and so their scales.
+        feeds_factory: every call iterates over the calibration inputs (arrays by input name) from the start.
+        method, options: a file of calibration/methods and the fields of its dataclass.
+        rules: name of a file of calibration/rules, or a rule set.
+        corrections: names of files of calibration/corrections, or name -> options. None: those of the rule
+            set. A name without options has the options of the rule set.
+        memory_mb: bound on memory for activations; a small bound takes more passes over the data.
+        keep_float: label of a node that stays in float (its name, or operator and position) -> reason.
         progress: called with (feeds done, feeds in total or None) over all passes.
 
     Raises:
@@ -116,7 +116,7 @@ def quantize(
             "deploy it in fp16 or fp32 instead",
         )
     for tool in tools:
-        if isinstance(tool, AfterPlacement) and rules.number == "int8":  # they choose integers
+        if isinstance(tool, AfterPlacement) and rules.number == "int8":  # corrections choose integer codes
             quantized, done = tool.correct(quantized, model, setting)
             notes = (*notes, *done)
     if rules.number == "fp8":

@@ -1,9 +1,9 @@
 """W ~ diag(1/s) DQ(Q4(diag(s) W)), s_j = mean|x_j|^alpha: 4-bit weights for the matrix products of a network.
 
-Codes -7 to 7 with a scale for each block of 32 to 128 weights of one output; activations stay float, so that
-a product bound by memory reads a seventh of the bytes. Channels that carry large activations are scaled up
-before rounding, by the alpha that gives the least error of the layer's output, and 1/s goes into what stands
-before. Lin et al., "AWQ: Activation-aware Weight Quantization", MLSys 2024, eq. 4 and 5.
+Codes are -7 to 7, with one scale per block of 32 to 128 weights of an output. Activations stay float, so a
+memory-bound product reads a seventh of the bytes. Channels of large activations are scaled up before
+rounding. Alpha is the exponent of least error at the layer's output; 1/s goes into the layer before. Lin et
+al., "AWQ: Activation-aware Weight Quantization", MLSys 2024, eq. 4 and 5.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from edgedeploy.graphs.view import GraphView, attribute
 LEVELS = 7
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 OPSET = 21  # int4 and block_size
-_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's peak: what is clipped makes the other steps finer
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's peak; clipping makes the scale finer
 
 
 @dataclass(frozen=True)
 class WeightOnlyResult:
-    """The model, its `layers` in 4 bits, and the float ones (`left`) with their reasons, by name."""
+    """The model, `layers` in 4 bits, layers `left` in float -> reason, number of `scaled` tensors."""
 
     model: onnx.ModelProto
     layers: tuple[str, ...]
@@ -55,11 +55,11 @@ def weight_only(
     smallest: int = 4096,
     progress: Progress | None = None,
 ) -> WeightOnlyResult:
-    """Store the constant matrices of Gemm and MatMul in 4 bits; the argument is left as it is.
+    """A copy of a model whose constant matrices of Gemm and MatMul have 4 bits.
 
     Args:
         block: weights of an output that share a scale: 32, 64 or 128.
-        alphas: exponents tried; (0,) is rounding without looking at activations.
+        alphas: candidate exponents; (0,) rounds without scaling.
         smallest: matrices with fewer weights stay float.
 
     Raises CalibrationError where nothing qualifies, or the opset cannot be raised to 21.
@@ -87,7 +87,7 @@ def weight_only(
 
 
 def rounded(w: NDArray[np.float64], block: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-    """Codes (C, outputs) and scales (C / block, outputs) of a weight (C, outputs), of the best clipping."""
+    """Codes (C, outputs) and scales (C / block, outputs) of a weight (C, outputs), with the best clipping."""
     blocks = w.reshape(w.shape[0] // block, block, w.shape[1])
     peak = np.abs(blocks).max(axis=1, keepdims=True)
     least, scale = np.full(peak.shape, np.inf), np.ones(peak.shape)
@@ -134,7 +134,7 @@ def _searched(
     alphas: Sequence[float],
     setting: Setting,
 ) -> dict[str, NDArray[np.float64]]:
-    """s for every tensor before which it can be folded, where it helps."""
+    """Tensor -> s (C,), for tensors whose producer can absorb 1/s and where s reduces the error."""
     names = [name for name in dict.fromkeys(names) if readable(view, name) and slots(view, name) is not None]
     means: dict[str, NDArray[np.float64]] = {}
     moments: dict[str, NDArray[np.float64]] = {}
@@ -150,17 +150,22 @@ def _searched(
             continue
         errors = {}
         for alpha in alphas:
-            s = np.maximum(means[name], 1e-8 * max(means[name].max(), 1e-30)) ** alpha
-            s /= np.sqrt(s.max() * s.min())
+            s = _factors(means[name], alpha)
             deltas = [_restored(w * s[:, None], block) / s[:, None] - w for w in ws]
             errors[alpha] = sum(
                 float(np.einsum("ij,ik,jk->", moments[name], d, d, optimize=True)) for d in deltas
             )
         best = min(errors, key=lambda alpha: errors[alpha])
         if best:
-            s = np.maximum(means[name], 1e-8 * means[name].max()) ** best
-            found[name] = s / np.sqrt(s.max() * s.min())
+            found[name] = _factors(means[name], best)
     return found
+
+
+def _factors(means: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """s = means^alpha (C,), with sqrt(max s * min s) = 1."""
+    s: NDArray[np.float64] = np.maximum(means, 1e-8 * max(means.max(), 1e-30)) ** alpha
+    s /= np.sqrt(s.max() * s.min())
+    return s
 
 
 def _write(editor: GraphEditor, index: int, block: int) -> None:
@@ -181,9 +186,8 @@ def _write(editor: GraphEditor, index: int, block: int) -> None:
         editor.constant(f"{stem}_int4_scale", scale.astype(np.float32)),
     ]
     output = f"{stem}_dequantized"
-    editor.read(
-        index, 1, editor.insert(index, "DequantizeLinear", inputs, output, axis=axis, block_size=block)
-    )
+    dequantized = editor.insert(index, "DequantizeLinear", inputs, output, axis=axis, block_size=block)
+    editor.read(index, 1, dequantized)
 
 
 def _raised(model: onnx.ModelProto, feeds: FeedsFactory) -> onnx.ModelProto:

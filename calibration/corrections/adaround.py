@@ -1,9 +1,9 @@
 """min over integers q of (w - s q) C (w - s q)^T, a row w per output channel, C = covariance of its input.
 
-Rounding to nearest minimizes |w - s Q|, but what counts is the error of the layer's output, in which the
-errors of weights that see alike inputs cancel. AdaRound solves it by gradients; here column by column, each
-one's error put on those left through the inverse of C (GPTQ), then coordinate descent until nothing changes:
-exact steps, no learning rate. Nagel et al., ICML 2020, eq. 12; Frantar et al., ICLR 2023, algorithm 1.
+Rounding to nearest minimizes the error of each weight. The error of the layer's output is smaller where the
+errors of weights with correlated inputs cancel. AdaRound solves this problem by gradients. Here GPTQ rounds
+column by column and compensates each error in the columns left; coordinate descent then runs until no code
+changes. No step has a learning rate. Nagel et al., ICML 2020, eq. 12; Frantar et al., ICLR 2023, algorithm 1.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FULL_RANGE = np.array([[[-LEVELS]], [[LEVELS]]], dtype=np.float64)
 @CORRECTIONS.register
 @dataclass(frozen=True)
 class AdaptiveRounding(AfterPlacement):
-    """Chooses the codes of weights by the layer's output; scales stay.
+    """Chooses the codes of weights by the error of the layer's output; scales stay.
 
     Attributes:
-        damping: added to C's diagonal, as a share of its mean: how far to distrust the sample.
-        sweeps: of coordinate descent at most.
-        largest: K above which a layer keeps nearest rounding; time grows with K^2, memory too.
+        damping: share of the mean of C's diagonal that is added to the diagonal, against sampling error.
+        sweeps: maximum number of sweeps of coordinate descent.
+        largest: layers of larger K keep nearest rounding; time and memory grow with K^2.
     """
 
     name = "adaround"
@@ -57,7 +57,7 @@ class AdaptiveRounding(AfterPlacement):
             if is_supported(layer)
             and placed.private(layer)
             and rows(layer, layer.w.astype(np.float64)).shape[2] <= self.largest
-            # Weights that were trained for these very codes keep them, unless the kernels would saturate.
+            # Weights trained for their codes keep the codes, unless kernels would saturate.
             and not _trained(layer, setting)
         ]
         before = after = 0.0
@@ -73,7 +73,7 @@ class AdaptiveRounding(AfterPlacement):
     def _round(
         self, placed: Placed, layer: Layer, moments: Moments, product: Product | None
     ) -> tuple[float, float]:
-        """Error of the layer before and after, over its output's variance."""
+        """Error of the layer's output before and after, over the variance of the output."""
         steps = np.broadcast_to(placed.steps(layer), layer.w.shape)
         w = rows(layer, layer.w.astype(np.float64))
         scale = rows(layer, steps)[:, :, 0]
@@ -81,7 +81,7 @@ class AdaptiveRounding(AfterPlacement):
         limits = _limits(layer, steps, product)
         chosen = np.empty_like(codes)
         before = after = power = 0.0
-        # A bias takes the mean's error; without one the mean counts like everything else.
+        # A bias corrects the mean error; without a bias the mean is part of the error.
         bias = placed.shift_bias(layer, np.zeros(layer.outputs))
         spread = moments.covariance if bias else moments.second
         for group, covariance in enumerate(spread):
@@ -106,14 +106,14 @@ class AdaptiveRounding(AfterPlacement):
         c: NDArray[np.float64],
         limits: NDArray[np.float64] = FULL_RANGE,
     ) -> NDArray[np.float64]:
-        """Codes (outputs, K) for weights in units of their step, never worse than given.
+        """Codes (outputs, K) for weights in units of their scale; no row is worse than `nearest`.
 
-        `limits` has the least and the greatest code, of all weights or (2, outputs, K) of each.
+        `limits` are the least and the greatest code, one pair or (2, outputs, K).
         """
         damped = c + np.eye(c.shape[0]) * max(self.damping * float(np.trace(c)) / c.shape[0], 1e-30)
         try:
             q = _sequential(w, damped, limits)
-        except np.linalg.LinAlgError:  # C is not positive definite within rounding: descend from the start
+        except np.linalg.LinAlgError:  # rounding made C indefinite: only descend
             q = nearest.copy()
         _descend(w, q, damped, self.sweeps, limits)
         worse = _cost(w - q, c) > _cost(w - nearest, c)
@@ -142,10 +142,10 @@ def _cost(error: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.floa
 def _sequential(
     w: NDArray[np.float64], c: NDArray[np.float64], limits: NDArray[np.float64] = FULL_RANGE
 ) -> NDArray[np.float64]:
-    """GPTQ: round column by column, those of the largest variance first, the error moved to the rest.
+    """GPTQ: round column by column, largest variance first; later columns compensate the error.
 
-    With C = R^T R, R upper, the rest's best answer to the errors e so far is to aim column j at
-    w_j + sum_k R_jk e_k / R_jj, k from j + 1 on, if the last column comes first: no inverse of C is needed.
+    With C = R^T R, R upper triangular and the last column first, the target of column j after errors e is
+    w_j + sum_(k > j) R_jk e_k / R_jj: no inverse of C is needed.
     """
     order = np.argsort(np.diag(c), kind="stable")  # the last is rounded first
     upper = np.linalg.cholesky(c[np.ix_(order, order)]).T
@@ -171,7 +171,7 @@ def _descend(
     sweeps: int,
     limits: NDArray[np.float64] = FULL_RANGE,
 ) -> None:
-    """Move single codes, in place, to where the cost is least with all others fixed; it never rises."""
+    """Coordinate descent in place: each code moves to its least cost with all others fixed."""
     gradient = (w - q) @ c
     diagonal = np.diag(c)
     low, high = np.broadcast_to(limits, (2, *w.shape))
@@ -194,5 +194,5 @@ def _descend(
 
 
 def _blocks(columns: int) -> list[tuple[int, int]]:
-    """Runs of columns; what one does to those of other runs is added up in one product of matrices."""
+    """Blocks of columns; one matrix product applies a block's changes to the other columns."""
     return [(start, min(start + _BLOCK, columns)) for start in range(0, columns, _BLOCK)]

@@ -1,8 +1,8 @@
-"""b_c += E[y_c] - E[y^_c], y = f(w, x), y^ = f(w^, Q(x)): the mean shift of rounding goes into the bias.
+"""b_c += E[y_c] - E[y^_c], y = f(w, x), y^ = f(w^, Q(x)): the bias absorbs the mean error of rounding.
 
-Rounding errors of one weight meet inputs of one sign (all that ReLU makes), so they do not average out over
-the pixels. Both sides are measured at the same place of the quantized network, one layer beside its float
-twin, so that each layer mends what it does itself and all are done in one pass over the data. Nagel et al.,
+After ReLU all inputs have one sign, so rounding errors of a weight do not average out over pixels. Both means
+are measured inside the quantized network: every layer runs beside its float twin. Each layer therefore
+corrects its own error, and one pass over the data serves all layers. Nagel et al.,
 "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, eq. 17, measured
 empirically (appendix D).
 """
@@ -27,10 +27,10 @@ from edgedeploy.graphs.view import GraphView
 @CORRECTIONS.register
 @dataclass(frozen=True)
 class BiasCorrection(AfterPlacement):
-    """Moves biases by the mean error that the other corrections leave.
+    """Adds to biases the mean error that remains after the other corrections.
 
     Attributes:
-        share: of the measured shift that is corrected.
+        share: share of the mean error that is corrected.
     """
 
     name = "bias"
@@ -64,7 +64,10 @@ class BiasCorrection(AfterPlacement):
 
 
 class _Twins:
-    """The quantized model with a float twin beside every layer; `means` names both means by output."""
+    """The quantized model with a float twin of every layer.
+
+    `means` maps a layer's output to the tensors of both means, (float, quantized).
+    """
 
     def __init__(self, placed: Placed) -> None:
         self.placed = placed
@@ -72,7 +75,7 @@ class _Twins:
         self.editor = GraphEditor(GraphView(self.model))
         self.means: dict[str, tuple[str, str]] = {}
         self._floats: dict[str, str] = {}
-        self._next = 0  # position of the node before which twins go
+        self._next = 0  # index of the node before which twins are inserted
         layers = {layer.node.output[0]: layer for layer in placed.layers}
         for index, node in enumerate(placed.nodes):
             if node.output[0] in layers:
@@ -93,7 +96,7 @@ class _Twins:
         self.means[output] = (self._mean(layer, twin.output[0]), self._mean(layer, output))
 
     def _mean(self, layer: Layer, name: str) -> str:
-        """Node that averages over everything but the channels; its output's name."""
+        """Insert the mean over all axes but the channels; returns its tensor."""
         insert, constant = partial(self.editor.insert, self._next), self.editor.constant
         axes, mean = [0, *range(2, layer.w.ndim)], f"{name}_mean"
         if layer.node.op_type in PRODUCTS:  # channels last, of any rank
@@ -103,7 +106,7 @@ class _Twins:
         return insert("ReduceMean", [name, over], mean, keepdims=0)
 
     def _float(self, name: str) -> str:
-        """The tensor before Q/DQ that stands for `name`, through operators that only move values."""
+        """The tensor `name` without the rounding of Q/DQ, also through operators that only move values."""
         if name not in self._floats:
             self._floats[name] = self._unrounded(name)
         return self._floats[name]

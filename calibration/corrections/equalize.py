@@ -1,9 +1,9 @@
-"""conv(x, w) = conv(x / r, w r), r_c = (max |x_c| / max |x|)^strength: channels made alike for INT8.
+"""conv(x, w) = conv(x / r, w r), r_c = (max |x_c| / max |x|)^strength: equal channel ranges for INT8.
 
-An activation has one scale, so a channel a tenth as large as the largest gets a tenth of the levels. Where a
-convolution, depthwise or not, makes x, 1/r goes into its weights, through what is homogeneous between
-(relu(a / r) = relu(a) / r), and costs nothing; after Tanh or ReLU6 it is a Mul that fuses with them. Nagel et
-al., ICCV 2019 (cross-layer equalization); Xiao et al., ICML 2023 (the exponent).
+An activation has one scale, so a channel of a tenth of the range has a tenth of the levels. The convolution
+that computes x absorbs 1/r in its weights, also through homogeneous operators (relu(a / r) = relu(a) / r), at
+no cost. After Tanh or ReLU6 the factor is a Mul that fuses with them. Nagel et al., ICCV 2019 (cross-layer
+equalization); Xiao et al., ICML 2023 (exponent).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgedeploy.calibration.collect.collect import collect
 from edgedeploy.calibration.correction import CORRECTIONS, BeforePlacement, Setting
-from edgedeploy.calibration.place.exclusions import trained_for_int8, weighted_after
+from edgedeploy.calibration.place.exclusions import trained_for_int8, weight_shape, weighted_after
 from edgedeploy.calibration.place.plan import Plan
 from edgedeploy.calibration.place.planner import make_plan
 from edgedeploy.calibration.place.ruleset import RuleSet
@@ -28,7 +28,7 @@ from edgedeploy.graphs.view import GraphView, attribute
 
 # f(a / r) = f(a) / r for r > 0 that differs from channel to channel.
 _TRANSPARENT = HOMOGENEOUS | {"PRelu", "MaxPool", "AveragePool", "GlobalAveragePool"}
-_LEAST = 1 / 64  # of the largest channel: a dead channel would otherwise blow up its weights
+_LEAST = 1 / 64  # least r: the factor of a dead channel would otherwise overflow its weights
 
 
 @CORRECTIONS.register
@@ -37,11 +37,11 @@ class Equalize(BeforePlacement):
     """Equalizes every tensor that only convolutions read and whose producer can absorb the factor.
 
     Attributes:
-        strength: 0 (off) to 1 (channels fully alike); what x gains in levels w may lose.
-        depthwise: the same for tensors that only depthwise convolutions read.
-        multiply: operators behind which a Mul is put where no weight can absorb the factor.
-        trained: the same for tensors whose readers' weights lie on the int8 grid already. Factors move them
-            off it, so this pays only with a correction that chooses codes by the layer's output.
+        strength: 0 (off) to 1 (equal ranges); levels that x gains, w may lose.
+        depthwise: strength for tensors that only depthwise convolutions read.
+        multiply: operators after which a Mul is inserted if no weight can absorb the factor.
+        trained: strength for tensors whose consumers' weights lie on the int8 grid. Factors move weights off
+            the grid, so this needs a correction that chooses codes by the layer's output.
     """
 
     name = "equalize"
@@ -59,7 +59,7 @@ class Equalize(BeforePlacement):
         view = GraphView(model)
         plan = make_plan(view, setting.rules, keep_float=setting.keep_float)
         names = candidates(view, plan, frozenset(self.multiply), trained=self.trained > 0)
-        if not setting.rules.last:  # a last layer is quantized only for its grid
+        if not setting.rules.last:  # a trained last layer is quantized as it is
             names = [name for name in names if not _ends(view, name, setting.rules)]
         strengths = {name: self._strength(view, name) for name in names}
         names = [name for name in names if strengths[name]]
@@ -84,17 +84,17 @@ class Equalize(BeforePlacement):
     def _strength(self, view: GraphView, name: str) -> float:
         if any(trained_for_int8(view, index) for index, _ in view.consumers[name]):
             return self.trained
-        deep = any(view.constants[view.nodes[i].input[1]].dims[1] > 1 for i, _ in view.consumers[name])
+        deep = any(weight_shape(view, index)[1] > 1 for index, _ in view.consumers[name])
         return self.strength if deep else self.depthwise
 
 
 def candidates(
     view: GraphView, plan: Plan, multiply: frozenset[str] = frozenset(), *, trained: bool = False
 ) -> list[str]:
-    """Tensors read by nothing but quantized convolutions, whose producer can absorb the factor.
+    """Tensors that only quantized convolutions read and whose producer can absorb the factor.
 
-    Where the weights lie on the int8 grid already, quantizing them loses nothing and any factor would:
-    without `trained` they are not equalized.
+    Weights on the int8 grid are exact in INT8, and a factor would move them off the grid. Their tensors
+    qualify only with `trained`.
     """
     found = []
     for name, edges in plan.reads.items():
@@ -137,7 +137,7 @@ def equalize(model: onnx.ModelProto, ratios: Mapping[str, NDArray[np.float32]]) 
                 if len(view.nodes[source].input) > position and view.nodes[source].input[position]:
                     _scale(editor, source, position, 1 / r)
         else:
-            rank = len(view.constants[view.nodes[view.readers(name)[0]].input[1]].dims)
+            rank = len(weight_shape(view, view.readers(name)[0]))
             editor.multiply(name, (1 / r).reshape([1, -1, *[1] * (rank - 2)]), "equalize")
         for index, _ in view.consumers[name]:
             _scale_inputs(editor, index, r)
@@ -146,7 +146,7 @@ def equalize(model: onnx.ModelProto, ratios: Mapping[str, NDArray[np.float32]]) 
 
 
 def source_of(view: GraphView, name: str) -> int | None:
-    """The convolution that can absorb the factor: conv -> homogeneous nodes -> name, read by nothing else."""
+    """The convolution that can absorb the factor: conv -> homogeneous nodes -> `name`, no other reader."""
     made = view.producer.get(name)
     while made is not None and view.nodes[made].op_type in _TRANSPARENT:
         inner = view.nodes[made].input[0]
@@ -160,17 +160,15 @@ def source_of(view: GraphView, name: str) -> int | None:
 
 
 def _scale_inputs(editor: GraphEditor, index: int, r: NDArray[np.float32]) -> None:
-    """Multiply a convolution's weights by the factors of the channels that they read."""
-    view, node = editor.view, editor.view.nodes[index]
-    outputs, depth = view.constants[node.input[1]].dims[:2]
-    groups = int(attribute(node, "group", 1))
+    """Multiply a convolution's weights by the factors of their input channels."""
+    outputs, depth, *kernel = weight_shape(editor.view, index)
+    groups = int(attribute(editor.view.nodes[index], "group", 1))
     factor = np.repeat(r.reshape(groups, depth), outputs // groups, axis=0)
-    rank = len(view.constants[node.input[1]].dims)
-    _scale(editor, index, 1, factor.reshape(outputs, depth, *[1] * (rank - 2)))
+    _scale(editor, index, 1, factor.reshape(outputs, depth, *[1] * len(kernel)))
 
 
 def _scale(editor: GraphEditor, index: int, position: int, factor: NDArray[np.floating[Any]]) -> None:
-    """Give a node its own copy of a constant, multiplied by factors (of its first axis, or of its rank)."""
+    """Multiply a constant of one node by factors, along its first axis or of its rank."""
     value = editor.view.value(editor.view.nodes[index].input[position]).astype(np.float64)
     if factor.ndim == 1:
         factor = factor.reshape([-1, *[1] * (value.ndim - 1)])

@@ -1,8 +1,8 @@
-"""x W = (x / s)(diag(s) W), s_j = max|x_j|^alpha / max_k|W_jk|^(1 - alpha): outliers of x go into W.
+"""x W = (x / s)(diag(s) W), s_j = max|x_j|^alpha / max_k|W_jk|^(1 - alpha): outliers of x move into W.
 
-In a transformer a few channels of what a norm gives are a hundred times the others, and an activation has one
-scale; a weight has one for each output. 1/s goes into the norm's own scale and shift, or into the layer
-before, so that it costs nothing. Xiao et al., "SmoothQuant", ICML 2023, eq. 3 and 4.
+In a transformer a few channels of a norm's output are a hundred times the others. An activation has one
+scale; a weight has a scale per output. The norm's scale and shift, or the layer before, absorb 1/s at no
+cost. Xiao et al., "SmoothQuant", ICML 2023, eq. 3 and 4.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgedeploy.core.operators import HOMOGENEOUS, PRODUCTS
 from edgedeploy.graphs.edit import GraphEditor, copy_model
 from edgedeploy.graphs.view import GraphView, attribute
 
-_WIDEST = 1e3  # ratio of the largest s to the smallest: what float32 and the weights' levels can bear
+_WIDEST = 1e3  # largest ratio of two s that float32 and the levels of weights allow
 
 Slot = tuple[int, int, int]  # node, input, axis of a constant that can be divided by s
 
@@ -31,8 +31,8 @@ class SmoothQuant(BeforePlacement):
     """Smooths every tensor that only matrix products with constant weights read.
 
     Attributes:
-        alpha: how much of the difficulty goes from activations into weights, 0 to 1.
-        multiply: put a Mul before the product where no layer before it can absorb 1/s.
+        alpha: share of the range that moves from activations into weights, 0 to 1.
+        multiply: whether a Mul is inserted before the product if no layer can absorb 1/s.
     """
 
     name = "smooth"
@@ -81,7 +81,7 @@ def readable(view: GraphView, name: str) -> bool:
 
 
 def weights(view: GraphView, name: str) -> list[NDArray[np.float64]]:
-    """The weights (C, outputs) of all that read the tensor."""
+    """Weights (C, outputs) of the products that read the tensor."""
     found = []
     for index, _ in view.consumers[name]:
         w = view.value(view.nodes[index].input[1]).astype(np.float64)
@@ -90,7 +90,7 @@ def weights(view: GraphView, name: str) -> list[NDArray[np.float64]]:
 
 
 def slots(view: GraphView, name: str) -> list[Slot] | None:
-    """Constants whose division divides the tensor's last axis; None where there are none."""
+    """Constants to divide by s so that the tensor's last axis is divided by s; None if there are none."""
     index = view.producer.get(name)
     if index is None:
         return None
@@ -148,7 +148,7 @@ def _is_product(view: GraphView, index: int, position: int) -> bool:
 
 
 def _last_axis(view: GraphView, name: str, position: int) -> bool:
-    """Whether a constant differs along the last axis of the node's output at most."""
+    """Whether a constant varies at most along the last axis of the node's output."""
     dims = tuple(view.constants[view.nodes[view.producer[name]].input[position]].dims)
     shape = view.shapes.get(name)
     if not shape or shape[-1] is None:

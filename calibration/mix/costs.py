@@ -1,7 +1,7 @@
-"""What a layer costs on a device that is not here: a roofline of its figures. An estimate, and a lower bound.
+"""time = max(2 MACs / peak rate, bytes / bandwidth): a roofline estimate for a device that is not here.
 
-time = max(2 MACs / peak rate, bytes / bandwidth) of each weighted layer, bytes being activations in and out
-and weights. Kernels launch, convert and miss their peak, so real layers take longer.
+Bytes are those of input, output and weight of a layer. The estimate is a lower bound: kernels also launch and
+convert, and none reaches the peak rate.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from edgedeploy.core.spec import Precision
 from edgedeploy.core.target import Figures
 from edgedeploy.graphs.view import GraphView, concrete, elements
 
-_FOLLOWING = ACTIVATIONS | {"Add", "Mul"}  # what a layer's kernel does besides
+_FOLLOWING = ACTIVATIONS | {"Add", "Mul"}  # fused into the layer's kernel
 ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Multiply-accumulates, and numbers (of any precision) read and written, of one weighted layer."""
+    """Multiply-accumulates of one weighted layer, and elements of its input, output and weight."""
 
     name: str
     macs: int
@@ -32,7 +32,7 @@ class LayerCost:
     weights: int
 
     def milliseconds(self, figures: Figures, precision: Precision, written: Precision | None = None) -> float:
-        """The roofline; `written` is the precision of the output where it differs. NaN without figures."""
+        """Roofline time; `written` is the output's precision if it differs. NaN without figures."""
         rate = peak(figures, precision)
         if rate is None or figures.memory_gb_per_s is None:
             return math.nan
@@ -41,13 +41,13 @@ class LayerCost:
 
 
 def peak(figures: Figures, precision: Precision) -> float | None:
-    """Peak rate in 1e12 operations a second; what a device has no rate for runs as fast as the next wider."""
+    """Peak rate in 1e12 operations per second; a precision without a rate has that of the next wider one."""
     eight_bit = figures.int8_tops or figures.fp16_tflops or figures.fp32_tflops
     rates = {
         "fp32": figures.fp32_tflops,
         "fp16": figures.fp16_tflops or figures.fp32_tflops,
         "bf16": figures.fp16_tflops or figures.fp32_tflops,
-        "fp8": eight_bit,  # of Ada, Hopper and Blackwell alike
+        "fp8": eight_bit,  # equal on Ada, Hopper and Blackwell
         "int8": eight_bit,
     }
     return rates[precision]
@@ -65,7 +65,7 @@ def layer_costs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
         if weight is None or read is None or written is None or not weight.dims:
             continue
         count = math.prod(weight.dims)
-        # Every weight meets each position: of the output, or of the input where that is spread out.
+        # Uses of each weight: positions of the output, or of the input of ConvTranspose.
         channels = {"Conv": weight.dims[0], "ConvTranspose": weight.dims[0]}.get(node.op_type)
         around = read if node.op_type == "ConvTranspose" else written
         if channels is None:
@@ -78,7 +78,7 @@ def layer_costs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
 
 
 def layer_names(model: onnx.ModelProto, layers: Iterable[str]) -> dict[str, str]:
-    """Node -> the layer that it is fused into: layers themselves, activations and sums right after them."""
+    """Node -> its layer: each layer itself, and the chain of activations, Add and Mul that fuses into it."""
     view, chosen = GraphView(model), set(layers)
     names = {}
     for index, node in enumerate(view.nodes):
@@ -94,6 +94,6 @@ def layer_names(model: onnx.ModelProto, layers: Iterable[str]) -> dict[str, str]
 
 
 def roofline_ms(costs: Mapping[str, LayerCost], figures: Figures, precision: Precision) -> float | None:
-    """Sum over layers in milliseconds; None where the target has no figures, or nothing is known to cost."""
+    """Sum over layers in milliseconds; None without costs, or where the target has no figures."""
     total = math.fsum(cost.milliseconds(figures, precision) for cost in costs.values())
     return total if costs and math.isfinite(total) else None

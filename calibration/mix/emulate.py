@@ -1,7 +1,7 @@
 """Emulate any mix of INT8 and float layers in one model that has a switch per quantized layer.
 
-The arithmetic is that of the Q/DQ graph computed exactly, in ONNX Runtime without its INT8 kernels.
-Rewrites and saturation of a runtime are not emulated: measure them in that runtime.
+ONNX Runtime computes the Q/DQ graph exactly, without INT8 kernels. A runtime's rewrites and saturation are
+not emulated: measure them in that runtime.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Emulator:
     """A quantized model whose layers can be switched between INT8 and float.
 
     Args:
-        float_model: just what was quantized, its nodes named (`QuantizeResult.float_model`).
-        quantized: the same with Q/DQ.
-        layers: names of the nodes that get a switch; the edges of others are as their producers are.
-        probes: tensors that `run` may be asked for besides the outputs.
+        float_model: `QuantizeResult.float_model`, whose nodes have names.
+        quantized: the same model with Q/DQ.
+        layers: names of the nodes that get a switch.
+        probes: tensors that `run` can return besides the outputs.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Emulator:
     def run(
         self, feeds: Mapping[str, NDArray[Any]], on: Iterable[str] | None = None, names: Iterable[str] = ()
     ) -> Outputs:
-        """Outputs, and the probes `names`, with the layers of `on` in INT8 (all of them by default)."""
+        """Outputs and the probes `names`, with the layers `on` in INT8 (default: all)."""
         active = {f"{SWITCH}{layer}" for layer in (self.layers if on is None else on)}
         switches = {name: np.asarray(name in active) for name in self._switches}
         fed = {name: value for name, value in feeds.items() if name in self.inputs}

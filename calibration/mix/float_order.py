@@ -1,8 +1,8 @@
-"""Which layers to keep in float: the least time within a noise budget, layers added until it is kept.
+"""The order in which layers return to float: most noise per millisecond that INT8 saves first.
 
-minimize the time of all layers, subject to sum of the noise of INT8 ones <= budget: a knapsack, solved by
-noise per millisecond that INT8 saves (Dantzig's order), after the layers that save next to nothing. Noise
-does not just add up: how far to go is tried on the emulated model, and what is proposed is measured whole.
+The least time within a noise budget is a knapsack problem, and this is Dantzig's greedy order. Layers that
+save almost no time come first. Noise does not add up over layers: the emulated model decides how many layers
+are float, and the runtime measures the proposed mix.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from edgedeploy.calibration.mix.sensitivity import LayerSensitivity, Sensitivity
 def float_order(
     sensitivity: Sensitivity, savings: Mapping[str, float], least: float = 0.0
 ) -> tuple[list[LayerSensitivity], int]:
-    """Layers in the order in which they return to float, and the number at its start whose INT8 does not pay.
+    """Layers in the order in which they return to float, and the number of layers that save at most `least`.
 
     Args:
         sensitivity: noise of each layer alone.
-        savings: milliseconds, or any one unit, that each layer saves in INT8. A layer without a figure (an
-            Add in INT8) is taken to save their median.
-        least: layers that save at most `least` come first, those that save nothing before them.
+        savings: time that each layer saves in INT8, in any one unit. A layer without a figure (an Add) counts
+            with the median of the positive savings.
+        least: layers that save at most `least` come first.
     """
     known = sorted(value for value in savings.values() if value > 0)
-    usual = known[len(known) // 2] if known else 1.0
+    median = known[len(known) // 2] if known else 1.0
 
     def worth(layer: LayerSensitivity) -> tuple[bool, float]:
-        saving = savings.get(layer.name, usual)
+        saving = savings.get(layer.name, median)
         return saving > least, -layer.noise / max(saving, 1e-9)
 
     order = sorted(sensitivity.layers, key=lambda layer: (*worth(layer), layer.name))
@@ -36,19 +36,19 @@ def float_order(
 
 
 def negligible(savings: Mapping[str, float], share: float) -> float:
-    """The largest of the smallest savings that together are at most this share of all that is saved."""
+    """The largest saving of those that sum, smallest first, to at most `share` of all savings."""
     known = sorted(value for value in savings.values() if value > 0)
-    together, largest = 0.0, 0.0
+    total, largest = 0.0, 0.0
     for value in known:
-        together += value
-        if together > share * math.fsum(known):
+        total += value
+        if total > share * math.fsum(known):
             break
         largest = value
     return largest
 
 
 def least_prefix(order: Sequence[str], enough: Callable[[Sequence[str]], bool]) -> int:
-    """Length of the shortest prefix of `order` that is enough, by bisection; all of it where none is."""
+    """Length of the shortest prefix of `order` that is `enough`, by bisection; else its full length."""
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
@@ -60,7 +60,7 @@ def least_prefix(order: Sequence[str], enough: Callable[[Sequence[str]], bool]) 
 
 
 def reason(layer: LayerSensitivity, saving: float | None = None, least: float = 0.0) -> str:
-    """Why a layer is kept in float, in one line; `least` as of `float_order`."""
+    """Why a layer stays in float, in one line; `least` as in `float_order`."""
     if saving is not None and saving <= least:
         return f"INT8 saves {'no' if saving <= 0 else 'too little'} time here ({saving:+.3f} ms)"
     noise = f"alone in INT8 it leaves {layer.output_db:.1f} dB at the output"

@@ -1,8 +1,8 @@
 """Sensitivity of each quantized layer: SQNR at its own output and at the model's, and the task's agreement.
 
-SQNR = 10 log10(sum y^2 / sum (y - y')^2) over all images, y with every layer in float, y' with one layer in
-INT8; at a layer's own output also with all of them in it. Measured, not estimated: one run of the switched
-model per layer and image, so a few images are enough. What is emulated, and what is not: see `emulate`.
+SQNR = 10 log10(sum y^2 / sum (y - y')^2) over all images; y: every layer in float, y': one layer in INT8. At
+a layer's own output also y': all layers in INT8. Each layer and image takes one run of the switched model
+(emulate.py), so use few images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgedeploy.core.progress import Progress
 from edgedeploy.graphs.run import Outputs
 from edgedeploy.graphs.view import GraphView, concrete, elements
 
-# How far outputs agree with those of the float model, 1 where they are the same: a task's own `agreement`.
+# (float outputs, outputs) -> agreement, 1 where they are equal: a task's `agreement`.
 Agreement = Callable[[Outputs, Outputs], float]
 
 
@@ -33,12 +33,12 @@ class LayerSensitivity:
     """One layer.
 
     Attributes:
-        name, op: of its node.
-        own_db: SQNR of its output when it alone is in INT8.
-        output_db: SQNR of the model's worst output when it alone is in INT8.
-        together_db: SQNR of its output when all layers are in INT8.
-        agreement: mean agreement of the model's outputs when it alone is in INT8; None without a task.
-        metric: the task's metric then, None where no labels were given.
+        name, op: name and operator of the node.
+        own_db: SQNR of the layer's output; this layer alone is in INT8.
+        output_db: SQNR of the model's worst output; this layer alone is in INT8.
+        together_db: SQNR of the layer's output; all layers are in INT8.
+        agreement: mean agreement of the model's outputs; this layer alone is in INT8. None without a task.
+        metric: the task's metric; this layer alone is in INT8. None without labels.
     """
 
     name: str
@@ -51,13 +51,13 @@ class LayerSensitivity:
 
     @property
     def noise(self) -> float:
-        """Noise power that it adds to the output, relative to the signal's."""
+        """Noise power of the layer at the output over signal power."""
         return float(10 ** (-self.output_db / 10))
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All layers in graph order, and the same figures with all of them in INT8."""
+    """Figures of each layer in graph order, and of the model with all layers in INT8."""
 
     layers: tuple[LayerSensitivity, ...]
     images: int
@@ -69,7 +69,7 @@ class Sensitivity:
 
     @property
     def worst_first(self) -> list[LayerSensitivity]:
-        """Layers by SQNR at the output, the most sensitive first."""
+        """Layers by SQNR at the output, the most sensitive layer first."""
         return sorted(self.layers, key=lambda layer: (layer.output_db, layer.name))
 
 
@@ -91,10 +91,10 @@ def measure(
     memory_mb: int = 512,
     progress: Progress | None = None,
 ) -> tuple[Sensitivity, Emulator]:
-    """Sensitivity of each of `layers` (`report.placement.quantized`), and the emulator to try mixes with.
+    """Sensitivity of each of `layers` (`report.placement.quantized`), and the emulator for mixes.
 
-    `memory_mb` bounds the float activations kept while one image is done. Raises CalibrationError without an
-    image, or where the model does not run.
+    `memory_mb` bounds the float activations kept per image. Raises CalibrationError without an image, or if
+    the model does not run.
     """
     notes = {note.node: note for note in layers}
     outputs = {node.name: node.output[0] for node in float_model.graph.node if node.name in notes}
@@ -143,7 +143,7 @@ def _compare(
 def _groups(
     model: onnx.ModelProto, outputs: Mapping[str, str], feed: Mapping[str, NDArray[Any]], budget: int
 ) -> list[list[str]]:
-    """Layers in order, cut where their float outputs (two copies each) would exceed the budget in bytes."""
+    """Layers in order, in groups whose float outputs, two copies each, fit the budget in bytes."""
     shapes = GraphView(concrete(model, {name: value.shape for name, value in feed.items()})).shapes
     need = [8 * (elements(shapes.get(tensor)) or 1 << 20) for tensor in outputs.values()]
     return within_budget(list(outputs), need, budget) or [[]]

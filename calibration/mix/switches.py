@@ -1,7 +1,7 @@
 """Build a mixed-precision model: each Q/DQ edge is Where(flag, dequantized, float), or fixed at build time.
 
-The flag of an edge is the boolean input of its layer, its switch. Biases that a correction changed for INT8
-are switched with the layer. Tensors that are quantized for all readers follow the layer that makes them.
+The flag is a boolean graph input per layer, the layer's switch. It also selects the bias where a correction
+changed the bias. A tensor that all consumers read quantized has the flag of its producer's layer.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Switches:
     """Builder of one model from the float and the quantized one.
 
     Args:
-        plain, quantized: as of `Emulator`.
-        layers: nodes that have a switch.
-        fixed: those of them that are in INT8, for a plain model of that mix; None for one with switches.
+        plain, quantized: the float model and the model with Q/DQ, as for `Emulator`.
+        layers: names of the nodes that have a switch.
+        fixed: names of the layers in INT8, for a model without switches; None for a model with switches.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Switches:
         self.editor = GraphEditor(self.view)
         self.original = {node.name: node for node in plain.graph.node}
         self.switched: dict[tuple[str, str], str] = {}
-        # As they are before the edits, which rename outputs and add constants.
+        # State before the edits, which rename outputs and add constants.
         self.producer = {name: self.view.nodes[index] for name, index in self.view.producer.items()}
         self.corrected = {entry.name for entry in quantized.graph.initializer}
 
     def model(self, probes: Collection[str] = ()) -> onnx.ModelProto:
-        """The model, with `probes` as further outputs; a fixed mix is swept of nodes that nothing needs."""
+        """The model with `probes` as further outputs; a fixed mix drops nodes that lead to no output."""
         graph = self.view.model.graph
         for index, node in enumerate(self.view.nodes):
             self._edges(index, node)
@@ -57,19 +57,19 @@ class Switches:
         self.editor.commit(None if self.fixed is not None else frozenset())
         for name in sorted(self.layers & set(self.original)) if self.fixed is None else ():
             graph.input.append(helper.make_tensor_value_info(f"{SWITCH}{name}", TensorProto.BOOL, []))
-        # Inferred shapes name tensors that are now made elsewhere.
+        # Inferred types name tensors that have another producer now.
         del graph.value_info[:]
         add_outputs(self.view.model, probes)
         return self.view.model
 
     def _choose(self, index: int, layer: str, quantized: str, plain: str, output: str) -> str:
-        """The tensor that a switched edge of a node reads; a node that chooses at run time goes before it."""
+        """The tensor for a switched edge of the node at `index`, before which Where is inserted."""
         if self.fixed is not None:
             return quantized if layer in self.fixed else plain
         return self.editor.insert(index, "Where", [f"{SWITCH}{layer}", quantized, plain], output)
 
     def _edges(self, index: int, node: onnx.NodeProto) -> None:
-        """Switch the edges of a node of the float model that come out of DequantizeLinear."""
+        """Switch the edges of a node that come from DequantizeLinear; only nodes of the float model."""
         original = self.original.get(node.name)
         if original is None:
             return
@@ -79,7 +79,7 @@ class Switches:
                 if node.name in self.layers and name in self.corrected:
                     self._corrected(index, position, original)
                 continue
-            # A tensor that is quantized for all readers keeps its name: `_switch_output` switches it.
+            # A tensor that all consumers read quantized keeps its name; `_switch_output` handles it.
             switched = name == original.input[position]
             plain = name if switched else self._float(dequantize, original.input[position])
             if node.name not in self.layers:
@@ -92,7 +92,7 @@ class Switches:
             self.editor.read(index, position, self.switched[key])
 
     def _corrected(self, index: int, position: int, original: onnx.NodeProto) -> None:
-        """Switch a constant that a correction changed, as of a bias; one that is as it was stays."""
+        """Switch a constant, such as a bias, if a correction changed its value."""
         node = self.view.nodes[index]
         name = node.input[position]
         value = self.view.value(name)
@@ -108,7 +108,7 @@ class Switches:
             self.editor.read(index, position, self._choose(index, node.name, name, plain, output))
 
     def _switch_output(self, index: int, dequantize: onnx.NodeProto) -> None:
-        """Switch a tensor that all readers take quantized: it is in INT8 where its producer's layer is."""
+        """Switch a tensor that all consumers read quantized, by the flag of its producer's layer."""
         name = dequantize.output[0]
         quantize = self.producer.get(dequantize.input[0])
         if quantize is None or quantize.op_type != "QuantizeLinear":
@@ -120,7 +120,7 @@ class Switches:
             return
         source = quantize.input[0]
         dequantized = self.editor.rename_output(name, f"{name}:dequantized")
-        # Fixed, whoever is in INT8 reads the dequantized form, and all others this.
+        # In a fixed mix, INT8 layers read the dequantized tensor and float layers this one.
         node = helper.make_node("Identity", [source], [name], f"{name}:float")
         if self.fixed is None:
             where = [f"{SWITCH}{owner}", dequantized, source]
@@ -128,14 +128,14 @@ class Switches:
         self.editor.append(node, index + 1)
 
     def _owner(self, name: str) -> str | None:
-        """The layer whose output this is, through the activations between."""
+        """The layer that computes a tensor, through activations; None without one."""
         node = self.producer.get(name)
         while node is not None and node.name not in self.layers:
             node = self.producer.get(node.input[0]) if node.input else None
         return None if node is None else node.name
 
     def _float(self, dequantize: onnx.NodeProto, name: str) -> str:
-        """The float tensor that a dequantized one stands for; constants come back from the float model."""
+        """The float tensor behind a dequantized one; constants are copied from the float model."""
         quantize = self.producer.get(dequantize.input[0])
         if quantize is not None and quantize.op_type == "QuantizeLinear":
             return str(quantize.input[0])
@@ -145,9 +145,9 @@ class Switches:
 
 
 def mix(result: QuantizeResult, rules: RuleSet, kept: Mapping[str, str]) -> onnx.ModelProto:
-    """The quantized model with the layers `kept` (node -> why) in float; the others are as they were.
+    """The quantized model with the layers `kept` (node -> reason) in float.
 
-    Nodes in INT8 only because of a kept layer, such as an Add of its output, return to float too.
+    A node that is in INT8 only because of a kept layer, such as an Add after it, returns to float too.
     """
     layers = {note.node for note in result.report.placement.quantized}
     plan = make_plan(GraphView(result.float_model), rules, keep_float=kept)

@@ -1,7 +1,7 @@
 """Reasons to keep a weighted operator in float, in one line each.
 
-The channel rules are NVIDIA Model-Optimizer's (onnx/quantization/graph_utils.py): where a tile of INT8
-arithmetic cannot be filled, INT8 costs the conversions and gains nothing.
+The channel rules are those of NVIDIA Model-Optimizer (onnx/quantization/graph_utils.py): a layer that does
+not fill a tile of INT8 arithmetic pays for conversions and gains nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from edgedeploy.calibration.place.weights import on_grid
 from edgedeploy.core.operators import ACTIVATIONS, CONVOLUTIONS
 from edgedeploy.graphs.view import GraphView, attribute
 
-TILE = 16  # channels below which a side of the matrix product is thin
+TILE = 16  # least channels of a matrix product that is not thin
 ALIGNED = 8
 # Norm or bias between a transposed convolution and its activation.
 _BETWEEN = frozenset({"BatchNormalization", "Add"})
 
 
 def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
-    """Why this weighted operator shall not be quantized, or None if it shall."""
+    """Why a weighted operator stays in float; None if it is quantized."""
     node = view.nodes[index]
     activation, weight = node.input[0], node.input[1]
     if weight not in view.constants:
@@ -35,7 +35,7 @@ def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
         return f"weight '{weight}' holds NaN or infinity"
     if not rules.first and not weighted_before(view, index, rules):
         return "first layer (rule 'first' is off)"
-    # A last layer whose weights were trained for INT8 has no error to hide.
+    # A last layer trained for INT8 is exact in INT8.
     if not rules.last and not trained_for_int8(view, index) and not weighted_after(view, index, rules):
         return "last layer (rule 'last' is off)"
     if node.op_type in rules.float_before_activation and activation_after(view, index):
@@ -46,14 +46,14 @@ def why_excluded(view: GraphView, index: int, rules: RuleSet) -> str | None:
 
 
 def why_thin(view: GraphView, index: int, rules: RuleSet) -> str | None:
-    """Why a weighted operator, quantized or not, has too few channels to gain by INT8 (P9)."""
+    """Why a weighted operator, quantized or not, is too thin to gain by INT8 (P9); None if it is not."""
     if view.nodes[index].op_type in CONVOLUTIONS:
         return _thin_convolution(view, index, rules)
     return _thin_product(view, index)
 
 
 def weight_shape(view: GraphView, index: int) -> tuple[int, ...]:
-    """Dimensions of the weight, be it a constant or behind DequantizeLinear; () where they are not known."""
+    """Shape of a weight, constant or behind DequantizeLinear; () if unknown."""
     name = view.nodes[index].input[1]
     if name in view.constants:
         return tuple(view.constants[name].dims)
@@ -109,18 +109,18 @@ def _thin_product(view: GraphView, index: int) -> str | None:
 
 
 def activation_after(view: GraphView, index: int) -> bool:
-    """Whether an activation follows a node, at most behind one norm or bias."""
+    """Whether an activation follows a node, directly or behind one norm or bias."""
     near = [view.nodes[reader] for reader in view.readers(view.nodes[index].output[0])]
     behind = [r for node in near if node.op_type in _BETWEEN for r in view.readers(node.output[0])]
     return any(node.op_type in ACTIVATIONS for node in (*near, *(view.nodes[r] for r in behind)))
 
 
 def weighted_before(view: GraphView, index: int, rules: RuleSet) -> bool:
-    """Whether another weighted operator stands anywhere before this one, on the way of its activation."""
+    """Whether the activation of a weighted operator depends on another weighted operator."""
     first = view.maker(view.nodes[index].input[0])
     return first >= 0 and any(view.op(i) in rules.weighted for i in chain((first,), view.ancestors(first)))
 
 
 def weighted_after(view: GraphView, index: int, rules: RuleSet) -> bool:
-    """Whether another weighted operator needs the results of this one."""
+    """Whether another weighted operator depends on a node."""
     return any(view.op(i) in rules.weighted for i in view.descendants(index))

@@ -1,7 +1,7 @@
 """q = e4m3(x / s), s = amax / 448: the 8-bit float of Ada, Hopper and Blackwell in place of int8, Q/DQ alike.
 
-Placement and ranges are those of symmetric INT8; what changes is the type of the zero-points and codes, and
-the scales. Steps grow with the value, so outliers cost little and small values keep 3 bits of mantissa.
+Placement and ranges are those of symmetric INT8; zero-points and codes have another type, scales another
+value. Steps grow with the value, so outliers cost little and small values keep 3 bits of mantissa.
 Micikevicius et al., "FP8 Formats for Deep Learning", 2022, table 1 (E4M3: bias 7, no infinities).
 """
 
@@ -22,7 +22,7 @@ LARGEST = 448.0
 
 
 def _values() -> NDArray[np.float64]:
-    """The 127 finite values from 0 up, at the index that is their code."""
+    """The 127 finite values of codes 0 to 126."""
     exponent, mantissa = np.divmod(np.arange(127), 8)
     normal = (1 + mantissa / 8) * 2.0 ** (exponent - 7)
     return np.where(exponent == 0, mantissa / 8 * 2.0**-6, normal)
@@ -32,7 +32,7 @@ VALUES = _values()
 
 
 def encode(x: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Codes of the nearest values, ties to even, beyond 448 saturated."""
+    """Codes of the nearest values, ties to even; saturates at 448."""
     magnitude = np.abs(np.asarray(x, dtype=np.float64))
     middles = (VALUES[1:] + VALUES[:-1]) / 2
     low, high = (np.searchsorted(middles, magnitude, side) for side in ("left", "right"))
@@ -41,15 +41,15 @@ def encode(x: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def decode(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """What codes stand for."""
+    """The values of codes."""
     value: NDArray[np.float64] = np.append(VALUES, np.nan)[codes & 127]
     return np.where(codes & 128, -value, value)
 
 
 def to_fp8(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The INT8 model, which was placed from the float `model` by symmetric rules, with FP8 Q/DQ.
+    """An INT8 model with FP8 Q/DQ instead; symmetric rules placed it from the float `model`.
 
-    Raises CalibrationError where a zero-point or a bias is not what FP8 has.
+    Raises CalibrationError for a zero-point that is not int8.
     """
     placed = Placed(quantized, model)
     weights = {layer.dequantize.input[0]: layer for layer in placed.layers}

@@ -1,7 +1,7 @@
-"""The quantized layers of a placed model, each beside the float layer that it was made from.
+"""The quantized layers of a placed model, each with its float layer.
 
-Placement keeps the order of nodes and only adds Quantize- and DequantizeLinear, and drops Constants: what
-remains pairs up one to one.
+Placement keeps the order of nodes, adds QuantizeLinear and DequantizeLinear and drops Constant: the other
+nodes match one to one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Layer:
     """A Conv, ConvTranspose, Gemm or MatMul whose weight became integer codes.
 
     Attributes:
-        node, original: in the quantized and in the float model.
-        w: float weight, as the float model has it.
-        dequantize: the node that turns the codes into a weight; its inputs are codes, scales, zero-points.
-        bias: float bias of the node itself, None where it has none.
-        axis: of the output channels in the weight, None for one scale of the whole weight.
+        node, original: the node in the quantized and in the float model.
+        w: weight of the float model.
+        dequantize: DequantizeLinear of the weight; its inputs are codes, scales, zero-points.
+        bias: bias of the float model; None without one.
+        axis: axis of output channels in the weight; None for one scale.
     """
 
     node: NodeProto
@@ -48,7 +48,7 @@ class Layer:
 
     @property
     def outputs(self) -> int:
-        """Output channels: the length of a bias."""
+        """Number of output channels."""
         if self.node.op_type == "ConvTranspose":
             return int(self.w.shape[1]) * int(attribute(self.node, "group", 1))
         transposed = self.node.op_type == "Conv" or attribute(self.node, "transB", 0)
@@ -56,7 +56,7 @@ class Layer:
 
 
 class Placed:
-    """A quantized model to edit: a copy, its layers, its constants by name."""
+    """An editable copy of a quantized model, with its layers."""
 
     def __init__(self, quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
         self.model = copy_model(quantized)
@@ -92,7 +92,7 @@ class Placed:
         return self.view.value(name)
 
     def replace(self, name: str, value: NDArray[Any]) -> None:
-        """Give a constant another value of the same shape and type."""
+        """Set the value of a constant, cast to the constant's type."""
         old = self.constants[name]
         old.CopyFrom(numpy_helper.from_array(value.astype(self.value(name).dtype), name))
 
@@ -102,16 +102,16 @@ class Placed:
         return codes.astype(np.float64) * along_axis(scale, layer.axis, codes.ndim)
 
     def steps(self, layer: Layer) -> NDArray[np.float64]:
-        """The scale of each weight, shaped so that it broadcasts against the weight."""
+        """Scales of the weight, shaped to broadcast to the weight."""
         return along_axis(self.value(layer.dequantize.input[1]), layer.axis, layer.w.ndim)
 
     def private(self, layer: Layer) -> bool:
-        """Whether no other layer shares this weight's codes."""
+        """Whether no other layer shares the codes of this weight."""
         codes = layer.dequantize.input[0]
-        return len([other for other in self.layers if other.dequantize.input[0] == codes]) == 1
+        return [other.dequantize.input[0] for other in self.layers].count(codes) == 1
 
     def shift_bias(self, layer: Layer, change: NDArray[np.float64]) -> bool:
-        """Add to a layer's output channels through a bias; False where that needs another node."""
+        """Add `change` (outputs,) to a layer's bias; False if that takes another node."""
         node = layer.node
         if node.op_type == "MatMul":
             found = self._add_after(layer)
@@ -146,7 +146,7 @@ class Placed:
         return True
 
     def moved(self, layer: Layer) -> NDArray[np.float64] | float:
-        """Difference of the bias in the Add after a MatMul to the float model's."""
+        """Change of the bias in the Add after a MatMul against the float model."""
         found = self._add_after(layer)
         if found is None:
             return 0.0
@@ -155,7 +155,7 @@ class Placed:
         return self.value(add.input[position]).reshape(-1) - before.reshape(-1)
 
     def finished(self) -> onnx.ModelProto:
-        """The edited model, without constants that nothing reads any more."""
+        """The edited model without unused constants."""
         self.editor.commit()
         onnx.checker.check_model(self.model)
         return self.model

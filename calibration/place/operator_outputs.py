@@ -1,7 +1,7 @@
-"""Q/DQ on inputs and outputs of operators, as ONNX Runtime's CPU kernels want it.
+"""Q/DQ on inputs and outputs of operators, as ONNX Runtime's CPU kernels require.
 
-QLinearConv and its kin need the output's scale too, and an int32 bias; whatever stands between two of them
-without Q/DQ of its own throws the chain back to float.
+QLinear* operators also need the scale of the output, and an int32 bias. An operator without Q/DQ between two
+of them breaks the chain of INT8 operators.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from edgedeploy.calibration.place.plan import Planning
 from edgedeploy.calibration.place.ruleset import EVERY, RuleSet
 from edgedeploy.graphs.view import GraphView
 
-# Operators whose constant operands are quantized too where every operator is.
+# Operators whose constant operands are quantized too if `around` is EVERY.
 WITH_CONSTANTS = frozenset({"Add", "Concat", "Div", "MatMul", "Max", "Min", "Mul", "PRelu", "Sub"})
 
 
@@ -30,14 +30,14 @@ def quantize_outputs(planning: Planning) -> None:
         name = _fused_output(view, view.nodes[index].output[0], rules)
         if planning.is_usable(name):
             plan.fully_quantized.add(name)
-    # In graph order, so that a chain of operators is followed from its quantized start.
+    # Graph order follows a chain of operators from its quantized start.
     for index, node in enumerate(view.nodes):
         if not _is_around(planning, index):
             continue
         outputs = [name for name in node.output if name]
         if node.op_type not in rules.same_scale and len(outputs) == 1:
             outputs = [_fused_output(view, outputs[0], rules)]
-        # What else such an operator reads are shapes and indices.
+        # Its other inputs are shapes and indices.
         data = [name for name in view.data_inputs(index) if name in view.float32]
         if not data or not all(planning.is_usable(name) for name in (*data, *outputs)):
             continue
@@ -54,12 +54,12 @@ def _is_around(planning: Planning, index: int) -> bool:
     node = view.nodes[index]
     if index in planning.weighted or not rules.is_around(node.op_type) or planning.is_kept(index):
         return False
-    # The weights of an excluded weighted operator stay float, so its inputs do.
+    # An excluded weighted operator keeps float inputs.
     return node.op_type not in rules.weighted or node.input[1] not in view.constants
 
 
 def _surround(planning: Planning, index: int, data: list[str], outputs: list[str]) -> None:
-    """Q/DQ on what a node reads and writes."""
+    """Plan Q/DQ on the inputs and outputs of a node."""
     view, rules, plan = planning.view, planning.rules, planning.plan
     node = view.nodes[index]
     constants = EVERY in rules.around and node.op_type in WITH_CONSTANTS
@@ -76,7 +76,7 @@ def _surround(planning: Planning, index: int, data: list[str], outputs: list[str
 
 
 def _is_operand(view: GraphView, name: str, output: str) -> bool:
-    """Whether a constant is float and of the output's rank: TensorRT-RTX broadcasts no other codes."""
+    """Whether a constant is float and has the output's rank; TensorRT-RTX broadcasts no other codes."""
     constant = view.constants.get(name)
     if constant is None or constant.data_type != TensorProto.FLOAT:
         return False
@@ -84,12 +84,12 @@ def _is_operand(view: GraphView, name: str, output: str) -> bool:
 
 
 def _fused_output(view: GraphView, name: str, rules: RuleSet) -> str:
-    """The tensor after the activation that fuses with the producer of `name`, where one does."""
+    """The output of the activation that fuses with the producer of `name`; else `name`."""
     reader = _absorbing(view, name, rules)
     return name if reader is None else str(view.nodes[reader].output[0])
 
 
 def _absorbing(view: GraphView, name: str, rules: RuleSet) -> int | None:
-    """The activation that fuses with the producer of `name`, if it alone reads that."""
+    """The activation that fuses with the producer of `name`: the only consumer; else None."""
     reader = view.readers(name)[0] if view.is_private(name) else -1
     return reader if view.op(reader) in rules.absorbed else None

@@ -1,8 +1,7 @@
 """Write a model with explicit QuantizeLinear/DequantizeLinear from ranges and a rule set.
 
-One pair per tensor (P4); weights become INT8 initializers with DequantizeLinear alone (H5), a quarter of the
-size. The graph stays standard ONNX of opset 19 or newer: the same file goes to every runtime whose rule set
-it follows.
+A tensor has one pair (P4). A weight becomes an INT8 initializer behind DequantizeLinear, a quarter of the
+size (H5). The graph stays standard ONNX of opset 19 or newer.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ from edgedeploy.graphs.run import Feeds
 from edgedeploy.graphs.view import GraphView
 
 OPSET = 19
-# Codes of an asymmetric activation: the least one, and the greatest less the least.
+# Asymmetric activations: type, least code, number of steps.
 CODES = {
     "uint8": (np.uint8, 0, 255),
     "int8-asymmetric": (np.int8, -128, 255),
     "uint16": (np.uint16, 0, 65535),
 }
 NEWEST_NEEDED = {"uint16": 21}
-TRAINED = "trained for INT8"  # doc_string of such a layer: lint then knows why a last layer is quantized
+TRAINED = "trained for INT8"  # doc_string of a layer; lint accepts such a last layer
 
 
 @dataclass(frozen=True)
 class PlacementReport:
-    """What became of the graph.
+    """Result of placement.
 
     Attributes:
-        quantized, excluded: notes on nodes, in graph order; an exclusion's reason is never empty.
-        pairs: tensors with a Q/DQ pair.
-        scales: quantized tensor -> its scale.
-        notes: changes to the model besides, e.g. a raised opset.
+        quantized, excluded: notes on nodes, in graph order; every excluded node has a reason.
+        pairs: number of tensors with a Q/DQ pair.
+        scales: quantized tensor -> scale.
+        notes: other changes to the model, e.g. a raised opset.
     """
 
     quantized: tuple[Note, ...]
@@ -61,17 +60,17 @@ class PlacementReport:
 def prepared(
     model: onnx.ModelProto, rules: RuleSet | None = None, feeds: Iterable[Feeds] = ()
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A copy of the model at an opset that the rule set takes (19 or newer without one), and the changes.
+    """A copy of the model at an opset of the rule set (default: 19 or newer), and the changes.
 
-    Another opset is proved on random inputs and on `feeds`, real ones. Raises CalibrationError if the model
-    cannot be converted, or is quantized already.
+    A conversion is proved on random inputs and on `feeds`. Raises CalibrationError if the model cannot be
+    converted, or is quantized already.
     """
     if any(node.op_type in QDQ for node in model.graph.node):
         raise CalibrationError("the model is quantized already", "start from the float model")
     result = copy_model(model)
     constants = {entry.name for entry in result.graph.initializer}
     for position in reversed(range(len(result.graph.input))):
-        # Before IR version 4 every weight was listed among the inputs too; INT8 weights cannot be overridden.
+        # Before IR version 4 weights were inputs too; INT8 weights cannot be overridden.
         if result.graph.input[position].name in constants:
             del result.graph.input[position]
     result.ir_version = max(result.ir_version, 9)
@@ -97,7 +96,7 @@ def prepared(
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own, the one that `GraphView.label` has for it: Q/DQ shift positions."""
+    """Give every node a unique name, its `GraphView.label`: insertion of Q/DQ shifts positions."""
     taken: set[str] = set()
     for index, node in enumerate(model.graph.node):
         name = node.name or f"{node.op_type}_{index}"
@@ -111,11 +110,10 @@ def place(
     rules: RuleSet,
     keep_float: Mapping[str, str] | None = None,
 ) -> tuple[onnx.ModelProto, PlacementReport]:
-    """The quantized model, and which nodes were quantized or left in float and why.
+    """The quantized model, and a report on its nodes.
 
-    `ranges` are of the float tensors that `wanted` names; nodes that need one which is not there stay in
-    float, and those whose label is in `keep_float`, with the reason given there. Raises CalibrationError if
-    the model is quantized already or its opset cannot be raised to 19.
+    `ranges` are those of the tensors that `wanted` names. A node stays in float if a range is missing, or if
+    its label is in `keep_float` (-> reason). Raises CalibrationError as `prepared` does.
     """
     result, notes = prepared(model, rules)
     view = GraphView(result)
@@ -153,7 +151,7 @@ def wanted(model: onnx.ModelProto, rules: RuleSet, keep_float: Mapping[str, str]
 
 
 def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: RuleSet) -> dict[str, Scale]:
-    """Scale and zero-point per tensor; tensors tied together get those of the union of their ranges."""
+    """Scale and zero-point per tensor; tensors that share a scale have the union of their ranges."""
     merged: dict[str, Range] = {}
     for name in plan.tensors:
         leader = plan.leader_of(name)
@@ -162,26 +160,22 @@ def _scales(view: GraphView, plan: Plan, ranges: Mapping[str, Range], rules: Rul
     joins = {
         plan.leader_of(name) for name in plan.tensors if rules.symmetric_joins and _is_join(view, plan, name)
     }
-    scales = {
-        leader: _scale(_widened(covered, rules), rules.activation, symmetric=leader in joins)
-        for leader, covered in merged.items()
-    }
+    scales = {}
+    for leader, covered in merged.items():
+        wide = _widened(covered, rules)
+        scale, zero = scale_of(wide, rules.activation)
+        scales[leader] = scale_of(wide, "int8") if zero and leader in joins else (scale, zero)
     return {name: scales[plan.leader_of(name)] for name in plan.tensors}
 
 
 def _is_join(view: GraphView, plan: Plan, name: str) -> bool:
-    """Whether a MatMul reads what joins tokens (lint rule ED117)."""
+    """Whether a MatMul reads joined tokens (lint rule ED117)."""
     readers = (view.nodes[index].op_type for index, _ in plan.reads.get(name, ()))
     return any(op in PRODUCTS for op in readers) and view.joins_tokens(name)
 
 
-def _scale(covered: Range, kind: str, *, symmetric: bool) -> Scale:
-    scale, zero = scale_of(covered, kind)
-    return scale_of(covered, "int8") if symmetric and zero else (scale, zero)
-
-
 def _widened(covered: Range, rules: RuleSet) -> Range:
-    """The range, at least `rules.least_range` wide; what is not finite `scale_of` refuses."""
+    """The range, at least `rules.least_range` wide; `scale_of` refuses a range that is not finite."""
     low, high = min(covered.low, 0.0), max(covered.high, 0.0)
     return covered if not high - low < rules.least_range else Range(low, low + rules.least_range)
 
@@ -195,8 +189,7 @@ def _known_range(view: GraphView, name: str, rules: RuleSet) -> Range | None:
 def scale_of(covered: Range, kind: str) -> Scale:
     """Scale and zero-point: int8 s = amax / 127, or s = (high - low) / 255 (65535) with zero covered exactly.
 
-    A tensor that was zero throughout gets scale 1: nothing is known of what else it may hold. Raises
-    CalibrationError for a range that is not finite.
+    The scale of an all-zero tensor is 1. Raises CalibrationError for a range that is not finite.
     """
     if not (math.isfinite(covered.low) and math.isfinite(covered.high)):
         raise CalibrationError(

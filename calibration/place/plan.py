@@ -12,7 +12,7 @@ from edgedeploy.graphs.view import Edge, GraphView
 
 @dataclass(frozen=True)
 class Note:
-    """What was decided about a node; the reason is empty where it follows the rule set."""
+    """The decision on a node; the reason is empty if the node follows the rule set."""
 
     node: str
     op: str
@@ -21,14 +21,14 @@ class Note:
 
 @dataclass
 class Plan:
-    """Where Q/DQ pairs go.
+    """Q/DQ pairs, and tensors that share a scale.
 
     Attributes:
-        reads: tensor -> edges that read its quantized form; the other readers keep the float one.
-        fully_quantized: tensors of which every reader, and the graph output, takes the quantized form.
-        weights: edge of a constant weight -> output-channel axis, None for one scale.
-        biases: edge of a constant bias that becomes int32 -> the activation whose scale it takes part of.
-        leader: tensor -> the tensor whose scale it takes; itself where it stands alone.
+        reads: tensor -> edges that read the quantized tensor; other edges read the float tensor.
+        fully_quantized: tensors that all consumers and the graph output read quantized.
+        weights: edge of a constant weight -> axis of output channels; None for one scale.
+        biases: edge of a constant bias that becomes int32 -> activation, a factor of the bias's scale.
+        leader: tensor -> tensor that gives the scale; no entry for a tensor of its own scale.
         quantized, excluded: notes on nodes.
     """
 
@@ -46,18 +46,18 @@ class Plan:
         return list(dict.fromkeys((*self.reads, *sorted(self.fully_quantized))))
 
     def read(self, name: str, edge: Edge) -> None:
-        """Let an edge read the quantized form of a tensor; once is enough."""
+        """Let an edge read the quantized tensor."""
         if edge not in self.reads[name]:
             self.reads[name].append(edge)
 
     def leader_of(self, name: str) -> str:
-        """The tensor whose scale a tensor takes, at the end of the chain of leaders."""
+        """The tensor that gives the scale, at the end of the chain of leaders."""
         while self.leader.get(name, name) != name:
             name = self.leader[name]
         return name
 
     def tie(self, first: str, second: str) -> None:
-        """Give both the same scale."""
+        """Let two tensors share a scale."""
         a, b = self.leader_of(first), self.leader_of(second)
         if a != b:
             self.leader[b] = a
@@ -65,14 +65,14 @@ class Plan:
 
 @dataclass
 class Planning:
-    """What the rules of placement read, and the plan that they write.
+    """Input of the placement rules, and the plan that they write.
 
     Attributes:
-        view: of the float graph.
-        rules: of the runtime.
-        unusable: tensors that cannot be quantized -> why.
-        keep_float: labels of nodes that shall stay in float -> why.
-        weighted: weighted operators that run in INT8, by index.
+        view: the float graph.
+        rules: rule set of the runtime.
+        unusable: tensor that cannot be quantized -> reason.
+        keep_float: label of a node that stays in float -> reason.
+        weighted: indices of weighted operators in INT8.
     """
 
     view: GraphView
@@ -83,7 +83,7 @@ class Planning:
     weighted: set[int] = field(default_factory=set)
 
     def is_kept(self, index: int) -> bool:
-        """Whether a node shall stay in float."""
+        """Whether `keep_float` names a node."""
         return self.view.label(index) in self.keep_float
 
     def is_usable(self, name: str) -> bool:

@@ -1,6 +1,6 @@
-"""Which tensors get Quantize/DequantizeLinear, who reads them quantized, and which of them share a scale.
+"""Plan Q/DQ: quantized tensors, edges that read them, and shared scales. The graph stays unchanged.
 
-Pure analysis: the graph is not touched. Rule numbers (H, P) are those of docs/lint.md.
+Rule numbers (H, P) are those of docs/lint.md.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ def make_plan(
     unusable: Mapping[str, str] | None = None,
     keep_float: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan for a graph.
-
-    `unusable` names tensors that cannot be quantized, `keep_float` labels of nodes that shall not be; both
-    with the reason.
-    """
+    """The plan for a graph; `unusable` and `keep_float` as in `Planning`."""
     planning = Planning(view, rules, unusable or {}, keep_float or {})
     _weighted(planning)
     if rules.outputs:
@@ -62,7 +58,7 @@ def _weighted(planning: Planning) -> None:
 
 
 def _before_pad(view: GraphView, name: str, edge: Edge) -> tuple[str, Edge]:
-    """Q/DQ between Pad and Conv keeps them from fusing: quantize what goes into the Pad (TensorRT#2592)."""
+    """Quantize the input of a Pad: Q/DQ between Pad and Conv prevents their fusion (TensorRT#2592)."""
     producer = view.producer.get(name)
     while producer is not None and view.nodes[producer].op_type == "Pad" and len(view.consumers[name]) == 1:
         source = view.nodes[producer].input[0]
@@ -74,7 +70,7 @@ def _before_pad(view: GraphView, name: str, edge: Edge) -> tuple[str, Edge]:
 
 
 def _residuals(planning: Planning) -> None:
-    """P3: an Add reads its skip input quantized, where it can fuse into a quantized operator."""
+    """P3: an Add that can fuse into a quantized operator reads its skip input quantized."""
     view = planning.view
     for index, node in enumerate(view.nodes):
         if node.op_type != "Add":
@@ -91,7 +87,7 @@ def _residuals(planning: Planning) -> None:
 
 
 def _norms(planning: Planning) -> None:
-    """P10: a norm reads the output of a quantized convolution as INT8, which the kernel then writes."""
+    """P10: a norm reads the output of a quantized convolution in INT8, so the convolution writes INT8."""
     view, rules = planning.view, planning.rules
     for index, node in enumerate(view.nodes):
         if node.op_type not in rules.norms or planning.is_kept(index):
@@ -107,7 +103,7 @@ def _norms(planning: Planning) -> None:
 
 
 def _concats(planning: Planning) -> None:
-    """P7: inputs of a Concat that is read quantized share its output's scale, across chains of Concats."""
+    """P7: the inputs of a Concat share the scale of its quantized output, across chains of Concat."""
     view, plan = planning.view, planning.plan
     for index in reversed(range(len(view.nodes))):
         node = view.nodes[index]
@@ -121,9 +117,9 @@ def _concats(planning: Planning) -> None:
 
 
 def _pass_through(planning: Planning) -> None:
-    """P5: tensors that differ by value-moving operators share a scale, so that Q commutes with those.
+    """P5: input and output of value-moving operators share a scale, so that Q commutes with the operators.
 
-    Where the tensor before them is itself read quantized, they read that form: one Q serves all (P4).
+    If the input has other quantized consumers, the operators read the same quantized tensor (P4).
     """
     view, plan = planning.view, planning.plan
     roots: dict[str, str] = {}

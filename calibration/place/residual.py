@@ -1,8 +1,8 @@
 """Which input of an Add is the skip connection.
 
-Both inputs are followed back to their lowest common ancestor; the one fewer steps away is the skip, and the
-other must end in a quantized weighted operator that nothing else reads, for only then can the Add fuse into
-it. Quantizing the skip alone lets TensorRT and oneDNN do both in one INT8 kernel (rule P3).
+The skip is the input with fewer nodes to the lowest common ancestor. The other input must be the output of a
+quantized weighted operator without other consumers, so that the Add can fuse into the operator. TensorRT and
+oneDNN then compute both in one INT8 kernel if only the skip is quantized (rule P3).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from edgedeploy.graphs.view import GraphView
 
 
 def skip_input(view: GraphView, index: int, quantized: Collection[int]) -> tuple[str | None, str]:
-    """The skip input of the Add at `index`, or None with the reason why there is none to quantize.
+    """The skip input of the Add at `index`, or None and the reason.
 
-    `quantized` are the weighted operators that run in INT8, by index.
+    `quantized` are the indices of weighted operators in INT8.
     """
     inputs = list(view.nodes[index].input)
     if not all(view.is_activation(name) for name in inputs) or inputs[0] == inputs[1]:
@@ -56,7 +56,7 @@ def _fuses(view: GraphView, name: str, quantized: Collection[int]) -> bool:
 
 
 def distances(view: GraphView, name: str) -> dict[str, int]:
-    """Number of nodes between a tensor and each of its ancestors, itself (0) included."""
+    """Number of nodes from each ancestor to a tensor; 0 for the tensor."""
     found = {name: 0}
     queue = deque([name])
     while queue:

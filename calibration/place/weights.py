@@ -1,8 +1,8 @@
 """q = round(w / s), s = max |w| / 127, per output channel or for the whole tensor; zero-point 0.
 
-The range is [-127, 127], symmetric, so that negating a weight negates its code; less where a CPU would
-saturate. A channel of zeros gets scale 1, for scales must be positive (H1). Arithmetic in float64; codes are
-of the scale rounded to float32.
+Codes lie in [-127, 127], in a smaller range where a CPU would saturate. The scale of an all-zero channel is
+1, because scales must be positive (H1). Arithmetic is float64; codes are those of the scale rounded to
+float32.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from onnx import NodeProto
 from edgedeploy.core.pair_sums import LARGEST_PAIR, LEVELS, Product, code_limits, largest_pairs
 from edgedeploy.graphs.view import attribute
 
-# The smallest normal float32 would do for us, but runtimes take reciprocals.
+# Above the smallest normal float32, because runtimes compute reciprocals.
 SMALLEST_SCALE = 2.0**-100
-
-
-ON_GRID = (
-    2.0**-18
-)  # of a channel's peak: what float32 loses when codes times scale are stored and scaled again
-FEW = 8  # elements a channel, which a grid of 255 levels may hold by chance
+# Tolerance of `on_grid` over a channel's peak: float32 rounding of codes times scale, twice.
+ON_GRID = 2.0**-18
+FEW = 8  # elements per channel below which a weight may lie on the grid by chance
 
 
 def quantize_weight(
@@ -31,8 +28,8 @@ def quantize_weight(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Codes (shape of w) and scales: (channels,) along `axis`, or () for axis None.
 
-    With `product` no two codes that a kernel without VNNI adds can saturate its 16 bits (core/pair_sums.py):
-    a channel's step grows as far as its largest pair needs.
+    With `product` no pair of codes saturates the 16-bit sums of CPUs without VNNI (core/pair_sums.py): the
+    scale of a channel grows as its largest pair requires.
     """
     others = tuple(i for i in range(w.ndim) if i != axis) if axis is not None else None
     step = np.abs(w).max(axis=others, initial=0.0).astype(np.float64) / LEVELS
@@ -52,16 +49,16 @@ def product_of(node: NodeProto) -> Product:
 def _of_axis(
     largest: NDArray[np.float64], axis: int | None, shape: tuple[int, ...]
 ) -> NDArray[np.float64] | float:
-    """Figures of output channels as figures of scales: several channels may share one."""
+    """Largest pair per scale; several output channels may share a scale."""
     if axis is None or not largest.size:
         return float(largest.max(initial=0.0))
-    # Grouped ConvTranspose: the scales of its weight's second axis hold for that channel of every group.
+    # Grouped ConvTranspose: every group shares the scales along the weight's second axis.
     result: NDArray[np.float64] = largest.reshape(-1, *shape).max(axis=0)
     return result
 
 
 def on_grid(w: NDArray[np.float32], axis: int) -> bool:
-    """Whether a weight is int8 codes times scales already, as quantization-aware training leaves it."""
+    """Whether a weight is int8 codes times scales, as after quantization-aware training."""
     if w.size < FEW * w.shape[axis]:
         return False
     codes, scale = quantize_weight(w, axis)

@@ -26,10 +26,10 @@ class QdqWriter(GraphEditor):
         self._dequantized: dict[tuple[str, int | None], str] = {}
 
     def write(self) -> None:
-        """Edit the graph; call it once, for the view is of the graph before."""
+        """Edit the graph, once: the view shows the graph before."""
         for name in self.plan.tensors:
             self._pair(name)
-        # Biases first: they take the name of the float weight to find its scale.
+        # Biases first: a bias's scale is computed from the float weight.
         for (index, position), activation in self.plan.biases.items():
             self._bias(index, position, activation)
         for (index, position), axis in self.plan.weights.items():
@@ -37,12 +37,12 @@ class QdqWriter(GraphEditor):
         self.commit()
 
     def _pair(self, name: str) -> None:
-        """Q and DQ behind an activation, with the edges of its readers moved to the dequantized tensor."""
+        """Insert Q and DQ after an activation and rewire the planned edges to the dequantized tensor."""
         scale, zero = self.scales[name]
         inputs = [self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero_point", zero)]
         codes, source, dequantized = self.unique(f"{name}_quantized"), name, name
         if name in self.plan.fully_quantized:
-            # For every reader, and for the graph's output: it is the float tensor that takes another name.
+            # All consumers and the graph output keep the name: the float tensor is renamed.
             source = self.rename_output(name, f"{name}_float")
         else:
             dequantized = self.unique(f"{name}_dequantized")
@@ -56,7 +56,7 @@ class QdqWriter(GraphEditor):
             self.append(helper.make_node(op, [before, *inputs], [result], self.unique(f"{name}_{op}")), after)
 
     def _weight(self, index: int, position: int, axis: int | None) -> None:
-        """Replace a constant weight by INT8 codes behind DequantizeLinear; nodes that share it share that."""
+        """Replace a constant weight by INT8 codes behind DequantizeLinear; nodes share both."""
         node = self.view.nodes[index]
         name = node.input[position]
         if (name, axis) not in self._dequantized:
