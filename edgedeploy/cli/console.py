@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -22,6 +22,20 @@ from edgedeploy.core.errors import EdgeDeployError, UsageError
 
 if TYPE_CHECKING:
     from edgedeploy.core.spec import Artifact
+
+
+# Control characters but tab and line feed: in a model's names they could steer the terminal.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def escape(text: str) -> str:
+    """Text as it stands, for a console that reads markup; control characters become visible."""
+    return escape_markup(text.translate(CONTROLS))
+
+
+def make_console(*, stderr: bool = False, quiet: bool = False, soft_wrap: bool = False) -> Console:
+    """A console that leaves words such as :two and 512 alone."""
+    return Console(stderr=stderr, quiet=quiet, soft_wrap=soft_wrap, highlight=False, emoji=False)
 
 
 class Stage:
@@ -40,7 +54,7 @@ class Reporter:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = make_console(stderr=True, quiet=quiet, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """One line that a person should see."""
@@ -70,7 +84,7 @@ class _BarStage(Stage):
     """A running stage that shows a bar where the total is known."""
 
     def __init__(self, bar: Progress, title: str) -> None:
-        self._bar, self._task = bar, bar.add_task(title, total=None)
+        self._bar, self._task = bar, bar.add_task(escape(title), total=None)
         self._begun = False
 
     def progress(self, done: int, total: int | None) -> None:
@@ -83,7 +97,7 @@ class _BarStage(Stage):
 
 def print_error(error: EdgeDeployError) -> None:
     """`error:` and `hint:` lines on stderr, unwrapped so that they can be copied."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = make_console(stderr=True, soft_wrap=True)
     console.print(f"[bold red]error:[/bold red] {escape(str(error))}")
     if error.hint:
         console.print(f"[bold cyan]hint:[/bold cyan] {escape(error.hint)}")
@@ -115,7 +129,7 @@ def print_table(
     Where the terminal is too narrow, `dispensable` columns are left out in that order, then cells are folded;
     those of the first column, the names, last.
     """
-    console = Console(highlight=False)
+    console = make_console()
     heads = list(columns)
     data = [[str(cell) for cell in row] for row in rows]
     widths = {
@@ -154,7 +168,7 @@ def print_tables(tables: Iterable[tuple[str, Iterable[str], Iterable[Iterable[An
 
 def print_next(*commands: str) -> None:
     """The commands to type next, on stderr so that pipes stay clean."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = make_console(stderr=True, soft_wrap=True)
     for command in commands:
         console.print(f"[dim]next:[/dim] {escape(command)}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgedeploy.cli.console import print_table
+from edgedeploy.cli.console import Reporter, print_error, print_next, print_table
+from edgedeploy.core.errors import UsageError
 
 NAME = "ddrnet_23_slim.int8.cpu.onnx"
 
@@ -38,3 +39,15 @@ def test_a_very_long_name_folds_and_is_never_cut(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert out.count("x") == 200
     assert "12.5" in out
+
+
+def test_names_cannot_steer_the_terminal_and_words_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;title\x07\x1b[31mred\x9b2J [bold] net:two:smile:"
+    print_error(UsageError(hostile, hostile))
+    print_next(hostile)
+    print_table(("name",), [(hostile,)], title=hostile)
+    Reporter().note(hostile)
+    printed = "".join(capsys.readouterr())
+    assert not set(printed) & {chr(code) for code in (7, 27, 0x9B)}
+    assert printed.count(r"\x1b]0;title\x07\x1b[31mred") >= 5
+    assert printed.count("[bold] net:two:smile:") >= 5
