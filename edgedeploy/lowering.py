@@ -151,13 +151,13 @@ def _with_passes(
     artifact: Artifact, model: onnx.ModelProto, passes: Sequence[str], job: Job
 ) -> tuple[Artifact, onnx.ModelProto]:
     """The model after the passes that a rule set asks for, and the artifact with them in its history."""
-    from edgedeploy.export.runner import optimize
+    from edgedeploy.export.rewrite import Policy, run_passes
 
     options = job.recipe.optimize
     names = [name for name in passes if name not in options.skip]
     if not names:
         return artifact, model
-    result = optimize(model, [*names, "fold-mul-add"], verify=options.verify, seeds=options.seeds)
+    result = run_passes(artifact, [[*names, "fold-mul-add"]], Policy.of(options), model=model)
     if not any(step.hits and not step.reverted for step in result.steps if step.name in names):
         return artifact, model
     return artifact.model_copy(update={"history": (*artifact.history, *result.history())}), result.model

@@ -19,7 +19,7 @@ from edgedeploy.core.errors import MissingDependencyError, UsageError
 from edgedeploy.core.progress import Progress
 from edgedeploy.core.spec import Artifact
 from edgedeploy.runtime.feeds import random_feeds
-from edgedeploy.runtime.select import backend_for, open_artifact
+from edgedeploy.runtime.select import backend_for, open_artifact, split_backend
 
 SECONDS_EACH = 3.0
 
@@ -119,9 +119,8 @@ def run_shapes(artifact: Artifact, size: tuple[int, int] | None) -> dict[str, tu
 def _entries(paths: Sequence[Path | str]) -> list[_Entry]:
     entries: list[_Entry] = []
     for path in paths:
-        file, at, backend = str(path).rpartition("@")
-        chosen = backend if at and backend in BACKENDS.names() else None
-        artifact = Artifact.load(file if chosen else path)
+        file, chosen = split_backend(str(path))
+        artifact = Artifact.load(file)
         name = f"{artifact.path.name}@{chosen}" if chosen else artifact.path.name
         taken = sum(entry.name.split(" #")[0] == name for entry in entries)
         unique = f"{name} #{taken + 1}" if taken else name

@@ -74,7 +74,7 @@ def command(
 def _next_step(name: str) -> str:
     """A demo where a camera's pictures make sense, else the score."""
     from edgedeploy.core.spec import Artifact
-    from edgedeploy.verbs.measure import split_backend
+    from edgedeploy.runtime.select import split_backend
 
     path, _ = split_backend(name)
     if Artifact.load(path).task.name in LIVE:

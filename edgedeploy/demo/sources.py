@@ -21,7 +21,7 @@ from edgedeploy.core.errors import DeviceError, SourceLostError, UsageError
 from edgedeploy.demo.frames import SQUARE, Frame, as_yuv, upright
 from edgedeploy.task import Image
 from edgedeploy.vision.images import is_image, list_images, read_image
-from edgedeploy.vision.video import decode_video, open_video, orientation
+from edgedeploy.vision.video import decode_video, is_remote, open_video, orientation
 
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtp", "udp", "srt", "mms"})
 IMAGES_PER_SECOND = 2.0
@@ -66,7 +66,7 @@ class VideoSource(Source):
     """A file or address that FFmpeg reads; frames are YUV 4:2:0, upright."""
 
     def __init__(self, uri: str) -> None:
-        scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+        scheme = uri.partition("://")[0].lower() if is_remote(uri) else ""
         self._container = open_video(uri, LOW_LATENCY if scheme in LIVE_SCHEMES else None)
         stream = self._container.streams.video[0]
         live = scheme in LIVE_SCHEMES or (bool(scheme) and self._container.duration is None)
@@ -149,7 +149,7 @@ def open_source(uri: str) -> Source:
         if len(uri) > MOST_DIGITS:
             raise DeviceError(f"there is no camera {uri[:20]}", "give a camera's number: 0 is the first")
         return CameraSource(int(uri))
-    if "://" in uri:
+    if is_remote(uri):
         return VideoSource(uri)
     path = Path(uri)
     if not path.exists():

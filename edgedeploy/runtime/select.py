@@ -1,9 +1,11 @@
-"""Which backend opens an artifact."""
+"""Which backend opens an artifact, and how users name one."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgedeploy.backend import BACKENDS, Backend, OpenOptions, Session
-from edgedeploy.core.errors import ArtifactError, MissingDependencyError
+from edgedeploy.core.errors import ArtifactError, MissingDependencyError, UnknownNameError
 from edgedeploy.core.spec import Artifact
 
 PLAIN_ONNX = ("openvino", "onnxruntime")
@@ -33,3 +35,16 @@ def backend_for(artifact: Artifact, backend: str | None = None) -> Backend:
         if not BACKENDS.get(candidate).why_not():
             return BACKENDS.get(candidate)
     raise MissingDependencyError("no runtime for .onnx files is installed", 'pip install "edgedeploy[cpu]"')
+
+
+def split_backend(name: str) -> tuple[Path, str | None]:
+    """(file, backend or None) of `FILE` or `FILE@BACKEND`; a file may have an @ in its name.
+
+    Raises UnknownNameError for a backend that is none.
+    """
+    file, at, backend = name.rpartition("@")
+    if not at or Path(name).exists():
+        return Path(name), None
+    if Path(file).is_file() and backend not in BACKENDS.names():
+        raise UnknownNameError("backend", backend, BACKENDS.names())
+    return Path(file), backend

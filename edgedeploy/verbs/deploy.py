@@ -171,10 +171,6 @@ def make_job(
     source = str(source)
     recipe = Recipe().changed(fields)
     device = load_target(target)
-    if recipe.precision not in (None, "auto", *device.precisions):
-        raise UsageError(
-            f"target {target} does not run {recipe.precision}", f"it runs {', '.join(device.precisions)}"
-        )
     data, labeled = (None if path is None else Path(path) for path in (data, labeled))
     if data is not None and not data.exists():
         raise UsageError(f"{data} does not exist", "name an image folder, a video or an .npz with --data")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedeploy.core.errors import UnknownNameError, UsageError
+from edgedeploy.core.errors import UsageError
 from edgedeploy.core.spec import Artifact
 from edgedeploy.pipeline import Monitor, Silent, Stage
 
@@ -49,7 +49,7 @@ def load(path: Path | str, *, threads: int = 0) -> Session:
     Use the session as a context manager, or call its `close`. Raises ArtifactError, MissingDependencyError.
     """
     from edgedeploy.backend import OpenOptions
-    from edgedeploy.runtime.select import open_artifact
+    from edgedeploy.runtime.select import open_artifact, split_backend
 
     file, backend = split_backend(str(path))
     return open_artifact(Artifact.load(file), OpenOptions(threads=threads), backend)
@@ -85,8 +85,6 @@ def bench(
     if report is not None:  # before the minutes of measuring
         require_report_name(Path(report))
         check_writable(Path(report))
-    for name in artifacts:
-        split_backend(str(name))
     result = time_artifacts(
         artifacts, threads=threads, runs=runs, size=size, budget=budget, progress=progress
     )
@@ -120,6 +118,8 @@ def evaluate(
 
     Raises the EdgeDeployError family.
     """
+    from edgedeploy.runtime.select import split_backend
+
     data, monitor = Path(data), monitor or Silent()
     if not data.exists():
         raise UsageError(f"{data} does not exist", "name a folder of images or a video with --data")
@@ -143,21 +143,6 @@ def evaluate(
     return scores
 
 
-def split_backend(name: str) -> tuple[Path, str | None]:
-    """(file, backend or None) of `FILE` or `FILE@BACKEND`; a file may have an @ in its name.
-
-    Raises UnknownNameError for a backend that is none.
-    """
-    from edgedeploy.backends import BACKENDS
-
-    file, at, backend = name.rpartition("@")
-    if not at or Path(name).exists():
-        return Path(name), None
-    if Path(file).is_file() and backend not in BACKENDS.names():
-        raise UnknownNameError("backend", backend, BACKENDS.names())
-    return Path(file), backend
-
-
 def _is_zoo_model(name: str) -> bool:
     """A model's name is a word; anything else is a file, whose absence the reader of artifacts explains."""
     return not ("@" in name or Path(name).exists() or Path(name).suffix or Path(name).parent != Path())
@@ -165,6 +150,7 @@ def _is_zoo_model(name: str) -> bool:
 
 def _described(name: str, task: str | None, size: Size | None) -> tuple[Artifact, str | None]:
     """The artifact of a file, with the task that the user names, and the backend to open it in."""
+    from edgedeploy.runtime.select import split_backend
     from edgedeploy.task import task_spec
 
     path, backend = split_backend(name)
