@@ -102,13 +102,18 @@ class EmulatedMixes:
         """Outputs of the float model."""
         return [self.emulator.run(feed, ()) for feed in self.inputs]
 
+    @cached_property
+    def exact_metrics(self) -> dict[str, float]:
+        """The task's metrics of the float model; empty without labels."""
+        return self.metrics(())
+
     def keeps(self, kept: Sequence[str], budgets: tuple[AccuracyBudget, ...]) -> bool:
         """Whether INT8 with the layers `kept` in float keeps the budgets."""
         active = set(self.emulator.layers) - set(kept)
         outputs = (self.emulator.run(feed, active) for feed in self.inputs)
         pairs = zip(self.exact, outputs, strict=True)
         scores = {**agreement_scores(self.task, pairs), **self.metrics(active)}
-        return not misses(budgets, scores, self.metrics(()))
+        return not misses(budgets, scores, self.exact_metrics)
 
     def metrics(self, active: Iterable[str]) -> dict[str, float]:
         """The task's metrics with the layers `active` in INT8; empty without labels."""
